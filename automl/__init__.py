@@ -1,0 +1,45 @@
+"""Search for the best small neural network for your data.
+
+    study = automl.search("digits", trials=20)
+    study.best.predict(images)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from automl.config import Augment, Config, Model, Optimizer, Part, Pruner, Sampler, Schedule, Task
+    from automl.data import Data, Epoch, Images, Metric, Split
+    from automl.errors import AutomlError
+    from automl.results.artifact import Artifact, Prediction, load
+    from automl.search.run import search
+    from automl.search.study import Study, load_best
+    from automl.space import Space
+    from automl.training import train
+
+_HOMES = {
+    "automl.config": "Augment Config Model Optimizer Part Pruner Sampler Schedule Task",
+    "automl.data": "Data Epoch Images Metric Split",
+    "automl.errors": "AutomlError",
+    "automl.results.artifact": "Artifact Prediction load",
+    "automl.search.run": "search",
+    "automl.search.study": "Study load_best",
+    "automl.space": "Space",
+    "automl.training": "train",
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+__all__ = sorted(_HOME)  # noqa: PLE0605
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `import automl` and `automl --help` do not wait for torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'automl' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

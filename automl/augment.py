@@ -1,0 +1,130 @@
+"""Random changes to training batches: whole batches at once, drawn from one generator."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from automl.config import Augment, Augmentation
+from automl.data import Images
+
+
+class Unchanged(Augment):
+    """Batches as they are."""
+
+    name: Literal["none"] = "none"
+
+    def build(self, inputs: Images, outputs: int, generator: Generator) -> Augmentation:
+        return lambda x, y: (x, y)
+
+
+class ImageChanges(Augment):
+    """Flip, crop, colour, cutout, mixup: each image by draws of its own. All are off at first."""
+
+    name: Literal["images"] = "images"
+    flip: bool = Field(default=False, description="mirror half of the images left to right")
+    crop: int = Field(
+        default=0,
+        ge=0,
+        le=128,
+        description="pixels an image may move, its border mirrored; at most half of its side",
+    )
+    colour: float = Field(
+        default=0.0, ge=0, le=1, description="largest change of brightness, contrast, saturation"
+    )
+    cutout: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="side in pixels of a square set to the mean; at most half of the image's",
+    )
+    mixup: float = Field(
+        default=0.0, ge=0, le=10, description="alpha of the Beta that weighs two images; 0: off"
+    )
+
+    def build(self, inputs: Images, outputs: int, generator: Generator) -> Augmentation:
+        """(N, C, H, W) float of mean 0 and classes (N,) in; the same, or shares (N, outputs), out.
+
+        The generator lives on the device of the batches.
+        """
+        _, height, width = inputs.shape
+        half = min(height, width) // 2
+
+        def augment(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            if self.flip or self.crop:
+                x = moved(x, min(self.crop, half), flip=self.flip, generator=generator)
+            if self.colour:
+                x = coloured(x, self.colour, generator)
+            if self.cutout:
+                x = cut(x, min(self.cutout, half), generator)
+            if self.mixup:
+                return mixed(x, F.one_hot(y, outputs).to(x.dtype), self.mixup, generator)
+            return x, y
+
+        return augment
+
+
+def moved(x: Tensor, reach: int, *, flip: bool, generator: Generator) -> Tensor:
+    """Each image moved by up to `reach` pixels each way, half of them mirrored; channels last.
+
+    Crop and flip are one gather of whole pixels, without a padded copy.
+    """
+    count, channels, height, width = x.shape
+    draw = torch.randint(-reach, reach + 1, (2, count, 1), generator=generator, device=x.device)
+    rows = mirrored(torch.arange(height, device=x.device) + draw[0], height)  # (N, H)
+    columns = mirrored(torch.arange(width, device=x.device) + draw[1], width)  # (N, W)
+    if flip:
+        flipped = torch.rand(count, 1, generator=generator, device=x.device) < 0.5
+        columns = torch.where(flipped, width - 1 - columns, columns)
+
+    rows = rows + height * torch.arange(count, device=x.device).view(-1, 1)  # in the whole batch
+    places = (rows * width).unsqueeze(2) + columns.unsqueeze(1)  # (N, H, W)
+    pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
+    taken = pixels.index_select(0, places.flatten())
+    return taken.view(count, height, width, channels).permute(0, 3, 1, 2)
+
+
+def mirrored(places: Tensor, size: int) -> Tensor:
+    """Places in 0..size - 1; those up to size - 1 beyond an end come back from it."""
+    return size - 1 - (size - 1 - places.abs()).abs()
+
+
+def coloured(x: Tensor, strength: float, generator: Generator) -> Tensor:
+    """Brightness moved by up to `strength` deviations, contrast and saturation scaled by 1 ± it."""
+    draw = torch.rand(3, len(x), 1, 1, 1, generator=generator, device=x.device, dtype=x.dtype)
+    bright, contrast, saturation = (strength * (2 * draw - 1)).unbind()
+    x = torch.lerp(x.mean(1, keepdim=True), x, 1 + saturation)
+    x = torch.lerp(x.mean((1, 2, 3), keepdim=True), x, 1 + contrast)
+    return x + bright
+
+
+def cut(x: Tensor, side: int, generator: Generator) -> Tensor:
+    """A square of each image, wholly inside it, set to 0 (DeVries & Taylor 2017)."""
+
+    def inside(size: int) -> Tensor:
+        ends = (len(x), 1)
+        first = torch.randint(size - side + 1, ends, generator=generator, device=x.device)
+        places = torch.arange(size, device=x.device) - first
+        return (places >= 0) & (places < side)  # (N, size)
+
+    height, width = x.shape[2:]
+    square = inside(height).view(-1, 1, height, 1) & inside(width).view(-1, 1, 1, width)
+    return torch.where(square, 0, x)
+
+
+def mixed(x: Tensor, y: Tensor, alpha: float, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Images and shares (N, K) blended in pairs by Beta(alpha, alpha) (Zhang et al. 2018)."""
+    # torch's Beta takes no generator: a / (a + b) of two gammas is one. Double, as small alphas
+    # give gammas below the least float.
+    alphas = torch.full((2, len(x)), alpha, device=x.device, dtype=torch.float64)
+    ours, theirs = torch._standard_gamma(alphas, generator=generator).unbind()
+    share = (ours / (ours + theirs)).to(x.dtype)
+    other = torch.randperm(len(x), generator=generator, device=x.device)
+    return (
+        torch.lerp(x[other], x, share.view(-1, 1, 1, 1)),
+        torch.lerp(y[other], y, share.view(-1, 1)),
+    )

@@ -1,0 +1,306 @@
+"""The commands. Each calls one library function and prints; nothing is imported before it is needed."""
+
+from __future__ import annotations
+
+import time as clock
+
+BEGAN = clock.monotonic()  # a time budget counts from here: imports are part of it
+
+import json  # noqa: E402
+import re  # noqa: E402
+import shlex  # noqa: E402
+import signal  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import TYPE_CHECKING, Annotated, NoReturn  # noqa: E402
+
+import typer  # noqa: E402
+
+from automl.errors import AutomlError, OptionError, PartBug  # noqa: E402
+
+if TYPE_CHECKING:
+    from automl.space import Space
+
+app = typer.Typer(
+    help="Search for the best small neural network for your data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+spaces = typer.Typer(help="Check and show search spaces.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(spaces, name="space")
+
+SpaceName = Annotated[str, typer.Argument(help="a space by name (`automl list`) or a YAML file")]
+StudyName = Annotated[str, typer.Argument(help="a study by name")]
+Studies = Annotated[Path, typer.Option(help="the folder that holds the studies")]
+DataPath = Annotated[
+    Path | None, typer.Option("--data", help="where data lies on disk; else AUTOML_DATA, else download")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Plugins = Annotated[
+    list[Path] | None, typer.Option("--plugin", help="a Python file with parts of your own; it is run")
+]
+Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on standard output")]
+
+
+@app.command()
+def search(
+    space: SpaceName,
+    trials: Annotated[int, typer.Option(help="trials in all; the same command goes on to that number")] = 100,
+    time: Annotated[str | None, typer.Option(help="end by then: 90s, 30m, 8h, 1h30m")] = None,
+    name: Annotated[str | None, typer.Option(help="name of the study; else that of the space")] = None,
+    studies: Studies = Path("studies"),
+    data: DataPath = None,
+    device: Device = "auto",
+    workers: Annotated[int | None, typer.Option(help="processes; else one a core, or one a GPU")] = None,
+    workers_per_gpu: Annotated[int, typer.Option(help="processes on each GPU")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="of the proposals, weights and batches")] = 0,
+    plugin: Plugins = None,
+    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print the result only")] = False,
+) -> None:
+    """Search a space for the best model. The same command again goes on where it was."""
+    from automl.screen import Screen
+    from automl.search.run import root, run
+
+    seconds = None if time is None else _seconds(time)
+    loaded = _space(space, plugin)
+    screen = Screen(quiet=quiet, as_json=as_json, command=shlex.join(["automl", *sys.argv[1:]]))
+    events = run(
+        loaded,
+        name=name or Path(loaded.source).stem,
+        studies=studies,
+        trials=trials,
+        seconds=seconds,
+        data=root(data),
+        device=device,
+        workers=workers,
+        workers_per_gpu=workers_per_gpu,
+        seed=seed,
+        plugins=plugin or (),
+        began=BEGAN,
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with screen:
+            for event in events:
+                screen.show(event)
+    except KeyboardInterrupt:
+        screen.interrupted()
+        raise typer.Exit(130) from None
+    finally:
+        events.close()
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="a config: a space without holes")],
+    out: Annotated[Path | None, typer.Option(help="folder for the model; else models/<config>")] = None,
+    data: DataPath = None,
+    device: Device = "auto",
+    plugin: Plugins = None,
+    as_json: Json = False,
+) -> None:
+    """Train one config to its end, test it, and leave the model in a folder."""
+    from automl.results import artifact
+    from automl.results.delivery import fit
+    from automl.search.run import root
+    from automl.training.precision import pick
+
+    whole = _space(str(config), plugin).config()
+    folder = out or Path("models") / config.stem
+    for epoch in fit(whole, folder, root=root(data), device=pick(device)):
+        scores = "  ".join(f"{name} {value:.4f}" for name, value in epoch.metrics.items())
+        _note(f"epoch {epoch.number:>3}  train loss {epoch.train_loss:.4f}  {scores}  {epoch.seconds:.1f} s")
+    model = artifact.load(folder)
+    if as_json:
+        print(json.dumps(model.metrics))
+    else:
+        name = whole.task.metric.name
+        print(f"test {name} {model.metrics['test'][name]:.4f}\n")
+        print(f"import automl\nmodel = automl.load({str(folder)!r})")
+
+
+@app.command()
+def predict(
+    name: StudyName,
+    inputs: Annotated[list[str], typer.Argument(help="image files")],
+    studies: Studies = Path("studies"),
+    as_json: Json = False,
+) -> None:
+    """Predict with the best model of a study, one line for each input."""
+    from dataclasses import asdict
+
+    from automl.search.study import load_best
+
+    predictions = load_best(name, studies=studies).predict(inputs)
+    if as_json:
+        answers = zip(inputs, predictions, strict=True)
+        print(json.dumps([{"input": file, **asdict(told)} for file, told in answers]))
+        return
+    width = max(map(len, inputs))
+    for file, told in zip(inputs, predictions, strict=True):
+        print(f"{file:<{width}}  {told.label}  {told.probability:.3f}")
+
+
+@app.command()
+def leaderboard(
+    name: StudyName,
+    studies: Studies = Path("studies"),
+    top: Annotated[int, typer.Option(min=1, help="rows to show")] = 20,
+    as_json: Json = False,
+) -> None:
+    """The trials of a study, best first."""
+    from dataclasses import asdict
+
+    from automl.screen import table
+    from automl.search.study import Study
+
+    study = Study.open(name, studies)
+    rows = study.leaderboard
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows[:top]]))
+    else:
+        table(rows, top, study.task.metric)
+
+
+@app.command("list")
+def list_() -> None:
+    """The spaces and parts that can be named."""
+    from automl.config import Augment, Model, Optimizer, Pruner, Sampler, Schedule, Task
+    from automl.models.cnn import Stage
+    from automl.space import shipped
+
+    folders = dict.fromkeys([Path("search_spaces"), *shipped()])
+    found = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    print(f"{'space':<10} {', '.join(found)}")
+    for family in (Task, Model, Stage, Optimizer, Schedule, Augment, Sampler, Pruner):
+        print(f"{family.__name__.lower():<10} {', '.join(family.members())}")
+
+
+@app.command()
+def dashboard(
+    name: StudyName,
+    studies: Studies = Path("studies"),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="on this machine only")] = 8080,
+) -> None:
+    """Look at a study in optuna-dashboard, while it is searched or after."""
+    from importlib.util import find_spec
+    from socketserver import ThreadingMixIn
+    from wsgiref.simple_server import WSGIServer, make_server
+
+    from automl.search.study import Study
+    from automl.search.study import storage as open_storage
+
+    study = Study.open(name, studies)
+    if find_spec("optuna_dashboard") is None:
+        raise OptionError("automl dashboard needs optuna-dashboard: pip install optuna-dashboard")
+    from optuna_dashboard import wsgi
+
+    class Threaded(ThreadingMixIn, WSGIServer):
+        daemon_threads = True
+
+    pages = wsgi(open_storage(study.path / "journal.log"))
+    try:
+        server = make_server("127.0.0.1", port, pages, server_class=Threaded)
+    except OSError as error:
+        raise OptionError(f"--port {port}: {error.strerror}; give another one") from error
+    print(f"http://127.0.0.1:{port}/dashboard/studies/{study.optuna._study_id}  (Ctrl-C ends it)", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        server.server_close()
+
+
+@app.command()
+def doctor(data: DataPath = None) -> None:
+    """What is installed, which devices there are, and where data is looked for."""
+    import os
+    import shutil
+
+    import torch
+
+    from automl.search.run import root
+    from automl.search.study import versions
+    from automl.tasks.images import cache_folder
+    from automl.training import precision
+
+    for package, number in versions().items():
+        print(f"{package:<14} {number}")
+    found = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
+    for device in found:
+        print(f"{device!s:<14} {precision.describe(device)}")
+    print(f"{'searches on':<14} {precision.pick()}, {len(os.sched_getaffinity(0))} cores")
+    print(f"{'free disk':<14} {shutil.disk_usage('.').free / 1e9:.1f} GB here")
+    print(f"{'data':<14} {root(data) or 'downloaded when needed; --data or AUTOML_DATA names a folder'}")
+    print(f"{'cache':<14} {cache_folder()}")
+
+
+@spaces.command()
+def check(space: SpaceName, data: DataPath = None, plugin: Plugins = None) -> None:
+    """Prove a space: every range end and option is a config whose model fits its data."""
+    from automl.search.run import prove, root
+
+    loaded = _space(space, plugin)
+    inputs, labels = loaded.task.shape(root(data))
+    fewest, most = prove(loaded, inputs, len(labels))
+    print(f"{loaded.source}: {len(loaded.knobs())} knobs, {fewest:,} to {most:,} parameters: good")
+
+
+@spaces.command()
+def show(
+    space: SpaceName,
+    data: DataPath = None,
+    plugin: Plugins = None,
+    draws: Annotated[int, typer.Option(min=1, max=10_000, help="random configs to count")] = 200,
+) -> None:
+    """What a space leaves open, and how large its models are."""
+    from automl.screen import knobs
+    from automl.search.run import root, sizes
+
+    loaded = _space(space, plugin)
+    inputs, labels = loaded.task.shape(root(data))
+    print(knobs(loaded, sizes(loaded, inputs, len(labels), draws)))
+
+
+@spaces.command()
+def schema() -> None:
+    """The JSON Schema of space files, for editors."""
+    from automl.schema import schema as make
+
+    print(json.dumps(make(), indent=1))
+
+
+def _space(name: str, plugins: list[Path] | None) -> Space:
+    from automl.config import load_plugin
+    from automl.space import Space, find
+
+    for plugin in plugins or ():
+        load_plugin(plugin)
+    return Space.load(find(name))
+
+
+def _seconds(text: str) -> float:
+    """`1h30m` in seconds."""
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0}
+    if not re.fullmatch(r"(\d+(\.\d+)?[hms])+", text):
+        raise OptionError(f"--time: got {text!r}; want 90s, 30m, 8h or 1h30m")
+    return sum(float(n) * units[unit] for n, unit in re.findall(r"([\d.]+)([hms])", text))
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> NoReturn:
+    """The command line. A user's error is one line and status 2; a bug keeps its traceback."""
+    try:
+        app()
+    except PartBug as error:
+        _note(f"automl: {error}")
+        sys.exit(1)
+    except AutomlError as error:
+        _note(f"automl: {error}")
+        sys.exit(2)
+    raise AssertionError("typer exits")

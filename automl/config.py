@@ -1,0 +1,328 @@
+"""What one training run is made of: parts, their families, and the config that names one of each.
+
+A part is a pydantic class with a `name`, its knobs, and one method that makes the real thing.
+Defining the class is all it takes to use it from YAML, in the schema and in `automl list`.
+Text only ever *names* a part: no path to code, nothing evaluated.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import pkgutil
+import sys
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from automl.data import Data, Images, Metric, Split
+from automl.errors import OptionError, SpaceError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+Place = tuple[str | int, ...]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'sgd'? Known: adamw, muon, sgd.`"""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    return f"; {meant}Known: {', '.join(known)}."
+
+
+class Strict(BaseModel):
+    """Text from outside, checked: no unknown keys, no guessed types, no infinities, no changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_knobs(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            for key in value:
+                if key not in cls.model_fields:
+                    told = f"no knob is called {key!r}{nearest(str(key), cls.model_fields)}"
+                    raise PydanticCustomError("unknown_knob", "{told}", {"told": told, "key": key})
+        return value
+
+    @classmethod
+    def of(cls, value: Any) -> Self:
+        """The checked object that a dict, or for a part its bare name, stands for. Raises SpaceError."""
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            place, message = problems(error)[0]
+            raise SpaceError(f"{dotted(place)}: {message}" if place else message) from error
+
+
+class Part(Strict):
+    """A choice with knobs. A family is a direct subclass that says in `home` where its members live."""
+
+    home: ClassVar[str]
+    name: str
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _member(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        if "home" not in cls.__dict__:  # a member: pydantic checks its knobs
+            return handler({"name": value} if isinstance(value, str) else value)
+        if isinstance(value, cls):
+            return value
+        name = value.get("name") if isinstance(value, dict) else value
+        kind = cls.__name__.lower()
+        if not isinstance(name, str):
+            told = f"want the name of a {kind}, or a mapping with a name{nearest('', cls.members())}"
+            raise PydanticCustomError("no_name", "{told}", {"told": told})
+        if name not in cls.members():
+            told = f"no {kind} is called {name!r}{nearest(name, cls.members())}"
+            raise PydanticCustomError("unknown_part", "{told}", {"told": told, "key": "name"})
+        return cls.members()[name].model_validate(value)
+
+    @classmethod
+    def members(cls) -> dict[str, type[Self]]:
+        """The family's parts by name: ours, installed ones (entry points) and plugins."""
+        _discover(cls.home)
+        found: dict[str, type[Self]] = {}
+        for member in cls._descendants():
+            name = member.model_fields["name"].default
+            if not isinstance(name, str):
+                continue  # shared ground between members, no member itself
+            if name in found:
+                raise OptionError(
+                    f"two parts are called {name!r}: {_where(found[name])} and {_where(member)}"
+                )
+            found[name] = member
+        return dict(sorted(found.items()))
+
+    @property
+    def summary(self) -> str:
+        """The name and what differs from the defaults, in a few words."""
+        words = [self.name]
+        for key, knob in type(self).model_fields.items():
+            value = getattr(self, key)
+            if key == "name" or value == knob.get_default(call_default_factory=True):
+                continue
+            if isinstance(value, list) and value and isinstance(value[0], Part):
+                words += [part.summary for part in value]
+            elif isinstance(value, float):
+                words.append(f"{key} {value:.3g}")
+            elif isinstance(value, bool):
+                words.append(key if value else f"no {key}")
+            elif not isinstance(value, BaseModel):
+                words.append(f"{key} {value}")
+        return " ".join(words)
+
+    @classmethod
+    def _descendants(cls) -> Iterator[type[Self]]:
+        for child in cls.__subclasses__():
+            yield child
+            yield from child._descendants()
+
+
+def _where(part: type[Part]) -> str:
+    return f"{part.__module__}.{part.__qualname__}"
+
+
+@functools.cache
+def _discover(home: str) -> None:
+    """Import a family's home, if a package all of its modules, and what is installed beside us."""
+    module = importlib.import_module(home)
+    for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
+        importlib.import_module(f"{home}.{found.name}")
+    for entry in importlib.metadata.entry_points(group="automl.parts"):
+        entry.load()
+
+
+@functools.cache
+def load_plugin(path: Path) -> None:
+    """Run a file of the user's own parts. Only ever called for paths the user gave."""
+    spec = importlib.util.spec_from_file_location(f"automl_plugin_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise OptionError(f"--plugin {path}: want a Python file that exists")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # pydantic looks names up there
+    spec.loader.exec_module(module)
+
+
+class Task(Part):
+    """A data set or a source of data, with its split and its measure. Classes, unless it says else."""
+
+    home: ClassVar[str] = "automl.tasks"
+    metric: ClassVar[Metric] = Metric("accuracy")
+
+    def loss(self, logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Mean in nats, of logits (N, K) against classes (N,) or shares of them (N, K)."""
+        from torch.nn import functional
+
+        return functional.cross_entropy(logits.float(), y, label_smoothing=smoothing)
+
+    def metrics(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Sums over a batch, of what is averaged over a split."""
+        return {"accuracy": (logits.argmax(1) == y).sum()}
+
+    @abstractmethod
+    def shape(self, root: Path | None) -> tuple[Images, tuple[str, ...]]:
+        """What a model must be built for, without reading the data: inputs and labels."""
+
+    @abstractmethod
+    def load(self, root: Path | None) -> Data:
+        """Train and validation split; the same for every call. Raises DataError."""
+
+    @abstractmethod
+    def test(self, root: Path | None) -> Split:
+        """The sealed split, opened once at the end."""
+
+    @abstractmethod
+    def baseline(self, data: Data) -> tuple[str, float]:
+        """What a cheap classical model scores on the validation split, and what it is called."""
+
+
+class Model(Part):
+    """A family of architectures."""
+
+    home: ClassVar[str] = "automl.models"
+
+    @abstractmethod
+    def build(self, inputs: Images, outputs: int) -> nn.Module:
+        """A module from prepared inputs to logits (N, outputs)."""
+
+
+class Optimizer(Part):
+    """A rule that turns gradients into steps."""
+
+    home: ClassVar[str] = "automl.optimizers"
+
+    @abstractmethod
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Over all weights of the model; decay is decoupled and spares norms and biases."""
+
+
+class Schedule(Part):
+    """How the learning rate moves over a training."""
+
+    home: ClassVar[str] = "automl.schedules"
+
+    @abstractmethod
+    def factor(self, progress: float) -> float:
+        """Share of the peak learning rate, at a share of all steps in 0..1."""
+
+
+Augmentation = Callable[["Tensor", "Tensor"], tuple["Tensor", "Tensor"]]
+
+
+class Augment(Part):
+    """Random changes to training batches that keep their meaning."""
+
+    home: ClassVar[str] = "automl.augment"
+
+    @abstractmethod
+    def build(self, inputs: Images, outputs: int, generator: torch.Generator) -> Augmentation:
+        """A function from prepared inputs and classes to changed inputs and classes or shares."""
+
+
+class Sampler(Part):
+    """Who proposes the next config."""
+
+    home: ClassVar[str] = "automl.search.samplers"
+
+    @abstractmethod
+    def build(self, seed: int) -> Any:
+        """An Optuna sampler."""
+
+
+class Pruner(Part):
+    """Who decides, after every epoch, whether a trial goes on."""
+
+    home: ClassVar[str] = "automl.search.pruners"
+
+    @abstractmethod
+    def stop(self, curve: list[float], others: list[list[float]], epochs: int) -> str | None:
+        """The reason to stop, or None. Values are per epoch and larger is better."""
+
+
+class Train(Strict):
+    """How long and in what steps."""
+
+    epochs: int = Field(20, ge=1, le=10_000, description="passes over the training split")
+    batch_size: int = Field(128, ge=1, le=65_536, description="examples a step")
+    label_smoothing: float = Field(0.0, ge=0, le=0.5, description="share of the target spread over all classes")
+    clip: float = Field(0.0, ge=0, le=1000, description="largest gradient norm; 0 clips nothing")
+    average: float = Field(
+        1.0, ge=0, le=100, description="epochs over which weights are averaged for evaluation; 0: off"
+    )
+
+
+class Config(Strict):
+    """One training run, whole. A space is the same with some values left open."""
+
+    version: Literal[1] = 1
+    task: SerializeAsAny[Task]
+    model: SerializeAsAny[Model]
+    optimizer: SerializeAsAny[Optimizer] = Field(default_factory=lambda: Optimizer.of("adamw"))
+    schedule: SerializeAsAny[Schedule] = Field(default_factory=lambda: Schedule.of("wsd"))
+    augment: SerializeAsAny[Augment] = Field(default_factory=lambda: Augment.of("none"))
+    train: Train = Train()
+    seed: int = Field(0, ge=0, lt=2**31, description="of the weights, the batches and the augmentation")
+
+    @property
+    def summary(self) -> str:
+        """What it is in one line: architecture, optimizer, batch size."""
+        return f"{self.model.summary} | {self.optimizer.summary} | batch {self.train.batch_size}"
+
+    def dump(self) -> dict[str, Any]:
+        """Plain values, every default written out: `Config.of(config.dump()) == config`."""
+        return self.model_dump(mode="json")
+
+
+def dotted(place: Place) -> str:
+    """`('model', 'stages', 1, 'depth')` as `model.stages[1].depth`."""
+    text = ""
+    for step in place:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
+    return text
+
+
+def problems(error: ValidationError) -> list[tuple[Place, str]]:
+    """Each problem of a failed check: where it is, and one line that says what, got and wanted."""
+    return [_problem(detail) for detail in error.errors(include_url=False)]
+
+
+WANTED = {
+    "int_type": "want a whole number",
+    "float_type": "want a number",
+    "string_type": "want a text",
+    "bool_type": "want true or false",
+    "list_type": "want a list",
+    "model_type": "want a mapping",
+    "finite_number": "want a finite number",
+}
+
+
+def _problem(detail: ErrorDetails) -> tuple[Place, str]:
+    place, kind, got = detail["loc"], detail["type"], detail["input"]
+    if kind in ("unknown_knob", "unknown_part", "no_name"):
+        key = detail.get("ctx", {}).get("key")
+        return (*place, key) if kind == "unknown_knob" and key is not None else place, detail["msg"]
+    if kind == "missing":
+        return place, "is missing"
+    wanted = WANTED.get(kind) or detail["msg"].replace("Input should be", "want")
+    shown = repr(got)
+    return place, f"got {shown if len(shown) <= 60 else shown[:57] + '...'}; {wanted}"

@@ -1,0 +1,105 @@
+"""Where trials are trained. An engine knows workers and messages, and neither Optuna nor a study.
+
+One request, one event, and the driver cannot tell what lies between: a process or a cluster.
+
+    Setup  ──►  Ready           once, when a worker starts
+    Job    ──►  Epoch           the first one; a job that came before is dropped
+    Go     ──►  Epoch           the next one
+                Refused         instead of an epoch: the config cannot be trained
+                Broken          instead of an epoch: a part has a bug
+                Lost            at any time: the worker is gone; `start` makes a new one
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from automl.data import Epoch
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all jobs of a worker have in common."""
+
+    task: dict[str, Any]
+    data: str | None  # where data lies; None: wherever the task finds it
+    device: str
+    threads: int
+    plugins: list[str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Train a config to an epoch, from its checkpoint if there is one. All epochs are told again."""
+
+    trial: int
+    config: dict[str, Any]
+    checkpoint: str
+    until: int
+
+
+@dataclass(frozen=True)
+class Go:
+    """Train the next epoch."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The worker has its data on its device."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    reason: str  # `out of memory` or `diverged`
+    detail: str
+
+
+@dataclass(frozen=True)
+class Broken:
+    traceback: str
+
+
+@dataclass(frozen=True)
+class Lost:
+    detail: str
+
+
+Request = Setup | Job | Go
+Event = Ready | Epoch | Refused | Broken | Lost
+KINDS = {kind.__name__: kind for kind in (Setup, Job, Go, Ready, Epoch, Refused, Broken)}
+
+
+def encode(message: Request | Event) -> bytes:
+    """One line of JSON."""
+    body = {"kind": type(message).__name__, **asdict(message)}
+    return json.dumps(body, allow_nan=False).encode() + b"\n"
+
+
+def decode(line: bytes) -> Any:
+    body = json.loads(line)
+    return KINDS[body.pop("kind")](**body)
+
+
+class Engine(ABC):
+    """Workers in numbered slots. `wait` gives each event with the slot that it came from."""
+
+    slots: int
+
+    @abstractmethod
+    def start(self, slot: int) -> None:
+        """A fresh worker in this slot; one that is there is killed. It will tell Ready or Lost."""
+
+    @abstractmethod
+    def send(self, slot: int, request: Request) -> None:
+        """Never blocks for long and never fails: a worker that is gone tells Lost."""
+
+    @abstractmethod
+    def wait(self, timeout: float) -> list[tuple[int, Event]]:
+        """The events that came, after at most `timeout` seconds; none is an answer too."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all workers now. What they have saved stays."""

@@ -1,0 +1,109 @@
+"""A worker process: reads requests from its standard input, answers each with one event.
+
+Whatever a part prints goes to the log, never between the events. A worker whose driver dies dies.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from automl.config import Config, Task, load_plugin
+from automl.data import Data, Epoch
+from automl.engines import Broken, Event, Go, Job, Ready, Refused, Request, Setup, decode, encode
+from automl.training import Diverged, train
+
+PR_SET_PDEATHSIG = 1
+
+
+class Wire:
+    """The two pipes to the driver, kept away from `print` and `input`."""
+
+    def __init__(self) -> None:
+        self.requests = os.fdopen(os.dup(0), "rb")
+        self.events = os.fdopen(os.dup(1), "wb")
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(2, 1)
+        self.waiting: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        for line in self.requests:
+            self.waiting.put(decode(line))
+        os._exit(0)  # the driver closed its end or is gone
+
+    def receive(self) -> Request:
+        return self.waiting.get()
+
+    def send(self, event: Event) -> None:
+        self.events.write(encode(event))
+        self.events.flush()
+
+
+def die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main() -> None:
+    die_with_parent()
+    wire = Wire()
+
+    def told(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> None:
+        traceback.print_exception(kind, error, tb)
+        wire.send(Broken("".join(traceback.format_exception(kind, error, tb))))
+
+    sys.excepthook = told  # a bug ends the worker; the driver hears why
+    setup = wire.receive()
+    assert isinstance(setup, Setup)
+    torch.set_num_threads(setup.threads)
+    for plugin in setup.plugins:
+        load_plugin(Path(plugin))
+    device = torch.device(setup.device)
+    data = Task.of(setup.task).load(setup.data and Path(setup.data)).to(device)
+    wire.send(Ready())
+
+    epochs: Iterator[Epoch] = iter(())
+    while True:
+        request = wire.receive()
+        if isinstance(request, Job):
+            epochs = start(request, data, device)
+        assert isinstance(request, Job | Go)
+        wire.send(step(epochs))
+
+
+def start(job: Job, data: Data, device: torch.device) -> Iterator[Epoch]:
+    config, checkpoint = Config.of(job.config), Path(job.checkpoint)
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    return train(config, data, device=device, checkpoint=checkpoint, until=job.until)
+
+
+def step(epochs: Iterator[Epoch]) -> Event:
+    """The next epoch, or why the config cannot have one."""
+    try:
+        return next(epochs)
+    except Diverged as error:
+        return Refused("diverged", str(error))
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        refused = Refused("out of memory", str(error).partition("\n")[0])
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # what torch says of a CPU that is full
+            raise
+        refused = Refused("out of memory", str(error).partition("\n")[0])
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return refused
+
+
+if __name__ == "__main__":
+    main()

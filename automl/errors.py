@@ -1,0 +1,35 @@
+"""Every error a user can cause, as one line that says where, what, got and wanted.
+
+    AutomlError
+    ├── SpaceError      a space or config file that cannot be used
+    ├── DataError       data that is missing, damaged or of the wrong kind
+    ├── StudyError      a study that is held, damaged or begun with other settings
+    ├── OptionError     an option of a command or an argument of a function
+    └── PartBug         a part of the program failed on a valid config: carries its traceback
+
+The command line prints them as one line and exits with 2. Anything else is our bug and keeps its traceback.
+"""
+
+
+class AutomlError(Exception):
+    """The root: `str(error)` is the whole message for a person."""
+
+
+class SpaceError(AutomlError):
+    """`file:line: place: what is wrong (got ...); what would be right`."""
+
+
+class DataError(AutomlError):
+    """Where was looked, what was found, what to do."""
+
+
+class StudyError(AutomlError):
+    """Which study, what is wrong with it, what to do."""
+
+
+class OptionError(AutomlError):
+    """Which option, what was given, what would be right."""
+
+
+class PartBug(AutomlError):
+    """A part raised on a config that is valid. It stops the search: a bug is not a bad trial."""

@@ -1,0 +1,281 @@
+"""Convolutional networks: a stem, stages of blocks, a linear head. ResNets and airbench are points.
+
+Every map keeps ceil(side / 2) when halved, so that no input is too small for any depth.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from itertools import islice
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, SerializeAsAny
+from torch import Tensor, nn
+
+from automl.config import Model, Part, Strict
+from automl.data import Images
+from automl.models import layers
+
+Downsample = Literal["pool", "stride", "none"]
+Kernel = Literal[1, 3, 5, 7, 9, 11]  # odd: a map keeps its size
+
+
+@dataclass(frozen=True)
+class Style:
+    """What all blocks of one network have in common."""
+
+    activation: layers.Activation
+    norm: layers.Norm
+
+    def act(self) -> nn.Module:
+        return layers.activation(self.activation)
+
+    def unit(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 1,
+        *,
+        down: Downsample = "none",
+        groups: int = 1,
+    ) -> list[nn.Module]:
+        """Convolution and norm. A max pool stands between them, as in airbench (Jordan 2024)."""
+        stride = 2 if down == "stride" else 1
+        bias = self.norm == "none"
+        made = conv(inputs, outputs, kernel, stride=stride, groups=groups, bias=bias)
+        pool = [nn.MaxPool2d(2, ceil_mode=True)] if down == "pool" else []
+        return [made, *pool, *layers.norm(self.norm, outputs, maps=True)]
+
+
+def conv(
+    inputs: int,
+    outputs: int,
+    kernel: int = 1,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    bias: bool = True,
+) -> nn.Conv2d:
+    """Filters start as in He et al. 2015, by fan-out. An even kernel cuts the border."""
+    padding = (kernel - 1) // 2
+    made = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=bias)
+    nn.init.normal_(made.weight, std=math.sqrt(2 * groups / (outputs * kernel**2)))
+    return made
+
+
+class SqueezeExcite(nn.Module):
+    """Every channel gated by what all channels hold on average (Hu et al. 2018)."""
+
+    def __init__(self, channels: int, share: float) -> None:
+        super().__init__()
+        squeezed = max(1, round(channels * share))
+        self.gate = nn.Sequential(
+            conv(channels, squeezed), nn.ReLU(), conv(squeezed, channels), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate: Tensor = self.gate(x.mean((2, 3), keepdim=True))  # (N, C, 1, 1)
+        return x * gate
+
+
+class LayerScale(nn.Module):
+    """A gain for each channel, at first 0.1: right for up to 18 blocks (Touvron et al. 2021)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.full((channels,), 0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gain.view(-1, 1, 1)
+
+
+class Sum(nn.Module):
+    """Shortcut plus branch. Training drops it for a share of the examples (Huang et al. 2016)."""
+
+    def __init__(self, shortcut: nn.Module, branch: nn.Module, *, drop: float) -> None:
+        super().__init__()
+        self.shortcut, self.branch, self.drop = shortcut, branch, drop
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut: Tensor = self.shortcut(x)
+        branch: Tensor = self.branch(x)
+        if self.training and self.drop:
+            kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.drop
+            branch = branch * (kept / (1 - self.drop)).to(branch.dtype)
+        return shortcut + branch
+
+
+def start_at_zero(branch: list[nn.Module]) -> list[nn.Module]:
+    """The branch, with a last layer that adds nothing at first.
+
+    That layer is a norm (Goyal et al. 2017) or, without norms, a convolution (Zhang et al. 2019).
+    """
+    for weights in branch[-1].parameters():
+        nn.init.zeros_(weights)
+    return branch
+
+
+class Stage(Part):
+    """A row of blocks of one kind and one width."""
+
+    home: ClassVar[str] = "automl.models.cnn"
+
+    channels: int = Field(default=64, ge=1, le=2048, description="width of each block")
+    depth: int = Field(default=1, ge=1, le=16, description="number of blocks")
+    kernel: Kernel = Field(default=3, description="side of the spatial filters in pixels")
+    downsample: Downsample = Field(default="pool", description="how the first block halves the map")
+    se: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="squeeze-excite width as a share of the block's; 0: off",
+    )
+
+    def build(self, inputs: int, style: Style, drops: list[float]) -> nn.Module:
+        """(N, inputs, H, W) in, (N, channels, H, W) out, or half the H and W. One drop a block."""
+        first = self.block(inputs, style, self.downsample, drops[0])
+        rest = [self.block(self.channels, style, "none", drop) for drop in drops[1:]]
+        return nn.Sequential(first, *rest)
+
+    @abstractmethod
+    def block(self, inputs: int, style: Style, down: Downsample, drop: float) -> nn.Module:
+        """One block; with `drop`, the share of examples that skip its residual branch."""
+
+    def excite(self, channels: int) -> list[nn.Module]:
+        return [SqueezeExcite(channels, self.se)] if self.se else []
+
+
+class Plain(Stage):
+    """Convolution, norm, activation."""
+
+    name: Literal["plain"] = "plain"
+
+    def block(self, inputs: int, style: Style, down: Downsample, drop: float) -> nn.Module:
+        unit = style.unit(inputs, self.channels, self.kernel, down=down)
+        return nn.Sequential(*unit, style.act(), *self.excite(self.channels))
+
+
+class Residual(Stage):
+    """Two convolutions beside a shortcut, itself a 1x1 where shapes differ (He et al. 2016)."""
+
+    name: Literal["residual"] = "residual"
+
+    def block(self, inputs: int, style: Style, down: Downsample, drop: float) -> nn.Module:
+        width = self.channels
+        changes = down != "none" or inputs != width
+        shortcut = nn.Sequential(*(style.unit(inputs, width, down=down) if changes else []))
+        enter = style.unit(inputs, width, self.kernel, down=down)
+        leave = start_at_zero(style.unit(width, width, self.kernel))
+        branch = nn.Sequential(*enter, style.act(), *leave, *self.excite(width))
+        return nn.Sequential(Sum(shortcut, branch, drop=drop), style.act())
+
+
+class Inverted(Stage):
+    """Widen, filter each channel alone, narrow (MobileNetV2, Sandler et al. 2018)."""
+
+    name: Literal["inverted"] = "inverted"
+    expand: int = Field(default=4, ge=1, le=8, description="inner width in multiples of the outer")
+
+    def block(self, inputs: int, style: Style, down: Downsample, drop: float) -> nn.Module:
+        inner = inputs * self.expand
+        widen = [*style.unit(inputs, inner), style.act()] if self.expand > 1 else []
+        filters = style.unit(inner, inner, self.kernel, down=down, groups=inner)
+        narrow = style.unit(inner, self.channels)
+        body = [*widen, *filters, style.act(), *self.excite(inner)]
+        if down != "none" or inputs != self.channels:
+            return nn.Sequential(*body, *narrow)
+        return Sum(nn.Identity(), nn.Sequential(*body, *start_at_zero(narrow)), drop=drop)
+
+
+class Convnext(Stage):
+    """Filter each channel alone, widen, narrow, scale, beside a shortcut (Liu et al. 2022).
+
+    A convolution of its own goes ahead where the width changes or the map is halved.
+    """
+
+    name: Literal["convnext"] = "convnext"
+    kernel: Kernel = Field(default=7, description="side of the spatial filters in pixels")
+    expand: int = Field(default=4, ge=1, le=8, description="inner width in multiples of the outer")
+
+    def block(self, inputs: int, style: Style, down: Downsample, drop: float) -> nn.Module:
+        width, inner = self.channels, self.channels * self.expand
+        changes = down != "none" or inputs != width
+        enter = style.unit(inputs, width, 1 if down == "none" else 3, down=down) if changes else []
+        branch = nn.Sequential(
+            *style.unit(width, width, self.kernel, groups=width),
+            conv(width, inner),
+            style.act(),
+            *self.excite(inner),
+            conv(inner, width),
+            LayerScale(width),
+        )
+        return nn.Sequential(*enter, Sum(nn.Identity(), branch, drop=drop))
+
+
+class Stem(Strict):
+    """The first convolution, with norm and activation."""
+
+    channels: int = Field(default=32, ge=1, le=2048, description="width")
+    kernel: int = Field(
+        default=3, ge=1, le=8, description="side in pixels; even ones cut the border"
+    )
+    stride: int = Field(default=1, ge=1, le=4, description="step in pixels")
+
+
+class Net(nn.Module):
+    """What `Cnn` builds."""
+
+    def __init__(self, trunk: nn.Module, head: nn.Module, cnn: Cnn) -> None:
+        super().__init__()
+        self.trunk, self.dropout, self.head = trunk, nn.Dropout(cnn.dropout), head
+        self.pool, self.logit_scale = cnn.pool, cnn.logit_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.trunk(x)
+        x = x.mean((2, 3)) if self.pool == "avg" else x.amax((2, 3))  # (N, C)
+        logits: Tensor = self.head(self.dropout(x))
+        return logits * self.logit_scale
+
+
+class Cnn(Model):
+    """Convolutional networks."""
+
+    name: Literal["cnn"] = "cnn"
+    stem: Stem = Field(default=Stem(), description="the first convolution")
+    stages: list[SerializeAsAny[Stage]] = Field(
+        default=[Residual(channels=64), Residual(channels=128), Residual(channels=256)],
+        min_length=1,
+        max_length=8,
+        description="rows of blocks, from the stem to the head",
+    )
+    activation: layers.Activation = Field(default="relu", description="in the stem and all blocks")
+    norm: layers.Norm = Field(default="batch", description="in the stem and all blocks")
+    pool: Literal["avg", "max"] = Field(
+        default="avg", description="over the places of the last map"
+    )
+    dropout: float = Field(default=0.0, ge=0, le=0.9, description="share zeroed before the head")
+    stochastic_depth: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.9,
+        description="share that skips the last block, less in earlier ones",
+    )
+    logit_scale: float = Field(default=1.0, gt=0, le=10, description="factor on the logits")
+
+    def build(self, inputs: Images, outputs: int) -> nn.Module:
+        """(N, C, H, W) float in, (N, outputs) logits out."""
+        style, stem = Style(self.activation, self.norm), self.stem
+        bias = self.norm == "none"
+        first = conv(inputs.shape[0], stem.channels, stem.kernel, stride=stem.stride, bias=bias)
+        modules = [first, *layers.norm(self.norm, stem.channels, maps=True), style.act()]
+
+        total = sum(stage.depth for stage in self.stages)
+        drops = iter(self.stochastic_depth * (i + 1) / total for i in range(total))
+        channels = stem.channels
+        for stage in self.stages:
+            modules.append(stage.build(channels, style, list(islice(drops, stage.depth))))
+            channels = stage.channels
+        return Net(nn.Sequential(*modules), nn.Linear(channels, outputs), self)

@@ -1,0 +1,1 @@
+"""What a search leaves behind: the leaderboard, and the best model as a folder."""

@@ -1,0 +1,62 @@
+"""The model card: what a person should know before using the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from automl.config import Config
+
+
+def text(config: Config, metrics: dict[str, Any]) -> str:
+    """Markdown, from what metrics.json holds."""
+    name = metrics["metric"]
+    baseline = metrics["baseline"]
+    tested = metrics["test"]
+    rows = [
+        (f"validation {name} ({metrics['valid_examples']:,} examples)", metrics["valid"][name]),
+        (f"baseline: {baseline['name']}, validation", baseline[name]),
+        ("chance: the most frequent class, validation", metrics["chance"]),
+    ]
+    if tested:
+        rows.insert(0, (f"test {name} ({metrics['test_examples']:,} examples)", tested[name]))
+    table = "\n".join(f"| {what} | {value:.4f} |" for what, value in rows)
+    state = "" if tested else "\nNot tested: the search was not over when this was written.\n"
+    warning = ""
+    if metrics["valid"][name] <= metrics["chance"]:
+        warning = "\n**This model is no better than chance. Do not use it.**\n"
+    trial = "" if metrics["trial"] is None else f", trial {metrics['trial']}"
+    recipe = yaml.safe_dump(config.dump(), sort_keys=False)
+    return f"""# {metrics["name"]}
+
+{config.summary}
+
+{metrics["params"]:,} parameters{trial}, {metrics["epochs"]} epochs on
+{metrics["train_examples"]:,} examples of `{config.task.name}`.
+{warning}{state}
+| | {name} |
+|---|---|
+{table}
+
+A validation score that chose a model among many is a little too high; the test split was opened
+once, for this model alone.
+
+## Use
+
+```python
+import automl
+
+model = automl.load("best")  # this folder
+model.predict("photo.png")
+```
+
+## Recipe
+
+`config.yaml` trains it again: `automl train config.yaml`.
+
+```yaml
+{recipe}```
+
+Data fingerprint: `{metrics["data"]}`
+"""

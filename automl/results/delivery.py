@@ -1,0 +1,88 @@
+"""The best model so far as a folder to take away, tested once when all is over."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from automl.config import Config
+from automl.data import Data, Epoch, Split
+from automl.errors import StudyError
+from automl.results import artifact, card
+from automl.space import measure
+from automl.training import checkpoint, train
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A folder for a model of this data, and what the model is held against."""
+
+    folder: Path
+    name: str  # of the study
+    data: Data
+    baseline: tuple[str, float]
+
+    @property
+    def exists(self) -> bool:
+        return self.folder.is_dir()
+
+    def write(self, config: Config, file: Path, *, trial: int | None = None) -> None:
+        """The weights in a checkpoint, with their scores. Raises StudyError where none can be read."""
+        state = checkpoint.load(file)
+        if state is None:
+            raise StudyError(f"{file}: no checkpoint that can be read")
+        weights = state["model"] if state["averaged"] is None else state["averaged"]
+        last = state["history"][-1]
+        name = config.task.metric.name
+        metrics: dict[str, Any] = {
+            "name": self.name,
+            "trial": trial,
+            "epochs": last["number"],
+            "params": measure(config, self.data.inputs, self.data.outputs),
+            "metric": name,
+            "valid": last["metrics"],
+            "test": None,
+            "chance": self.data.chance,
+            "baseline": {"name": self.baseline[0], name: self.baseline[1]},
+            "train_examples": len(self.data.train),
+            "valid_examples": len(self.data.valid),
+            "data": self.data.fingerprint,
+        }
+        artifact.write(self.folder, config, weights, self.data, metrics, card.text(config, metrics))
+
+    def test(self, split: Split) -> dict[str, float]:
+        """The sealed split, with the model as it is on disk. What was tested is not tested again."""
+        model = artifact.load(self.folder)
+        if model.metrics["test"] is None:
+            model.metrics["test"] = model.evaluate(split)
+            model.metrics["test_examples"] = len(split)
+            texts = {
+                "metrics.json": json.dumps(model.metrics, indent=2) + "\n",
+                "card.md": card.text(model.config, model.metrics),
+            }
+            for name, text in texts.items():
+                fresh = self.folder / f"{name}.new"
+                fresh.write_text(text, encoding="utf-8")
+                os.replace(fresh, self.folder / name)
+        tested: dict[str, float] = model.metrics["test"]
+        return tested
+
+
+def fit(config: Config, folder: Path, *, root: Path | None, device: torch.device) -> Iterator[Epoch]:
+    """Train one config, test it and leave it in `folder`. The same call goes on after a stop."""
+    data = config.task.load(root)
+    measure(config, data.inputs, data.outputs)
+    baseline = config.task.baseline(data)
+    file = folder.with_name(folder.name + ".checkpoint")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    yield from train(config, data.to(device), device=device, checkpoint=file)
+    delivery = Delivery(folder, folder.name, data, baseline)
+    delivery.write(config, file)
+    delivery.test(config.task.test(root))
+    checkpoint.remove(file)

@@ -1,0 +1,85 @@
+"""Every trial of a study in one row, best first."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict, dataclass, fields
+
+from optuna.trial import FrozenTrial, TrialState
+
+from automl.data import Metric
+
+STATES = {  # Optuna's words and ours
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "lost",
+    TrialState.RUNNING: "paused",
+    TrialState.WAITING: "waiting",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    rank: int
+    trial: int
+    score: float | None  # on the validation split, at the last epoch; None: never measured
+    epochs: int
+    params: int | None
+    seconds: float  # of training
+    state: str  # finished, stopped, infeasible, lost, paused
+    reason: str
+    summary: str
+
+
+def row(trial: FrozenTrial, rank: int = 0) -> Row:
+    curve = trial.intermediate_values
+    state = "infeasible" if any(v > 0 for v in trial.constraints.values()) else STATES[trial.state]
+    told = trial.user_attrs
+    return Row(
+        rank=rank,
+        trial=trial.number,
+        score=curve[max(curve)] if curve else None,
+        epochs=len(curve),
+        params=told.get("params"),
+        seconds=told.get("seconds", 0.0),
+        state=state,
+        reason=told.get("reason", ""),
+        summary=told.get("summary", ""),
+    )
+
+
+def rows(trials: list[FrozenTrial], metric: Metric) -> list[Row]:
+    """Finished trials by score, then the others by score, then those without one."""
+    sign = -1 if metric.higher_is_better else 1
+
+    def order(row: Row) -> tuple[bool, bool, float, int]:
+        score = sign * row.score if row.score is not None else 0.0
+        return row.state != "finished", row.score is None, score, row.trial
+
+    asked = [row(trial) for trial in trials if trial.state != TrialState.WAITING]
+    ranked = sorted(asked, key=order)
+    return [Row(**{**asdict(entry), "rank": rank}) for rank, entry in enumerate(ranked, 1)]
+
+
+def markdown(rows: list[Row], metric: Metric) -> str:
+    lines = [
+        f"| rank | trial | {metric.name} | epochs | parameters | seconds | state | what it is |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        score = "" if r.score is None else f"{r.score:.4f}"
+        params = "" if r.params is None else f"{r.params:,}"
+        state = f"{r.state}: {r.reason}" if r.reason else r.state
+        cells = [r.rank, r.trial, score, r.epochs, params, f"{r.seconds:.1f}", state, r.summary]
+        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def table(rows: list[Row]) -> str:
+    """The same as CSV."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return out.getvalue()

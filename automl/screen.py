@@ -1,0 +1,244 @@
+"""What a search looks like. Progress goes to standard error, results to standard output."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from automl.data import Metric
+from automl.results.leaderboard import Row
+from automl.search.driver import Closed, Trained
+from automl.search.run import Finished, Opened, Told
+from automl.space import Choice, Hole, Space
+
+TOP = 5  # rows of the leaderboard at the end
+
+
+class Screen:
+    """Show the events of a search as they come."""
+
+    def __init__(self, *, quiet: bool, as_json: bool, command: str) -> None:
+        self.quiet, self.as_json, self.command = quiet, as_json, command
+        self.out = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.opened: Opened | None = None
+        self.forecast_told = False
+        self.under_way: dict[int, str] = {}
+        self.bar = Progress(
+            TextColumn("{task.completed}/{task.total} trials"),
+            BarColumn(40),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("[dim]{task.fields[now]}"),
+            console=self.out,
+            transient=True,
+            disable=quiet or not self.out.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=None, left="", now="")
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:  # fmt: skip
+        self.bar.stop()
+
+    def show(self, event: Told) -> None:
+        match event:
+            case Opened():
+                self.opened = event
+                self._open(event)
+            case Trained():
+                share = f"{event.epoch.number}/{event.epochs}"
+                self.under_way[event.trial] = f"trial {event.trial} epoch {share}"
+                self.bar.update(self.task, now="   ".join(self.under_way.values()))
+            case Closed():
+                self.under_way.pop(event.row.trial, None)
+                self._close(event)
+            case Finished():
+                self.bar.stop()
+                self._finish(event)
+
+    def interrupted(self) -> None:
+        """Said last when Ctrl-C or SIGTERM ended the search."""
+        self.out.print("\nstopped; nothing is lost. This goes on from here:\n")
+        self.out.print(f"  {self.command}\n")
+
+    def _open(self, event: Opened) -> None:
+        data, study = event.data, event.study
+        name, score = event.baseline
+        metric = study.task.metric.name
+        workers = f"{event.workers} worker{'s' if event.workers > 1 else ''}"
+        classes = f"{data.outputs} classes"
+        facts = {
+            "device": f"{event.device}, {workers}",
+            "data": f"{study.task.summary}: {data.inputs.summary}, {classes}; {len(data.train):,} to"
+            f" train, {len(data.valid):,} to validate; test split sealed until the end",
+            "to beat": f"{metric} {data.chance:.3f} by chance, {score:.3f} by {name}",
+            "space": f"{event.knobs} knobs, {short(event.params[0])} to {short(event.params[1])}"
+            f" parameters, {study.path / 'space.yaml'}",
+            "live": shlex.join(["automl", "dashboard", study.name, *studies_option(study.path)]),
+        }
+        if event.done or event.resumed:
+            facts["goes on"] = f"{event.done} of {event.trials} trials done, {event.resumed} under way"
+        for what, told in facts.items():
+            self.out.print(f"[bold]{what:<8}[/] {told}")
+        if event.done < event.trials:
+            self.out.print()
+            columns = "trial", metric, "best", "epochs", "params", "time"
+            self.out.print("[dim]" + HEAD.format(*columns) + "[/]")
+        self.bar.update(self.task, total=event.trials, completed=event.done)
+
+    def _close(self, event: Closed) -> None:
+        row = event.row
+        cells = (
+            row.trial,
+            "-" if row.score is None else f"{row.score:.4f}",
+            "-" if event.best is None else f"{event.best:.4f}",
+            row.epochs,
+            "-" if row.params is None else short(row.params),
+            duration(row.seconds),
+        )
+        state = row.reason if row.state in ("stopped", "infeasible") else row.state
+        mark = "[bold green]*[/]" if event.is_best else " "
+        style = "" if event.is_best else "[dim]" if row.state != "finished" else ""
+        end = "[/]" if style else ""
+        self.out.print(f"{mark}{style}{LINE.format(*cells)}  {state:<24} {row.summary}{end}")
+        if event.left is not None:
+            left = f"about {duration(event.left)} left"
+            self.bar.update(self.task, completed=event.done, left=left)
+            if not self.forecast_told and self.opened and event.done < self.opened.trials:
+                trials = self.opened.trials
+                self.out.print(f"[dim]forecast: {trials} trials, {left}[/]")
+                self.forecast_told = True
+        else:
+            self.bar.update(self.task, completed=event.done)
+
+    def _finish(self, event: Finished) -> None:
+        study, metric = event.study, event.study.task.metric
+        rows = study.leaderboard
+        if self.as_json:
+            print(json.dumps(result(event, rows)))
+            return
+        if event.test is None or self.opened is None:
+            print("no trial was scored; the same command goes on")
+            return
+        print()
+        table(rows, TOP, metric)
+        counts = Counter(row.state for row in rows)
+        told = ", ".join(f"{number} {state}" for state, number in counts.most_common())
+        print(f"\n{len(rows)} trials in {duration(event.seconds)}: {told}")
+        best = study.best
+        valid, chance = best.metrics["valid"][metric.name], best.metrics["chance"]
+        size = best.metrics["test_examples"]
+        print(f"test {metric.name} {event.test[metric.name]:.4f} on {size:,} examples"
+              f" (validation {valid:.4f}, baseline there {self.opened.baseline[1]:.4f},"
+              f" chance {chance:.4f})")  # fmt: skip
+        if not metric.better(valid, chance):
+            print("warning: the best model is no better than chance; do not use it")
+        elif not metric.better(valid, self.opened.baseline[1]):
+            print(f"warning: {self.opened.baseline[0]} does as well; more trials or data may help")
+        if any(row.state == "paused" for row in rows):
+            print(f"time is up; this goes on from here: {self.command}")
+        print(f"saved in {study.path / 'best'}\n\n{loading(study.path)}")
+
+
+HEAD = "  {:>5}  {:>8}  {:>6}  {:>6}  {:>6}  {:>6}"
+LINE = " {:>5}  {:>8}  {:>6}  {:>6}  {:>6}  {:>6}"
+
+
+def loading(path: Path) -> str:
+    """The Python that loads the best model of the study in this folder."""
+    where = "" if path.parent == Path("studies") else f", studies={str(path.parent)!r}"
+    return f"import automl\nmodel = automl.load_best({path.name!r}{where})"
+
+
+def studies_option(path: Path) -> list[str]:
+    return [] if path.parent == Path("studies") else ["--studies", str(path.parent)]
+
+
+def result(event: Finished, rows: list[Row]) -> dict[str, Any]:
+    """The outcome of a search for a machine to read."""
+    return {
+        "study": str(event.study.path),
+        "seconds": round(event.seconds, 1),
+        "trials": len(rows),
+        "states": dict(Counter(row.state for row in rows)),
+        "best": event.study.best.metrics if event.test else None,
+        "test": event.test,
+        "leaderboard": [asdict(row) for row in rows],
+    }
+
+
+def table(rows: list[Row], top: int, metric: Metric) -> None:
+    """The leaderboard, on standard output."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("rank", "trial", metric.name, "epochs", "params", "time", "state"):
+        shown.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
+    shown.add_column("what it is", overflow="fold")
+    for row in rows[:top]:
+        shown.add_row(
+            str(row.rank),
+            str(row.trial),
+            "-" if row.score is None else f"{row.score:.4f}",
+            str(row.epochs),
+            "-" if row.params is None else short(row.params),
+            duration(row.seconds),
+            row.state,
+            row.summary,
+        )
+    wide = None if sys.stdout.isatty() else 160
+    Console(highlight=False, width=wide, markup=False).print(shown)
+
+
+def knobs(space: Space, sizes: list[int]) -> str:
+    """Every open value of a space in a line of its own, then its size."""
+    found = space.knobs()
+    width = max((len(name) for name in found), default=0)
+    lines = [f"{name:<{width}}  {span(hole)}" for name, hole in found.items()]
+    conditions = sum(isinstance(h, Choice) and bool(h.conditional) for h in found.values())
+    lines.append(f"\n{len(found)} knobs, {conditions} of which open others, {len(space.start)} starts")
+    if sizes:
+        tenth, middle, most = sizes[len(sizes) // 10], sizes[len(sizes) // 2], sizes[-1]
+        lines.append(
+            f"parameters over {len(sizes)} random draws: {sizes[0]:,} to {most:,};"
+            f" a tenth below {tenth:,}, half below {middle:,}"
+        )
+    limit = space.search.max_params
+    if limit:
+        over = sum(size > limit for size in sizes)
+        lines.append(f"max_params {limit:,} refuses {over} of these {len(sizes)}")
+    return "\n".join(lines)
+
+
+def span(hole: Hole) -> str:
+    if isinstance(hole, Choice):
+        return " | ".join(map(str, hole.options))
+    more = " (log)" if hole.log else f" in steps of {hole.step}" if hole.step not in (None, 1) else ""
+    return f"{hole.low} to {hole.high}{more}"
+
+
+def short(count: int) -> str:
+    """`95k`, `2.1M`."""
+    if count < 1000:
+        return str(count)
+    if count < 999_500:
+        return f"{count / 1e3:.0f}k"
+    return f"{count / 1e6:.1f}M"
+
+
+def duration(seconds: float) -> str:
+    """`6.5s`, `14m`, `3h05m`."""
+    if seconds < 99.5:
+        return f"{seconds:.1f}s" if seconds < 9.95 else f"{seconds:.0f}s"
+    minutes = round(seconds / 60)
+    return f"{minutes}m" if minutes < 100 else f"{minutes // 60}h{minutes % 60:02d}m"

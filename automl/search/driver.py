@@ -1,0 +1,309 @@
+"""The driver: asks for configs, hands them to workers, decides after every epoch, tells the study.
+
+It owns the study; workers know nothing of it. It knows no terminal: it is a generator of what
+happened, and whoever stops asking stops the search.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from automl.config import Config
+from automl.data import Epoch, Images
+from automl.engines import Broken, Engine, Event, Go, Job, Lost, Ready, Refused
+from automl.errors import PartBug, SpaceError, StudyError
+from automl.results import leaderboard
+from automl.results.leaderboard import Row
+from automl.search.study import asked
+from automl.space import Draw, Float, Hole, Int, Space, measure
+from automl.training import checkpoint as disk
+
+ATTEMPTS = 3  # workers a trial may lose before it is given up
+KEPT = 3  # finished trials whose weights stay on disk
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trial has come through one more epoch."""
+
+    trial: int
+    epoch: Epoch
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Closed:
+    """A trial has ended."""
+
+    row: Row
+    best: float | None  # score so far
+    is_best: bool
+    done: int
+    left: float | None  # seconds to the end of the search, as forecast from the trials so far
+
+
+@dataclass
+class Active:
+    """A trial under way."""
+
+    trial: optuna.Trial
+    config: Config
+    history: list[Epoch] = field(default_factory=list)
+    attempts: int = 0
+    began: float = 0.0
+
+
+class Driver:
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: Space,
+        engine: Engine,
+        *,
+        folder: Path,
+        inputs: Images,
+        outputs: int,
+        trials: int,
+        seed: int,
+        deadline: float | None = None,
+    ) -> None:
+        self.study, self.space, self.engine, self.folder = study, space, engine, folder
+        self.inputs, self.outputs, self.trials, self.seed = inputs, outputs, trials, seed
+        self.deadline = deadline  # by time.monotonic()
+        self.metric = space.task.metric
+        self.sign = 1 if self.metric.higher_is_better else -1
+        self.curves: dict[int, list[float]] = {}  # by trial, larger is better
+        self.waiting: deque[Active] = deque()  # interrupted trials, to go on with first
+        self.active: dict[int, Active] = {}  # by slot
+        self.idle: set[int] = set()
+        self.failed_starts = 0
+        self.spent: list[float] = []  # seconds of a worker, for each trial closed here
+        self._recall()
+
+    def _recall(self) -> None:
+        """What an earlier search left: curves of closed trials, and those to go on with."""
+        for frozen in self.study.get_trials(deepcopy=False):
+            curve = [self.sign * v for _, v in sorted(frozen.intermediate_values.items())]
+            if frozen.state in (TrialState.COMPLETE, TrialState.PRUNED) and curve:
+                self.curves[frozen.number] = curve
+            if frozen.state == TrialState.RUNNING:
+                trial = optuna.Trial(self.study, frozen._trial_id)
+                active = self._opened(trial)  # asks again for what a crash left unasked
+                if active:
+                    self.waiting.append(active)
+
+    @property
+    def done(self) -> int:
+        return len(self.study.get_trials(deepcopy=False, states=ENDED))
+
+    @property
+    def over(self) -> bool:
+        return self._time_is_up() or not (self.active or self.waiting or self._may_ask())
+
+    def start(self) -> None:
+        for slot in range(self.engine.slots):
+            self.engine.start(slot)
+
+    def run(self) -> Iterator[Trained | Closed]:
+        """Until all trials are closed or time is up. What is then under way is left to go on with."""
+        while not self.over:
+            for slot in sorted(self.idle):
+                yield from self._occupy(slot)
+            if not self.over:
+                for slot, event in self.engine.wait(self._patience()):
+                    yield from self._hear(slot, event)
+
+    def rows(self) -> list[Row]:
+        return leaderboard.rows(self.study.get_trials(deepcopy=False), self.metric)
+
+    def config(self, number: int) -> Config:
+        """The config that a trial of the study trained."""
+        values = self.study.get_trials(deepcopy=False)[number].params
+        return self.space.with_values(values).model_copy(update={"seed": self.seed})
+
+    def _may_ask(self) -> bool:
+        return asked(self.study) < self.trials
+
+    def _time_is_up(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def _patience(self) -> float:
+        left = 60.0 if self.deadline is None else self.deadline - time.monotonic()
+        return min(max(left, 0.0), 60.0)
+
+    def _occupy(self, slot: int) -> Iterator[Closed]:
+        """Give an idle worker the next trial. Trials that cannot be trained close on the way."""
+        while slot in self.idle:
+            if self.waiting:
+                active: Active | None = self.waiting.popleft()
+            elif self._may_ask():
+                trial = self.study.ask()
+                active = self._opened(trial)
+                if active is None:
+                    yield self._ended(trial.number)
+            else:
+                return
+            if active:
+                self.idle.remove(slot)
+                self.active[slot] = active
+                active.began = time.monotonic()
+                active.history = []  # the worker tells all epochs, those in the checkpoint too
+                number = active.trial.number
+                path = str(self.checkpoint(number).resolve())
+                epochs = active.config.train.epochs
+                self.engine.send(slot, Job(number, active.config.dump(), path, epochs))
+
+    def _opened(self, trial: optuna.Trial) -> Active | None:
+        """The trial with its config; None if the config cannot be trained, which is then told."""
+        try:
+            config = self.space.fill(suggest(trial)).model_copy(update={"seed": self.seed})
+            params = measure(config, self.inputs, self.outputs)
+        except SpaceError as error:  # knobs that are fine alone and do not go together
+            self._refuse(trial, "infeasible shape", str(error))
+            return None
+        trial.set_user_attr("params", params)
+        trial.set_user_attr("summary", config.summary)
+        limit = self.space.search.max_params
+        if limit and params > limit:
+            self._refuse(trial, "too large", f"{params:,} parameters, limit {limit:,}")
+            return None
+        return Active(trial, config)
+
+    def _hear(self, slot: int, event: Event) -> Iterator[Trained | Closed]:
+        match event:
+            case Ready():
+                self.failed_starts = 0
+                self.idle.add(slot)
+            case Epoch():
+                yield from self._judge(slot, event)
+            case Refused():
+                active = self._release(slot)
+                self._refuse(active.trial, event.reason, event.detail)
+                yield self._ended(active.trial.number)
+            case Broken():
+                place = self.active.get(slot)
+                config = f" in trial {place.trial.number} ({place.config.summary})" if place else ""
+                raise PartBug(f"a part failed{config}:\n{event.traceback}")
+            case Lost():
+                yield from self._lost(slot, event)
+
+    def _judge(self, slot: int, epoch: Epoch) -> Iterator[Trained | Closed]:
+        active = self.active[slot]
+        trial, number = active.trial, active.trial.number
+        epochs = active.config.train.epochs
+        score = epoch.metrics[self.metric.name]
+        active.history.append(epoch)
+        curve = [self.sign * e.metrics[self.metric.name] for e in active.history]
+        self.curves[number] = curve
+        if epoch.number not in self.study._storage.get_trial(trial._trial_id).intermediate_values:
+            trial.report(score, epoch.number)
+        yield Trained(number, epoch, epochs)
+
+        if epoch.number == epochs:
+            self._tell(active, TrialState.COMPLETE, score)
+        else:
+            others = [other for n, other in self.curves.items() if n != number]
+            reason = self.space.search.pruner.stop(curve, others, epochs)
+            if reason is None:
+                self.engine.send(slot, Go())
+                return
+            trial.set_user_attr("reason", reason)
+            self._tell(active, TrialState.PRUNED)
+        self._release(slot)
+        yield self._ended(number)
+
+    def _lost(self, slot: int, event: Lost) -> Iterator[Closed]:
+        """A worker is gone: its trial goes on elsewhere, from its checkpoint, as the same trial."""
+        active = self.active.pop(slot, None)
+        self.idle.discard(slot)
+        if active:
+            active.attempts += 1
+            if active.attempts < ATTEMPTS:
+                self.waiting.appendleft(active)
+            else:
+                active.trial.set_user_attr("reason", f"worker lost {ATTEMPTS} times")
+                self._tell(active, TrialState.FAIL)
+                yield self._ended(active.trial.number)
+        else:
+            self.failed_starts += 1
+            if self.failed_starts >= ATTEMPTS:
+                raise StudyError(f"workers do not start: {event.detail}; see workers.log")
+        self.engine.start(slot)
+
+    def _release(self, slot: int) -> Active:
+        active = self.active.pop(slot)
+        self.spent.append(time.monotonic() - active.began)
+        self.idle.add(slot)
+        return active
+
+    def _refuse(self, trial: optuna.Trial, reason: str, detail: str) -> None:
+        """The config's own fault: the sampler learns to keep away, which a FAIL would not teach."""
+        trial.set_user_attr("reason", reason)
+        trial.set_user_attr("detail", detail[:500])
+        trial.set_constraint("runnable", 1.0)
+        self.study.tell(trial, state=TrialState.PRUNED)
+        disk.remove(self.checkpoint(trial.number))
+
+    def _tell(self, active: Active, state: TrialState, score: float | None = None) -> None:
+        seconds = sum(epoch.seconds for epoch in active.history)
+        active.trial.set_user_attr("seconds", round(seconds, 3))
+        self.study.tell(active.trial, score, state=state)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Weights of the best few finished trials and of those under way stay on disk."""
+        rows = self.rows()
+        finished = [row.trial for row in rows if row.state == "finished"]
+        keep = set(finished[:KEPT]) | {row.trial for row in rows if row.state == "paused"}
+        if not finished and rows and rows[0].score is not None:
+            keep.add(rows[0].trial)  # something to deliver if time runs out
+        for folder in (self.folder / "trials").glob("*"):
+            if folder.name.isdigit() and int(folder.name) not in keep:
+                disk.remove(folder / "checkpoint.pt")
+                folder.rmdir()
+
+    def _ended(self, number: int) -> Closed:
+        rows = self.rows()
+        ended = next(row for row in rows if row.trial == number)
+        finished = [row for row in rows if row.state == "finished"]
+        best = finished[0] if finished else None
+        is_best = best is not None and best.trial == number
+        return Closed(ended, best and best.score, is_best, self.done, self.left)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to the end: a mean trial's worker time, for all that are left, on all workers."""
+        limit = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+        if len(self.spent) < min(ATTEMPTS, self.trials):
+            return limit
+        mean = sum(self.spent) / len(self.spent)
+        work = (self.trials - self.done) * mean / self.engine.slots
+        return work if limit is None else min(work, limit)
+
+    def checkpoint(self, number: int) -> Path:
+        return self.folder / "trials" / f"{number:04d}" / "checkpoint.pt"
+
+
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def suggest(trial: optuna.Trial) -> Draw:
+    """Fill holes with what Optuna suggests, under their path names."""
+
+    def draw(name: str, hole: Hole) -> Any:
+        if isinstance(hole, Int):
+            step = 1 if hole.log else hole.step
+            return trial.suggest_int(name, hole.low, hole.high, step=step, log=hole.log)
+        if isinstance(hole, Float):
+            return trial.suggest_float(name, hole.low, hole.high, step=hole.step, log=hole.log)
+        return trial.suggest_categorical(name, list(hole.options))
+
+    return draw

@@ -1,0 +1,230 @@
+"""A whole search, from a checked space to the best model tested and saved."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from automl.data import Data, Images
+from automl.engines import Setup
+from automl.engines.local import Local, devices
+from automl.errors import OptionError, SpaceError
+from automl.results.delivery import Delivery
+from automl.search import study as on_disk
+from automl.search.driver import Closed, Driver, Trained
+from automl.search.study import Manifest, Study
+from automl.space import Space, find, measure
+from automl.training import precision
+
+FINISH = 3.0  # seconds of a time budget kept for the test of the best model
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The search is about to begin: all that is known before the first trial."""
+
+    study: Study
+    device: str
+    workers: int
+    data: Data
+    baseline: tuple[str, float]
+    knobs: int
+    params: tuple[int, int]  # fewest and most, over the probes of the space
+    done: int  # trials closed by earlier runs of the same command
+    trials: int
+    resumed: int  # trials that earlier runs left under way
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The search is over."""
+
+    study: Study
+    test: dict[str, float] | None  # None: the search was not over, or nothing was scored
+    seconds: float
+
+
+Told = Opened | Trained | Closed | Finished
+
+
+def run(
+    space: Space,
+    *,
+    name: str,
+    studies: Path = Path("studies"),
+    trials: int = 100,
+    seconds: float | None = None,
+    data: Path | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    workers_per_gpu: int = 1,
+    seed: int = 0,
+    plugins: Sequence[Path] = (),
+    began: float | None = None,
+) -> Iterator[Told]:
+    """Search, and tell what happens. `trials` counts all of a study, those of earlier runs too.
+
+    Nothing is written before space, data and options are checked. Raises AutomlError. `began` is
+    the start of the time budget by time.monotonic(); now, if it is not given.
+    """
+    began = time.monotonic() if began is None else began
+    if trials < 1:
+        raise OptionError(f"--trials: got {trials}; want at least 1")
+    if seconds is not None and not FINISH < seconds < math.inf:
+        raise OptionError(f"--time: got {seconds:g} s; want more than {FINISH:g} s")
+    where = precision.pick(device)
+    slots = devices(where, workers, workers_per_gpu)[:trials]
+    path = on_disk.folder(studies, name)
+    task = space.task
+    loaded = task.load(data)
+    params = prove(space, loaded.inputs, loaded.outputs)
+
+    manifest = Manifest(
+        space=space.digest,
+        task=task.name,
+        data=loaded.fingerprint,
+        seed=seed,
+        device=precision.describe(where),
+        versions=on_disk.versions(),
+    )
+    if (path / "manifest.json").exists():  # before the folder is touched
+        manifest.compare(on_disk.read_manifest(path), name)
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    with on_disk.alone(path), contextlib.ExitStack() as stack:
+        study = on_disk.begin(path, space, manifest, task.metric)
+        study.sampler = space.search.sampler.build(seed + 7919 * on_disk.asked(study))
+        setup = Setup(
+            task=task.model_dump(mode="json"),
+            data=str(data.resolve()) if data else None,
+            device="",
+            threads=1 if where.type == "cpu" else 4,
+            plugins=[str(plugin.resolve()) for plugin in plugins],
+        )
+        engine = Local(setup, slots, path / "workers.log")
+        stack.callback(engine.close)
+        driver = Driver(
+            study,
+            space,
+            engine,
+            folder=path,
+            inputs=loaded.inputs,
+            outputs=loaded.outputs,
+            trials=trials,
+            seed=seed,
+            deadline=None if seconds is None else began + seconds - FINISH,
+        )
+        if not driver.over:
+            driver.start()  # workers import and load while the baseline is found
+        baseline = task.baseline(loaded)
+        delivery = Delivery(path / "best", name, loaded, baseline)
+        found = Study(path)
+        yield Opened(
+            study=found,
+            device=manifest.device,
+            workers=len(slots),
+            data=loaded,
+            baseline=baseline,
+            knobs=len(space.knobs()),
+            params=params,
+            done=driver.done,
+            trials=trials,
+            resumed=len(driver.waiting),
+        )
+        for event in driver.run():
+            yield event
+            if isinstance(event, Closed):
+                if event.is_best:
+                    number = event.row.trial
+                    delivery.write(driver.config(number), driver.checkpoint(number), trial=number)
+                on_disk.write_leaderboard(path, driver.rows())
+        engine.close()  # the test needs the device
+
+        rows = driver.rows()
+        on_disk.write_leaderboard(path, rows)
+        if not delivery.exists and rows and rows[0].epochs:  # time ran out before one trial ended
+            number = rows[0].trial
+            delivery.write(driver.config(number), driver.checkpoint(number), trial=number)
+        test = delivery.test(task.test(data)) if delivery.exists else None
+        yield Finished(found, test, time.monotonic() - began)
+
+
+def prove(space: Space, inputs: Images, outputs: int) -> tuple[int, int]:
+    """Build the model of every probe for these inputs; the fewest and most parameters.
+
+    Raises SpaceError where one does not fit. What one probe's model is, is not built twice.
+    """
+    counts: dict[str, int] = {}
+    for config, _ in space.probes():
+        key = config.model.model_dump_json()
+        if key not in counts:
+            counts[key] = measure(config, inputs, outputs)
+    limit = space.search.max_params
+    if limit and min(counts.values()) > limit:
+        fewest = min(counts.values())
+        told = f"max_params: {limit:,}, but the smallest model has {fewest:,} parameters"
+        raise SpaceError(f"{space.source}: search: {told}")
+    return min(counts.values()), max(counts.values())
+
+
+def sizes(space: Space, inputs: Images, outputs: int, draws: int) -> list[int]:
+    """Parameters of random configs, fewest first. Draws that make no model are left out."""
+    rng = random.Random(0)
+    found = []
+    for _ in range(draws):
+        with contextlib.suppress(SpaceError):
+            found.append(measure(space.sample(rng), inputs, outputs))
+    return sorted(found)
+
+
+def search(
+    space: str | Path | Space,
+    *,
+    name: str | None = None,
+    studies: str | Path = "studies",
+    trials: int = 100,
+    time: float | None = None,
+    data: str | Path | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    workers_per_gpu: int = 1,
+    seed: int = 0,
+) -> Study:
+    """Search a space, given by name, by file or loaded; what `automl search` does, without a screen.
+
+    `time` is in seconds. Returns the study: `.best` is the model, `.leaderboard` the trials.
+    The same call again goes on with a study that is not finished. Raises AutomlError.
+    """
+    if not isinstance(space, Space):
+        space = Space.load(find(str(space)))
+    for _ in run(
+        space,
+        name=name or Path(space.source).stem,
+        studies=Path(studies),
+        trials=trials,
+        seconds=time,
+        data=root(data),
+        device=device,
+        workers=workers,
+        workers_per_gpu=workers_per_gpu,
+        seed=seed,
+    ):
+        pass
+    return Study.open(name or Path(space.source).stem, studies)
+
+
+def root(given: str | Path | None) -> Path | None:
+    """Where data lies: as given, else as the environment's AUTOML_DATA says. Raises OptionError."""
+    named = given or os.environ.get("AUTOML_DATA")
+    if not named:
+        return None
+    if not Path(named).is_dir():
+        source = "--data" if given else "AUTOML_DATA"
+        raise OptionError(f"{source}: got {str(named)!r}; want a folder that exists")
+    return Path(named)

@@ -1,0 +1,54 @@
+"""Training states on disk: written whole or not at all, checked when read, never unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+log = logging.getLogger("automl")
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Tensors, numbers, texts, lists and dicts, followed by their sha256. Keeps the previous file."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    body = buffer.getbuffer()
+    fresh = path.with_suffix(".new")
+    with fresh.open("wb") as file:
+        file.write(body)
+        file.write(hashlib.sha256(body).digest())
+    if path.exists():
+        os.replace(path, path.with_suffix(".old"))
+    os.replace(fresh, path)
+
+
+def load(path: Path) -> dict[str, Any] | None:
+    """The newest state that is whole, on the CPU; None where there is none."""
+    for candidate in (path, path.with_suffix(".old")):
+        try:
+            raw = candidate.read_bytes()
+        except FileNotFoundError:
+            continue
+        body, digest = memoryview(raw)[:-32], raw[-32:]
+        if hashlib.sha256(body).digest() == digest:
+            try:
+                state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+            except (pickle.UnpicklingError, RuntimeError) as error:
+                log.warning("%s: holds more than numbers and is not read: %s", candidate, error)
+                continue
+            if isinstance(state, dict):
+                return state
+        log.warning("%s: damaged checkpoint; going back to the one before", candidate)
+    return None
+
+
+def remove(path: Path) -> None:
+    for file in (path, path.with_suffix(".old"), path.with_suffix(".new")):
+        file.unlink(missing_ok=True)

@@ -1,0 +1,169 @@
+"""Train one model. Knows nothing of studies or terminals.
+
+Read `train` from top to bottom: that is all there is. Data lies whole on the device, batches are
+slices of it, and the device is waited for once an epoch.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from automl.config import Config, Task
+from automl.data import Data, Epoch, Images, Split
+from automl.training import checkpoint as disk
+from automl.training.precision import Precision
+
+SAVING = 1 / 30  # largest share of the time that may go into checkpoints
+
+
+class Diverged(Exception):
+    """The loss left the finite numbers: the config's fault, not the machine's."""
+
+
+def train(
+    config: Config,
+    data: Data,
+    *,
+    device: torch.device,
+    checkpoint: Path | None = None,
+    until: int | None = None,
+) -> Iterator[Epoch]:
+    """Train epoch by epoch; a caller that stops asking stops the training.
+
+    `data` lies on `device`. With `checkpoint`, epochs already in that file are given again without
+    training, and training goes on after them, bitwise as if it had never stopped (on a CPU).
+    Stops after epoch `until`, or after the config's epochs. Raises Diverged.
+    """
+    run = Run(config, data, device)
+    state = checkpoint and disk.load(checkpoint)
+    if state:
+        run.load(state)
+        yield from run.history
+
+    precision = Precision.of(device)
+    augment = config.augment.build(data.inputs, data.outputs, run.generator)
+    steps = math.ceil(len(data.train) / config.train.batch_size)
+    size = len(data.train) // steps  # all batches alike: at most steps - 1 examples wait
+    total = steps * config.train.epochs
+    last = min(until or config.train.epochs, config.train.epochs)
+    saved, cost = time.perf_counter(), 0.0
+
+    for number in range(len(run.history) + 1, last + 1):
+        began = time.perf_counter()
+        run.model.train()
+        order = torch.randperm(len(data.train), generator=run.generator, device=device)
+        losses = torch.zeros((), device=device)
+        for i in range(steps):
+            batch = order[i * size : (i + 1) * size]
+            x, y = augment(data.inputs.prepare(data.train.x[batch]), data.train.y[batch])
+
+            with precision.autocast():
+                logits = run.model(x.contiguous(memory_format=torch.channels_last))
+            loss = config.task.loss(logits, y, config.train.label_smoothing)
+            loss.backward()
+            losses += loss.detach()
+
+            step = (number - 1) * steps + i
+            factor = config.schedule.factor((step + 1) / total)
+            for group in run.optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+            if config.train.clip:
+                nn.utils.clip_grad_norm_(run.model.parameters(), config.train.clip)
+            run.optimizer.step()
+            run.optimizer.zero_grad(set_to_none=True)
+            run.average(step, steps)
+
+        metrics = evaluate(run.evaluated, data.valid, data.inputs, config.task)
+        train_loss = losses.item() / steps  # with the line above, the only waits for the device
+        if not math.isfinite(train_loss) or not math.isfinite(metrics["loss"]):
+            raise Diverged(f"loss {train_loss} in epoch {number}")
+        seconds = time.perf_counter() - began
+        run.history.append(Epoch(number, train_loss, metrics, seconds, steps * size))
+
+        now = time.perf_counter()
+        if checkpoint and (number == last or cost < SAVING * (now - saved)):
+            disk.save(checkpoint, run.state())
+            saved, cost = time.perf_counter(), time.perf_counter() - now
+        yield run.history[-1]
+
+
+def evaluate(model: nn.Module, split: Split, inputs: Images, task: Task) -> dict[str, float]:
+    """Loss and metrics over a split, in float32. `split` lies where the model does."""
+    sums: dict[str, Tensor] = {}
+    for logits, y in predict(model, split, inputs):
+        batch = {"loss": task.loss(logits, y) * len(y), **task.metrics(logits, y)}
+        sums = {name: sums.get(name, 0) + value for name, value in batch.items()}
+    values = torch.stack([value.double() for value in sums.values()]) / len(split)
+    return dict(zip(sums, values.tolist(), strict=True))
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, split: Split, inputs: Images) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits and targets, a batch at a time, in float32."""
+    was_training = model.training
+    model.eval()
+    size = max(1, 2**21 // math.prod(inputs.shape))  # 8 MB of float32 input: 682 CIFAR images
+    for x, y in zip(split.x.split(size), split.y.split(size), strict=True):
+        yield model(inputs.prepare(x).contiguous(memory_format=torch.channels_last)), y
+    model.train(was_training)
+
+
+class Run:
+    """All that changes while a model is trained, and therefore all that a checkpoint holds."""
+
+    def __init__(self, config: Config, data: Data, device: torch.device) -> None:
+        torch.manual_seed(config.seed)  # weights, and dropout from here on
+        model = config.model.build(data.inputs, data.outputs)
+        self.device, self.on_gpu = device, device.type == "cuda"
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = config.optimizer.build(self.model)
+        self.generator = torch.Generator(device).manual_seed(config.seed)  # order and augmentation
+        self.horizon = config.train.average
+        self.averaged = copy.deepcopy(self.model).requires_grad_(False) if self.horizon else None
+        self.history: list[Epoch] = []
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The weights that are scored and delivered."""
+        return self.model if self.averaged is None else self.averaged
+
+    @torch.no_grad()
+    def average(self, step: int, steps: int) -> None:
+        """A mean over all steps at first, then over the last `horizon` epochs, fading."""
+        if self.averaged is None:
+            return
+        share = max(1 / (step + 1), 1 / max(1, self.horizon * steps))
+        ours, theirs = self.averaged.state_dict().values(), self.model.state_dict().values()
+        floats = [(a, b) for a, b in zip(ours, theirs, strict=True) if a.is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], share)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "history": [asdict(epoch) for epoch in self.history],
+            "model": self.model.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if self.on_gpu else None,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.model.load_state_dict(state["model"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)

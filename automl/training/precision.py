@@ -1,0 +1,55 @@
+"""Which device, and which number format is fast on it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+
+from automl.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How training steps compute. Evaluation is always float32: the score is the model's own."""
+
+    device: torch.device
+    bf16: bool
+
+    @classmethod
+    def of(cls, device: torch.device) -> Precision:
+        if device.type == "cuda":
+            return cls(device, torch.cuda.is_bf16_supported(including_emulation=False))
+        if device.type == "cpu":
+            has = torch.cpu.get_capabilities()
+            return cls(device, bool(has.get("avx512_bf16") or has.get("amx_bf16")))
+        return cls(device, False)
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+
+def pick(name: str = "auto") -> torch.device:
+    """`auto` is the first GPU, else the CPU. Raises OptionError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise OptionError(f"--device {name}: {reason}; want auto, cpu or cuda:0") from error
+    return device
+
+
+def describe(device: torch.device) -> str:
+    """`NVIDIA H100 (bf16)`, `CPU, 2 cores (bf16)`."""
+    import os
+
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type.upper()}, {os.cpu_count()} cores"
+    )
+    return f"{name} ({'bf16' if Precision.of(device).bf16 else 'float32'})"

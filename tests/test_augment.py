@@ -1,0 +1,183 @@
+"""Changes to batches do what they say, by whole batches, from one generator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from automl.augment import coloured, cut, mirrored, mixed, moved
+from automl.config import Augment
+from automl.data import Images
+
+EVERYTHING = {
+    "name": "images",
+    "flip": True,
+    "crop": 2,
+    "colour": 0.3,
+    "cutout": 3,
+    "mixup": 0.5,
+}
+ONE_EACH = [{"name": "images", knob: EVERYTHING[knob]} for knob in list(EVERYTHING)[1:]]
+CONFIGS: list[Any] = [*Augment.members(), EVERYTHING, *ONE_EACH]
+
+configs = pytest.mark.parametrize("config", CONFIGS, ids=str)
+
+
+def draw(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def images(count: int = 16, shape: tuple[int, int, int] = (3, 9, 7)) -> Tensor:
+    return torch.randn(count, *shape, generator=draw(9))
+
+
+def applied(config: Any, x: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+    y = torch.arange(len(x)) % 4
+    return Augment.of(config).build(Images(tuple(x.shape[1:])), 4, draw(seed))(x, y)
+
+
+@configs
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 7), (3, 2, 2)], ids=str)
+def test_changed_images_keep_shape_and_type(config: Any, shape: tuple[int, int, int]) -> None:
+    for x in (images(5, shape), images(1, shape), images(5, shape).bfloat16()):
+        before = x.clone()
+        changed, y = applied(config, x)
+        assert changed.shape == x.shape
+        assert changed.dtype == x.dtype
+        assert changed.isfinite().all()
+        assert y.shape in [(len(x),), (len(x), 4)]
+        assert torch.equal(x, before)  # the data set is not touched
+
+
+@configs
+def test_the_generator_fixes_the_changes(config: Any) -> None:
+    torch.manual_seed(0)
+    one, one_y = applied(config, images(), seed=1)
+    torch.manual_seed(1)  # the global generator plays no part
+    same, same_y = applied(config, images(), seed=1)
+    assert torch.equal(one, same)
+    assert torch.equal(one_y, same_y)
+
+
+@pytest.mark.parametrize("config", [EVERYTHING, *ONE_EACH], ids=str)
+def test_another_draw_gives_other_changes(config: Any) -> None:
+    x = images()
+    assert not torch.equal(applied(config, x, seed=1)[0], x)
+    assert not torch.equal(applied(config, x, seed=1)[0], applied(config, x, seed=2)[0])
+
+
+@pytest.mark.parametrize("config", ["none", "images"])
+def test_nothing_changes_where_all_is_off(config: str) -> None:
+    x = images()
+    changed, y = applied(config, x)
+    assert torch.equal(changed, x)
+    assert torch.equal(y, torch.arange(len(x)) % 4)
+
+
+def test_flip_mirrors_about_half_of_the_images() -> None:
+    x = images(1000)
+    changed, _ = applied({"name": "images", "flip": True}, x)
+    kept = (changed == x).flatten(1).all(1)
+    flipped = (changed == x.flip(3)).flatten(1).all(1)
+    assert (kept ^ flipped).all()
+    assert 400 < flipped.sum() < 600
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_crop_is_a_window_of_the_image_with_a_mirrored_border(layout: torch.memory_format) -> None:
+    x, reach = images(200), 3
+    changed = moved(x.to(memory_format=layout), reach, flip=False, generator=draw())
+    padded = F.pad(x, (reach,) * 4, mode="reflect")
+    found = set()
+    for image, new in zip(padded, changed, strict=True):
+        windows = {
+            (row, column): image[:, row : row + 9, column : column + 7]
+            for row in range(2 * reach + 1)
+            for column in range(2 * reach + 1)
+        }
+        same = [place for place, window in windows.items() if torch.equal(window, new)]
+        assert len(same) == 1
+        found.add(same[0])
+    assert {row for row, _ in found} == {column for _, column in found} == set(range(7))
+
+
+def test_crop_and_flip_do_not_disturb_each_other() -> None:
+    x = images(300)
+    changed = moved(x, 2, flip=True, generator=draw())
+    padded = F.pad(x, (2,) * 4, mode="reflect").unfold(2, 9, 1).unfold(3, 7, 1)  # every window
+    both = torch.stack([padded, padded.flip(5)], 1)
+    same = (both == changed[:, None, :, None, None]).all(-1).all(-1).all(2).flatten(1)
+    assert same.any(1).all()
+
+
+def test_mirrored_places_come_back_from_the_border() -> None:
+    assert mirrored(torch.arange(-3, 7), 4).tolist() == [3, 2, 1, 0, 1, 2, 3, 2, 1, 0]
+
+
+def test_a_crop_is_at_most_half_of_the_image() -> None:
+    x = images(4, (1, 8, 8))
+    far, _ = applied({"name": "images", "crop": 128}, x)
+    half, _ = applied({"name": "images", "crop": 4}, x)
+    assert torch.equal(far, half)
+
+
+def test_cutout_sets_one_whole_square_of_each_image_to_the_mean() -> None:
+    x = images(500)
+    changed = cut(x, 3, draw())
+    hole = changed == 0
+    assert (hole.all(1) == hole.any(1)).all()  # in all channels alike
+    assert (hole[:, 0].sum((1, 2)) == 9).all()
+    assert torch.equal(changed[~hole], x[~hole])
+    rows, columns = hole[:, 0].any(2), hole[:, 0].any(1)
+    assert (rows.sum(1) == 3).all()
+    assert (columns.sum(1) == 3).all()
+    assert rows.any(0).all()  # no place is spared
+    assert columns.any(0).all()
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.2, 1.0, 5.0])
+def test_mixup_shares_sum_to_one_and_follow_the_beta(alpha: float) -> None:
+    classes = F.one_hot(torch.arange(4000) % 4, 4).float()
+    x = classes[:, :, None, None]  # an image is its class: both must be mixed alike
+    changed, shares = mixed(x, classes, alpha, draw())
+    torch.testing.assert_close(shares.sum(1), torch.ones(len(x)))
+    torch.testing.assert_close(changed[:, :, 0, 0], shares)
+    assert (shares >= 0).all()
+    ours = shares[torch.arange(len(x)), torch.arange(len(x)) % 4]
+    pairs = ours[ours < 1 - 1e-6] if alpha >= 0.2 else ours  # others had a partner of their class
+    if alpha >= 0.2:
+        variance = 1 / (4 * (2 * alpha + 1))
+        assert pairs.mean().item() == pytest.approx(0.5, abs=0.1)
+        assert pairs.var().item() == pytest.approx(variance, rel=0.25)
+    else:
+        assert ((pairs < 0.01) | (pairs > 0.99)).float().mean() > 0.9  # nearly a coin
+
+
+def test_mixup_gives_targets_as_shares() -> None:
+    _, shares = applied({"name": "images", "mixup": 1.0}, images())
+    assert shares.shape == (16, 4)
+    assert shares.is_floating_point()
+
+
+def test_colour_changes_each_image_in_one_way_and_within_its_strength() -> None:
+    x = images(300)
+    changed = coloured(x, 0.2, draw())
+    inner = changed - changed.mean((1, 2, 3), keepdim=True)
+    before = x - x.mean((1, 2, 3), keepdim=True)
+    grey = inner.mean(1).flatten(1).norm(dim=1) / before.mean(1).flatten(1).norm(dim=1)
+    assert (grey > 0.799).all()
+    assert (grey < 1.201).all()
+    assert grey.std() > 0.05
+    moved_by = (changed - x).mean((1, 2, 3))
+    assert moved_by.abs().max() < 0.201
+    assert moved_by.std() > 0.05
+
+
+def test_colour_leaves_grey_images_grey() -> None:
+    x = images(4)[:, :1].expand(-1, 3, -1, -1)
+    changed = coloured(x, 0.5, draw())
+    torch.testing.assert_close(changed[:, 0], changed[:, 2])
