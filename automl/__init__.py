@@ -1,7 +1,7 @@
 """Search for the best small neural network for your data.
 
-    study = automl.search("digits", trials=20)
-    study.best.predict(images)
+study = automl.search("digits", trials=20)
+study.best.predict(images)
 """
 
 from __future__ import annotations
@@ -10,7 +10,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from automl.config import Augment, Config, Model, Optimizer, Part, Pruner, Sampler, Schedule, Task
+    from automl.config import (
+        Augment,
+        Config,
+        Model,
+        Optimizer,
+        Part,
+        Pruner,
+        Sampler,
+        Schedule,
+        Task,
+    )
     from automl.data import Data, Epoch, Images, Metric, Split
     from automl.errors import AutomlError
     from automl.results.artifact import Artifact, Prediction, load

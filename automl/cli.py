@@ -28,18 +28,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-spaces = typer.Typer(help="Check and show search spaces.", no_args_is_help=True, rich_markup_mode=None)
+spaces = typer.Typer(
+    help="Check and show search spaces.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(spaces, name="space")
 
 SpaceName = Annotated[str, typer.Argument(help="a space by name (`automl list`) or a YAML file")]
 StudyName = Annotated[str, typer.Argument(help="a study by name")]
 Studies = Annotated[Path, typer.Option(help="the folder that holds the studies")]
 DataPath = Annotated[
-    Path | None, typer.Option("--data", help="where data lies on disk; else AUTOML_DATA, else download")
+    Path | None,
+    typer.Option("--data", help="where data lies on disk; else AUTOML_DATA, else download"),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Plugins = Annotated[
-    list[Path] | None, typer.Option("--plugin", help="a Python file with parts of your own; it is run")
+    list[Path] | None,
+    typer.Option("--plugin", help="a Python file with parts of your own; it is run"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on standard output")]
 
@@ -47,13 +51,19 @@ Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on 
 @app.command()
 def search(
     space: SpaceName,
-    trials: Annotated[int, typer.Option(help="trials in all; the same command goes on to that number")] = 100,
+    trials: Annotated[
+        int, typer.Option(help="trials in all; the same command goes on to that number")
+    ] = 100,
     time: Annotated[str | None, typer.Option(help="end by then: 90s, 30m, 8h, 1h30m")] = None,
-    name: Annotated[str | None, typer.Option(help="name of the study; else that of the space")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="name of the study; else that of the space")
+    ] = None,
     studies: Studies = Path("studies"),
     data: DataPath = None,
     device: Device = "auto",
-    workers: Annotated[int | None, typer.Option(help="processes; else one a core, or one a GPU")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="processes; else one a core, or one a GPU")
+    ] = None,
     workers_per_gpu: Annotated[int, typer.Option(help="processes on each GPU")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="of the proposals, weights and batches")] = 0,
     plugin: Plugins = None,
@@ -96,7 +106,9 @@ def search(
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="a config: a space without holes")],
-    out: Annotated[Path | None, typer.Option(help="folder for the model; else models/<config>")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for the model; else models/<config>")
+    ] = None,
     data: DataPath = None,
     device: Device = "auto",
     plugin: Plugins = None,
@@ -112,7 +124,9 @@ def train(
     folder = out or Path("models") / config.stem
     for epoch in fit(whole, folder, root=root(data), device=pick(device)):
         scores = "  ".join(f"{name} {value:.4f}" for name, value in epoch.metrics.items())
-        _note(f"epoch {epoch.number:>3}  train loss {epoch.train_loss:.4f}  {scores}  {epoch.seconds:.1f} s")
+        _note(
+            f"epoch {epoch.number:>3}  train loss {epoch.train_loss:.4f}  {scores}  {epoch.seconds:.1f} s"
+        )
     model = artifact.load(folder)
     if as_json:
         print(json.dumps(model.metrics))
@@ -206,7 +220,10 @@ def dashboard(
         server = make_server("127.0.0.1", port, pages, server_class=Threaded)
     except OSError as error:
         raise OptionError(f"--port {port}: {error.strerror}; give another one") from error
-    print(f"http://127.0.0.1:{port}/dashboard/studies/{study.optuna._study_id}  (Ctrl-C ends it)", flush=True)
+    print(
+        f"http://127.0.0.1:{port}/dashboard/studies/{study.optuna._study_id}  (Ctrl-C ends it)",
+        flush=True,
+    )
     try:
         server.serve_forever()
     except KeyboardInterrupt:
@@ -228,12 +245,17 @@ def doctor(data: DataPath = None) -> None:
 
     for package, number in versions().items():
         print(f"{package:<14} {number}")
-    found = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
+    found = [
+        torch.device("cpu"),
+        *(torch.device("cuda", i) for i in range(torch.cuda.device_count())),
+    ]
     for device in found:
         print(f"{device!s:<14} {precision.describe(device)}")
     print(f"{'searches on':<14} {precision.pick()}, {len(os.sched_getaffinity(0))} cores")
     print(f"{'free disk':<14} {shutil.disk_usage('.').free / 1e9:.1f} GB here")
-    print(f"{'data':<14} {root(data) or 'downloaded when needed; --data or AUTOML_DATA names a folder'}")
+    print(
+        f"{'data':<14} {root(data) or 'downloaded when needed; --data or AUTOML_DATA names a folder'}"
+    )
     print(f"{'cache':<14} {cache_folder()}")
 
 

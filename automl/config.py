@@ -43,9 +43,18 @@ Place = tuple[str | int, ...]
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'sgd'? Known: adamw, muon, sgd.`"""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    meant = f"did you mean {close[0]!r}? " if close else ""
-    return f"; {meant}Known: {', '.join(known)}."
+    alike = {key.lower(): key for key in known if len(key) <= 64}  # long ones cost seconds
+    close = difflib.get_close_matches(name[:64].lower(), alike, n=1)
+    meant = f"did you mean {alike[close[0]]!r}? " if close else ""
+    listed = [key if key.isprintable() and len(key) <= 64 else shown(key) for key in known[:24]]
+    more = f" and {len(known) - 24} more" if len(known) > 24 else ""
+    return f"; {meant}Known: {', '.join(listed)}{more}."
+
+
+def shown(value: Any) -> str:
+    """What somebody wrote, in one line for a terminal: no control characters, never long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class Strict(BaseModel):
@@ -65,7 +74,7 @@ class Strict(BaseModel):
 
     @classmethod
     def of(cls, value: Any) -> Self:
-        """The checked object that a dict, or for a part its bare name, stands for. Raises SpaceError."""
+        """The checked object that a dict, or a part's bare name, stands for. Raises SpaceError."""
         try:
             return cls.model_validate(value)
         except ValidationError as error:
@@ -74,7 +83,7 @@ class Strict(BaseModel):
 
 
 class Part(Strict):
-    """A choice with knobs. A family is a direct subclass that says in `home` where its members live."""
+    """A choice with knobs. A family is a direct subclass whose `home` says where members live."""
 
     home: ClassVar[str]
     name: str
@@ -89,11 +98,13 @@ class Part(Strict):
         name = value.get("name") if isinstance(value, dict) else value
         kind = cls.__name__.lower()
         if not isinstance(name, str):
-            told = f"want the name of a {kind}, or a mapping with a name{nearest('', cls.members())}"
+            got = "no name" if isinstance(value, dict) and name is None else shown(name)
+            told = f"got {got}; want the name of the {kind}, alone or in a mapping"
+            told += nearest("", cls.members())
             raise PydanticCustomError("no_name", "{told}", {"told": told})
         if name not in cls.members():
-            told = f"no {kind} is called {name!r}{nearest(name, cls.members())}"
-            raise PydanticCustomError("unknown_part", "{told}", {"told": told, "key": "name"})
+            told = f"no {kind} is called {shown(name)}{nearest(name, cls.members())}"
+            raise PydanticCustomError("unknown_part", "{told}", {"told": told})
         return cls.members()[name].model_validate(value)
 
     @classmethod
@@ -121,7 +132,7 @@ class Part(Strict):
             if key == "name" or value == knob.get_default(call_default_factory=True):
                 continue
             if isinstance(value, list) and value and isinstance(value[0], Part):
-                words += [part.summary for part in value]
+                words.append(", ".join(part.summary for part in value))
             elif isinstance(value, float):
                 words.append(f"{key} {value:.3g}")
             elif isinstance(value, bool):
@@ -262,11 +273,16 @@ class Train(Strict):
     """How long and in what steps."""
 
     epochs: int = Field(20, ge=1, le=10_000, description="passes over the training split")
-    batch_size: int = Field(128, ge=1, le=65_536, description="examples a step")
-    label_smoothing: float = Field(0.0, ge=0, le=0.5, description="share of the target spread over all classes")
+    batch_size: int = Field(128, ge=2, le=65_536, description="examples a step")
+    label_smoothing: float = Field(
+        0.0, ge=0, le=0.5, description="share of the target spread over all classes"
+    )
     clip: float = Field(0.0, ge=0, le=1000, description="largest gradient norm; 0 clips nothing")
     average: float = Field(
-        1.0, ge=0, le=100, description="epochs over which weights are averaged for evaluation; 0: off"
+        1.0,
+        ge=0,
+        le=100,
+        description="epochs over which weights are averaged for evaluation; 0: off",
     )
 
 
@@ -280,7 +296,9 @@ class Config(Strict):
     schedule: SerializeAsAny[Schedule] = Field(default_factory=lambda: Schedule.of("wsd"))
     augment: SerializeAsAny[Augment] = Field(default_factory=lambda: Augment.of("none"))
     train: Train = Train()
-    seed: int = Field(0, ge=0, lt=2**31, description="of the weights, the batches and the augmentation")
+    seed: int = Field(
+        0, ge=0, lt=2**31, description="of the weights, the batches and the augmentation"
+    )
 
     @property
     def summary(self) -> str:
@@ -313,16 +331,37 @@ WANTED = {
     "list_type": "want a list",
     "model_type": "want a mapping",
     "finite_number": "want a finite number",
+    "literal_error": "want {expected}",
+    "greater_than": "want more than {gt}",
+    "greater_than_equal": "want at least {ge}",
+    "less_than": "want less than {lt}",
+    "less_than_equal": "want at most {le}",
+    "too_short": "want at least {min_length}",
+    "too_long": "want at most {max_length}",
 }
 
 
 def _problem(detail: ErrorDetails) -> tuple[Place, str]:
-    place, kind, got = detail["loc"], detail["type"], detail["input"]
-    if kind in ("unknown_knob", "unknown_part", "no_name"):
-        key = detail.get("ctx", {}).get("key")
-        return (*place, key) if kind == "unknown_knob" and key is not None else place, detail["msg"]
+    place, kind, facts = detail["loc"], detail["type"], detail.get("ctx", {})
+    if "told" in facts:  # our own words, see PydanticCustomError
+        return (*place, facts["key"]) if "key" in facts else place, facts["told"]
     if kind == "missing":
-        return place, "is missing"
-    wanted = WANTED.get(kind) or detail["msg"].replace("Input should be", "want")
-    shown = repr(got)
-    return place, f"got {shown if len(shown) <= 60 else shown[:57] + '...'}; {wanted}"
+        family = {"task": Task, "model": Model}.get(dotted(place))
+        wanted = (
+            f"; want the name of the {dotted(place)}{nearest('', family.members())}"
+            if family
+            else ""
+        )
+        return place, f"is missing{wanted}"
+    got = (
+        f"{len(detail['input'])} items"
+        if kind in ("too_short", "too_long")
+        else shown(detail["input"])
+    )
+    if kind in WANTED:
+        wanted = WANTED[kind].format(**facts)
+        if kind in ("int_type", "float_type") and isinstance(detail["input"], list | dict):
+            wanted += f", or a hole, {{{kind[:-5]}: [lowest, highest]}}"
+    else:
+        wanted = detail["msg"].replace("Input should be", "want")
+    return place, f"got {got}; {wanted}"

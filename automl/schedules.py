@@ -32,7 +32,7 @@ class Wsd(Schedule):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if (total := self.warmup + self.cooldown) > 1 + 1e-9:
+        if (total := self.warmup + self.cooldown) > 1:
             told = f"warmup and cooldown take {total:g} of all steps together; want at most 1"
             raise PydanticCustomError("warmup_cooldown", "{told}", {"told": told})
         return self

@@ -89,7 +89,9 @@ class Screen:
             "live": shlex.join(["automl", "dashboard", study.name, *studies_option(study.path)]),
         }
         if event.done or event.resumed:
-            facts["goes on"] = f"{event.done} of {event.trials} trials done, {event.resumed} under way"
+            facts["goes on"] = (
+                f"{event.done} of {event.trials} trials done, {event.resumed} under way"
+            )
         for what, told in facts.items():
             self.out.print(f"[bold]{what:<8}[/] {told}")
         if event.done < event.trials:
@@ -206,7 +208,9 @@ def knobs(space: Space, sizes: list[int]) -> str:
     width = max((len(name) for name in found), default=0)
     lines = [f"{name:<{width}}  {span(hole)}" for name, hole in found.items()]
     conditions = sum(isinstance(h, Choice) and bool(h.conditional) for h in found.values())
-    lines.append(f"\n{len(found)} knobs, {conditions} of which open others, {len(space.start)} starts")
+    lines.append(
+        f"\n{len(found)} knobs, {conditions} of which open others, {len(space.start)} starts"
+    )
     if sizes:
         tenth, middle, most = sizes[len(sizes) // 10], sizes[len(sizes) // 2], sizes[-1]
         lines.append(
@@ -223,7 +227,9 @@ def knobs(space: Space, sizes: list[int]) -> str:
 def span(hole: Hole) -> str:
     if isinstance(hole, Choice):
         return " | ".join(map(str, hole.options))
-    more = " (log)" if hole.log else f" in steps of {hole.step}" if hole.step not in (None, 1) else ""
+    more = (
+        " (log)" if hole.log else f" in steps of {hole.step}" if hole.step not in (None, 1) else ""
+    )
     return f"{hole.low} to {hole.high}{more}"
 
 

@@ -181,3 +181,20 @@ def test_colour_leaves_grey_images_grey() -> None:
     x = images(4)[:, :1].expand(-1, 3, -1, -1)
     changed = coloured(x, 0.5, draw())
     torch.testing.assert_close(changed[:, 0], changed[:, 2])
+
+
+def test_colour_changes_saturation_apart_from_contrast() -> None:
+    x = images(300)
+    changed = coloured(x, 0.2, draw())
+
+    def spread(x: Tensor) -> Tensor:
+        return (x - x.mean(1, keepdim=True)).flatten(1).norm(dim=1)  # of colours around grey
+
+    def contrast(x: Tensor) -> Tensor:
+        grey = x.mean(1).flatten(1)
+        return (grey - grey.mean(1, keepdim=True)).norm(dim=1)
+
+    saturation = (spread(changed) / spread(x)) / (contrast(changed) / contrast(x))
+    assert (saturation > 0.799).all()
+    assert (saturation < 1.201).all()
+    assert saturation.std() > 0.05

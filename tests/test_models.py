@@ -313,3 +313,12 @@ def test_a_wrong_knob_is_told_with_its_place(knobs: dict[str, Any], told: str) -
     with pytest.raises(SpaceError) as error:
         Cnn.of(knobs)
     assert told in str(error.value)
+
+
+def test_the_logit_scale_multiplies_the_logits() -> None:
+    torch.manual_seed(0)
+    net = built("cnn").eval()
+    torch.manual_seed(0)
+    scaled = built({"name": "cnn", "logit_scale": 0.5}).eval()
+    x = torch.randn(2, *SMALL)
+    torch.testing.assert_close(scaled(x), 0.5 * net(x))

@@ -164,6 +164,23 @@ def test_muon_steps_are_nearly_orthogonal_for_filters_too() -> None:
     assert values.max() < 1.3
 
 
+def test_muon_steps_hidden_matrices_as_torch_does() -> None:
+    net = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 64), nn.Linear(64, 16), nn.Linear(16, 3))
+    other = copy.deepcopy(net)
+    knobs = {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.1}
+    ours = Optimizer.of({"name": "muon", **knobs}).build(net)
+    theirs = torch.optim.Muon([other[1].weight, other[2].weight], **knobs)
+    for _ in range(3):
+        for mine, copied in zip(net.parameters(), other.parameters(), strict=True):
+            mine.grad = torch.randn_like(mine)
+            copied.grad = mine.grad.clone()
+        ours.step()
+        theirs.step()
+    for layer in (1, 2):
+        gap = net[layer].weight - other[layer].weight
+        assert gap.norm() < 0.02 * other[layer].weight.norm()  # theirs is in bfloat16
+
+
 def test_muon_leaves_the_first_layer_the_head_norms_and_biases_to_adamw() -> None:
     net = toy()
     optimizer = Optimizer.of("muon").build(net)

@@ -75,7 +75,8 @@ def records(task: Cifar) -> dict[str, bytes]:
         share = sum(other == part for other in task.parts.values())
         count = task.counts[part] // share
         table = noise(count, task.header + 3072, seed=number)
-        table[:, task.header - 1] = np.arange(number * count, (number + 1) * count) % len(task.labels)
+        classes = np.arange(number * count, (number + 1) * count) % len(task.labels)
+        table[:, task.header - 1] = classes
         files[name] = table.tobytes()
     return files
 
@@ -745,14 +746,7 @@ real = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A cache that outlives the test: CIFAR-10 takes ten seconds to decode."""
-    monkeypatch.setenv("AUTOML_CACHE", str(tmp_path_factory.getbasetemp() / "kept"))
-
-
 @real
-@pytest.mark.usefixtures("kept")
 def test_cifar10_is_cifar10() -> None:
     task = Task.of("cifar10")
     data, test = task.load(REAL), task.test(REAL)
@@ -771,7 +765,6 @@ def test_cifar10_is_cifar10() -> None:
 
 
 @real
-@pytest.mark.usefixtures("kept")
 def test_fashion_mnist_is_fashion_mnist() -> None:
     task = Task.of("fashion-mnist")
     data, test = task.load(REAL), task.test(REAL)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ class Process:
     """One worker, and what it has told of its next event so far."""
 
     popen: subprocess.Popen[bytes]
-    unread: bytearray = field(default_factory=bytearray)
+    unread: bytes = b""
 
 
 class Local(Engine):
@@ -65,8 +65,7 @@ class Local(Engine):
             slot = key.data
             process = self.processes[slot]
             chunk = os.read(key.fd, 1 << 16)
-            process.unread += chunk
-            *lines, process.unread = process.unread.split(b"\n")
+            *lines, process.unread = (process.unread + chunk).split(b"\n")
             told += [(slot, decode(line)) for line in lines]
             if not chunk:
                 self._end(slot)

@@ -126,7 +126,7 @@ class Stage(Part):
     channels: int = Field(default=64, ge=1, le=2048, description="width of each block")
     depth: int = Field(default=1, ge=1, le=16, description="number of blocks")
     kernel: Kernel = Field(default=3, description="side of the spatial filters in pixels")
-    downsample: Downsample = Field(default="pool", description="how the first block halves the map")
+    downsample: Downsample = Field(default="pool", description="how its first block halves the map")
     se: float = Field(
         default=0.0,
         ge=0,
@@ -143,6 +143,10 @@ class Stage(Part):
     @abstractmethod
     def block(self, inputs: int, style: Style, down: Downsample, drop: float) -> nn.Module:
         """One block; with `drop`, the share of examples that skip its residual branch."""
+
+    @property
+    def summary(self) -> str:
+        return f"{self.name} {self.depth}x{self.channels}"
 
     def excite(self, channels: int) -> list[nn.Module]:
         return [SqueezeExcite(channels, self.se)] if self.se else []
@@ -246,7 +250,7 @@ class Cnn(Model):
     name: Literal["cnn"] = "cnn"
     stem: Stem = Field(default=Stem(), description="the first convolution")
     stages: list[SerializeAsAny[Stage]] = Field(
-        default=[Residual(channels=64), Residual(channels=128), Residual(channels=256)],
+        default=[Plain(channels=channels, depth=2) for channels in (32, 64, 128)],
         min_length=1,
         max_length=8,
         description="rows of blocks, from the stem to the head",

@@ -74,7 +74,9 @@ class Delivery:
         return tested
 
 
-def fit(config: Config, folder: Path, *, root: Path | None, device: torch.device) -> Iterator[Epoch]:
+def fit(
+    config: Config, folder: Path, *, root: Path | None, device: torch.device
+) -> Iterator[Epoch]:
     """Train one config, test it and leave it in `folder`. The same call goes on after a stop."""
     data = config.task.load(root)
     measure(config, data.inputs, data.outputs)

@@ -276,7 +276,7 @@ class Driver:
         finished = [row for row in rows if row.state == "finished"]
         best = finished[0] if finished else None
         is_best = best is not None and best.trial == number
-        return Closed(ended, best and best.score, is_best, self.done, self.left)
+        return Closed(ended, best.score if best else None, is_best, self.done, self.left)
 
     @property
     def left(self) -> float | None:

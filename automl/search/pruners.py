@@ -23,9 +23,15 @@ class Auto(Pruner):
     """
 
     name: Literal["auto"] = "auto"
-    first: float = Field(default=1 / 9, gt=0, le=1, description="first rung, as a share of all epochs")
-    factor: float = Field(default=3.0, ge=1.5, le=10, description="of each rung one in this many goes on")
-    wait: int = Field(default=3, ge=1, le=100, description="trials a rung must have seen before it stops one")
+    first: float = Field(
+        default=1 / 9, gt=0, le=1, description="first rung, as a share of all epochs"
+    )
+    factor: float = Field(
+        default=3.0, ge=1.5, le=10, description="of each rung one in this many goes on"
+    )
+    wait: int = Field(
+        default=3, ge=1, le=100, description="trials a rung must have seen before it stops one"
+    )
 
     def rungs(self, epochs: int) -> list[int]:
         """The epochs after which is decided."""
@@ -40,11 +46,11 @@ class Auto(Pruner):
         rung = len(curve)
         if rung not in self.rungs(epochs):
             return None
-        rivals = sorted((max(other[:rung]) for other in others if len(other) >= rung), reverse=True)
+        rivals = [max(other[:rung]) for other in others if len(other) >= rung]
         if len(rivals) < self.wait:
             return None
         best = max(curve)
-        rank = 1 + sum(rival > best for rival in rivals)
+        rank = 1 + sum(rival >= best for rival in rivals)  # a tie is no reason to spend more
         goes_on = max(1, math.floor((len(rivals) + 1) / self.factor))
         if rank <= goes_on:
             return None

@@ -8,7 +8,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +68,7 @@ def run(
     seed: int = 0,
     plugins: Sequence[Path] = (),
     began: float | None = None,
-) -> Iterator[Told]:
+) -> Generator[Told]:
     """Search, and tell what happens. `trials` counts all of a study, those of earlier runs too.
 
     Nothing is written before space, data and options are checked. Raises AutomlError. `began` is

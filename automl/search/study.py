@@ -1,12 +1,12 @@
 """A study on disk: who may write it, what it was begun with, and what is in it.
 
-    studies/NAME/space.yaml       the space as searched
-                 manifest.json    versions, seed, data fingerprint, device, space digest
-                 journal.log      every trial; opens in optuna-dashboard and with optuna.load_study
-                 leaderboard.md   and .csv
-                 best/            the best model, see automl.load
-                 trials/          checkpoints of the trials under way and of the best few
-                 workers.log      what the parts printed
+studies/NAME/space.yaml       the space as searched
+             manifest.json    versions, seed, data fingerprint, device, space digest
+             journal.log      every trial; opens in optuna-dashboard and with optuna.load_study
+             leaderboard.md   and .csv
+             best/            the best model, see automl.load
+             trials/          checkpoints of the trials under way and of the best few
+             workers.log      what the parts printed
 """
 
 from __future__ import annotations
@@ -201,9 +201,7 @@ class Study:
     @property
     def optuna(self) -> optuna.Study:
         """As Optuna sees it."""
-        return optuna.load_study(
-            study_name=self.name, storage=storage(self.path / "journal.log")
-        )
+        return optuna.load_study(study_name=self.name, storage=storage(self.path / "journal.log"))
 
     @property
     def leaderboard(self) -> list[Row]:

@@ -103,6 +103,7 @@ class ImageTask(Task):
         """Logistic regression on at most 5,000 training images, shrunk to at most 8x8 pixels."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         height, width = (min(8, side) for side in data.inputs.shape[1:])
 
@@ -114,7 +115,8 @@ class ImageTask(Task):
         drawn = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:5000]
         x, y = features(data.train.x[drawn]), data.train.y[drawn]
         mean, std = x.mean(0), x.std(0, correction=0).clamp_min(1)  # 1: a step of one grey level
-        with warnings.catch_warnings():
+        # one thread: on 2 cores shared with other work, two took about twice as long
+        with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # 50 steps come close enough
             model = LogisticRegression(max_iter=50).fit((x - mean) / std, y.cpu())
         guesses = torch.from_numpy(model.predict((features(data.valid.x) - mean) / std))

@@ -20,18 +20,18 @@ def save(path: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     body = buffer.getbuffer()
-    fresh = path.with_suffix(".new")
+    fresh = _beside(path, ".new")
     with fresh.open("wb") as file:
         file.write(body)
         file.write(hashlib.sha256(body).digest())
     if path.exists():
-        os.replace(path, path.with_suffix(".old"))
+        os.replace(path, _beside(path, ".old"))
     os.replace(fresh, path)
 
 
 def load(path: Path) -> dict[str, Any] | None:
     """The newest state that is whole, on the CPU; None where there is none."""
-    for candidate in (path, path.with_suffix(".old")):
+    for candidate in (path, _beside(path, ".old")):
         try:
             raw = candidate.read_bytes()
         except FileNotFoundError:
@@ -50,5 +50,9 @@ def load(path: Path) -> dict[str, Any] | None:
 
 
 def remove(path: Path) -> None:
-    for file in (path, path.with_suffix(".old"), path.with_suffix(".new")):
+    for file in (path, _beside(path, ".old"), _beside(path, ".new")):
         file.unlink(missing_ok=True)
+
+
+def _beside(path: Path, end: str) -> Path:
+    return path.with_name(path.name + end)

@@ -41,17 +41,19 @@ def train(
 
     `data` lies on `device`. With `checkpoint`, epochs already in that file are given again without
     training, and training goes on after them, bitwise as if it had never stopped (on a CPU).
-    Stops after epoch `until`, or after the config's epochs. Raises Diverged.
+    What another config or other data left in it is written over. Stops after epoch `until`, or
+    after the config's epochs. Raises Diverged.
     """
     run = Run(config, data, device)
     state = checkpoint and disk.load(checkpoint)
-    if state:
+    if state and state["of"] == run.of:
         run.load(state)
         yield from run.history
 
     precision = Precision.of(device)
     augment = config.augment.build(data.inputs, data.outputs, run.generator)
     steps = math.ceil(len(data.train) / config.train.batch_size)
+    steps = min(steps, len(data.train) // 2)  # batch norm wants two examples
     size = len(data.train) // steps  # all batches alike: at most steps - 1 examples wait
     total = steps * config.train.epochs
     last = min(until or config.train.epochs, config.train.epochs)
@@ -121,6 +123,7 @@ class Run:
     """All that changes while a model is trained, and therefore all that a checkpoint holds."""
 
     def __init__(self, config: Config, data: Data, device: torch.device) -> None:
+        self.of = f"{config.model_dump_json()} {data.fingerprint}"
         torch.manual_seed(config.seed)  # weights, and dropout from here on
         model = config.model.build(data.inputs, data.outputs)
         self.device, self.on_gpu = device, device.type == "cuda"
@@ -138,16 +141,17 @@ class Run:
 
     @torch.no_grad()
     def average(self, step: int, steps: int) -> None:
-        """A mean over all steps at first, then over the last `horizon` epochs, fading."""
+        """Over the last quarter of all steps, and never more than `horizon` epochs; fading."""
         if self.averaged is None:
             return
-        share = max(1 / (step + 1), 1 / max(1, self.horizon * steps))
+        share = 1 / (1 + min(step / 4, self.horizon * steps))
         ours, theirs = self.averaged.state_dict().values(), self.model.state_dict().values()
         floats = [(a, b) for a, b in zip(ours, theirs, strict=True) if a.is_floating_point()]
         torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], share)
 
     def state(self) -> dict[str, Any]:
         return {
+            "of": self.of,
             "history": [asdict(epoch) for epoch in self.history],
             "model": self.model.state_dict(),
             "averaged": None if self.averaged is None else self.averaged.state_dict(),

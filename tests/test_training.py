@@ -1,0 +1,344 @@
+"""One seed trains to one result, whatever is stopped, killed or damaged on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from automl.config import Config, Optimizer, Schedule, Task
+from automl.data import Data, Epoch, Images, Split
+from automl.training import Diverged, checkpoint, evaluate, train
+
+CPU = torch.device("cpu")
+EPOCHS = 4
+MLP = {"name": "mlp", "widths": [16]}
+
+
+def config(**changes: Any) -> Config:
+    """A small training; `train` and the other sections may be changed."""
+    steps = {"epochs": EPOCHS, "batch_size": 32} | changes.pop("train", {})
+    return Config.of({"task": "digits", "model": MLP, "seed": 3} | changes | {"train": steps})
+
+
+def busy(optimizer: str) -> Config:
+    """All that draws random numbers or keeps state at once."""
+    stages = [{"name": "residual", "channels": 8}]
+    return config(
+        model={"name": "cnn", "stages": stages, "dropout": 0.2, "stochastic_depth": 0.2},
+        augment={"name": "images", "flip": True, "crop": 1, "cutout": 2, "mixup": 0.4},
+        optimizer=optimizer,
+        train={"average": 1.0, "label_smoothing": 0.1, "clip": 1.0},
+    )
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return Task.of({"name": "digits", "per_class": 12}).load(None)
+
+
+def blobs(classes: int, each: int = 20) -> Data:
+    """Images that show their class as their brightness."""
+    draw = torch.Generator().manual_seed(0)
+    y = torch.arange(classes).repeat(each)
+    noise = torch.randint(0, 200 // classes, (len(y), 1, 4, 4), generator=draw)
+    x = (y.view(-1, 1, 1, 1) * 200 // classes + noise).to(torch.uint8)
+    labels = [f"class {k}" for k in range(classes)]
+    return Data(Split(x, y), Split(x, y), Images.measure(x), labels, "blobs")
+
+
+def told(epochs: list[Epoch]) -> list[tuple[Any, ...]]:
+    """All but the time that it took."""
+    return [(e.number, e.train_loss, sorted(e.metrics.items()), e.examples) for e in epochs]
+
+
+def run(config: Config, data: Data, file: Path, until: int | None = None) -> list[tuple[Any, ...]]:
+    return told(list(train(config, data, device=CPU, checkpoint=file, until=until)))
+
+
+def weights(file: Path) -> dict[str, Tensor]:
+    """What would be delivered."""
+    state = checkpoint.load(file)
+    assert state is not None
+    found: dict[str, Tensor] = state["averaged"] or state["model"]
+    return found
+
+
+def same(a: Any, b: Any) -> bool:
+    """Bitwise, however deep."""
+    if isinstance(a, Tensor):
+        return torch.equal(a, b) and a.dtype == b.dtype
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def test_the_same_seed_gives_the_same_model_bit_by_bit(data: Data, tmp_path: Path) -> None:
+    first, second = (run(busy("adamw"), data, tmp_path / name) for name in "ab")
+    assert first == second
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_another_seed_gives_another_model(data: Data, tmp_path: Path) -> None:
+    other = busy("adamw").model_copy(update={"seed": 4})
+    assert run(busy("adamw"), data, tmp_path / "a") != run(other, data, tmp_path / "b")
+
+
+@pytest.mark.parametrize("name", Optimizer.members())
+def test_going_on_after_any_epoch_is_as_if_never_stopped(
+    name: str, data: Data, tmp_path: Path
+) -> None:
+    undisturbed = run(busy(name), data, tmp_path / "whole")
+    end = checkpoint.load(tmp_path / "whole")
+    assert end is not None
+    for stop in range(1, EPOCHS):
+        file = tmp_path / f"stopped {stop}"
+        assert run(busy(name), data, file, until=stop) == undisturbed[:stop]
+        torch.manual_seed(99)  # another process would not have our random state
+        assert run(busy(name), data, file) == undisturbed
+        resumed = checkpoint.load(file)
+        assert resumed is not None
+        for part in ("model", "averaged", "optimizer", "generator", "random"):
+            assert same(resumed[part], end[part]), part
+
+
+def test_epochs_that_are_in_the_checkpoint_are_told_again(data: Data, tmp_path: Path) -> None:
+    first = list(train(config(), data, device=CPU, checkpoint=tmp_path / "c"))
+    assert list(train(config(), data, device=CPU, checkpoint=tmp_path / "c")) == first
+
+
+@pytest.mark.parametrize("stop", range(1, EPOCHS))
+def test_who_stops_asking_leaves_a_checkpoint_to_go_on_with(
+    stop: int, data: Data, tmp_path: Path
+) -> None:
+    undisturbed = run(busy("muon"), data, tmp_path / "whole")
+    epochs = train(busy("muon"), data, device=CPU, checkpoint=tmp_path / "closed")
+    for _ in range(stop):
+        next(epochs)
+    epochs.close()  # type: ignore[attr-defined] # a generator
+    assert checkpoint.load(tmp_path / "closed")
+    assert run(busy("muon"), data, tmp_path / "closed") == undisturbed
+    assert same(weights(tmp_path / "closed"), weights(tmp_path / "whole"))
+
+
+class Planted:
+    """What a pickle can do to whoever opens it."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return open, (str(self.file), "w")
+
+
+def sealed(body: bytes) -> bytes:
+    return body + hashlib.sha256(body).digest()
+
+
+def saved(state: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return sealed(buffer.getvalue())
+
+
+DAMAGES: dict[str, Callable[[bytes, Path], bytes]] = {
+    "flipped": lambda raw, _: raw[:900] + bytes([raw[900] ^ 1]) + raw[901:],
+    "truncated": lambda raw, _: raw[: len(raw) // 2],
+    "its digest cut": lambda raw, _: raw[:-1],
+    "empty": lambda raw, _: b"",
+    "a list": lambda raw, _: saved([1, 2]),
+    "a planted pickle": lambda raw, bait: sealed(pickle.dumps(Planted(bait), protocol=2)),
+    "planted in a state": lambda raw, bait: saved({"history": Planted(bait)}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_not_read_but_the_one_before(
+    damage: str, data: Data, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, bait = tmp_path / "c", tmp_path / "bait"
+    undisturbed = run(config(), data, tmp_path / "whole")
+    run(config(), data, file, until=1)
+    run(config(), data, file, until=2)
+    file.write_bytes(DAMAGES[damage](file.read_bytes(), bait))
+
+    with caplog.at_level(logging.WARNING, "automl"):
+        before = checkpoint.load(file)
+    assert before is not None
+    assert len(before["history"]) == 1
+    assert str(file) in caplog.text
+    assert run(config(), data, file) == undisturbed
+    assert not bait.exists()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_training_starts_afresh_where_no_checkpoint_is_whole(
+    damage: str, data: Data, tmp_path: Path
+) -> None:
+    undisturbed = run(config(), data, tmp_path / "whole")
+    file, bait = tmp_path / "c", tmp_path / "bait"
+    run(config(), data, file, until=2)
+    for each in (file, file.with_suffix(".old")):
+        each.write_bytes(DAMAGES[damage]((tmp_path / "whole").read_bytes(), bait))
+    assert run(config(), data, file) == undisturbed
+    assert not bait.exists()
+
+
+def test_a_checkpoint_of_another_config_is_not_gone_on_with(data: Data, tmp_path: Path) -> None:
+    faster = config(optimizer={"name": "adamw", "lr": 0.03})
+    wider = config(model={"name": "mlp", "widths": [17]})
+    for other in (faster, wider):
+        run(config(), data, tmp_path / "c", until=2)
+        assert run(other, data, tmp_path / "c") == told(list(train(other, data, device=CPU)))
+
+
+def test_a_checkpoint_survives_a_crash_between_its_two_renames(data: Data, tmp_path: Path) -> None:
+    file = tmp_path / "c"
+    run(config(), data, file, until=2)
+    file.rename(file.with_suffix(".old"))
+    file.with_suffix(".new").write_bytes(b"half a checkpoi")
+    state = checkpoint.load(file)
+    assert state is not None
+    assert len(state["history"]) == 2
+
+
+def test_a_removed_checkpoint_leaves_nothing(data: Data, tmp_path: Path) -> None:
+    file = tmp_path / "c"
+    run(config(), data, file, until=1)
+    run(config(), data, file, until=2)
+    checkpoint.remove(file)
+    assert not list(tmp_path.iterdir())
+    checkpoint.remove(file)  # and again
+
+
+def test_a_loss_that_leaves_the_finite_numbers_is_told(data: Data) -> None:
+    wild = config(
+        model={"name": "mlp", "widths": [64, 64, 64], "norm": "none"},
+        optimizer={"name": "sgd", "lr": 10.0, "momentum": 0.99},
+        schedule="constant",
+        train={"batch_size": 8},
+    )
+    with pytest.raises(Diverged, match=r"in epoch \d"):
+        list(train(wild, data, device=CPU))
+
+
+@pytest.mark.parametrize("average", [0.0, 1.0])
+def test_the_score_is_that_of_the_weights_delivered(
+    average: float, data: Data, tmp_path: Path
+) -> None:
+    tried = config(train={"average": average})
+    last = list(train(tried, data, device=CPU, checkpoint=tmp_path / "c"))[-1]
+    model = tried.model.build(data.inputs, data.outputs)
+    model.load_state_dict(weights(tmp_path / "c"))
+    assert evaluate(model, data.valid, data.inputs, tried.task) == last.metrics
+
+
+def test_averaged_weights_are_scored_only_where_asked_for(data: Data, tmp_path: Path) -> None:
+    ends = {}
+    for average in (0.0, 0.2, 1.0):
+        run(config(train={"average": average}), data, tmp_path / str(average))
+        ends[average] = checkpoint.load(tmp_path / str(average)) or {}
+    assert ends[0.0]["averaged"] is None
+    for average in (0.2, 1.0):
+        assert same(ends[average]["model"], ends[0.0]["model"]), "averaging must not steer training"
+        assert not same(ends[average]["averaged"], ends[average]["model"])
+    assert not same(ends[0.2]["averaged"], ends[1.0]["averaged"])
+
+
+@pytest.fixture
+def groups() -> Any:
+    """The parameter groups of whatever optimizer steps, copied before each step."""
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+    seen: list[list[dict[str, Any]]] = []
+
+    def hook(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        seen.append([{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups])
+
+    handle = register_optimizer_step_pre_hook(hook)
+    yield seen
+    handle.remove()
+
+
+@pytest.mark.parametrize("name", Optimizer.members())
+def test_the_learning_rate_of_the_config_reaches_the_optimizer(
+    name: str, data: Data, groups: list[list[dict[str, Any]]]
+) -> None:
+    tried = config(
+        model={"name": "mlp", "widths": [8, 8]},
+        optimizer={"name": name, "lr": 0.00123},
+        schedule="constant",
+    )
+    list(train(tried, data, device=CPU, until=1))
+    assert all(0.00123 in {group["lr"] for group in step} for step in groups)
+    assert groups
+
+
+@pytest.mark.parametrize("name", Schedule.members())
+def test_the_schedule_is_followed_step_by_step_over_a_pause(
+    name: str, data: Data, tmp_path: Path, groups: list[list[dict[str, Any]]]
+) -> None:
+    tried = config(schedule=name, optimizer={"name": "adamw", "lr": 0.01})
+    run(tried, data, tmp_path / "c", until=2)
+    run(tried, data, tmp_path / "c")
+    total = len(groups)
+    assert total == EPOCHS * -(-len(data.train) // 32)
+    want = [0.01 * tried.schedule.factor(step / total) for step in range(1, total + 1)]
+    assert [step[0]["lr"] for step in groups] == pytest.approx(want)
+
+
+def test_label_smoothing_makes_a_model_less_sure() -> None:
+    sure = {}
+    for smoothing in (0.0, 0.4):
+        tried = config(train={"label_smoothing": smoothing, "epochs": 60})
+        last = list(train(tried, blobs(2), device=CPU))[-1]
+        assert last.metrics["accuracy"] == 1
+        sure[smoothing] = last.metrics["loss"]  # always measured without smoothing
+    assert sure[0.0] < 0.5 * sure[0.4]
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 65_536])
+def test_any_batch_size_trains_on_nearly_all_of_the_data(size: int) -> None:
+    small = blobs(2, each=16)  # 32 examples
+    tried = config(
+        model={"name": "mlp", "widths": [8], "norm": "none"}, train={"batch_size": size, "epochs": 2}
+    )
+    steps = -(-32 // size)
+    for epoch in train(tried, small, device=CPU):
+        assert 32 - steps < epoch.examples <= 32
+
+
+@pytest.mark.parametrize("classes", [2, 3, 11])
+def test_any_number_of_classes_is_learned(classes: int, tmp_path: Path) -> None:
+    few = blobs(classes)
+    tried = config(train={"epochs": 30, "batch_size": 20}, optimizer={"name": "adamw", "lr": 0.03})
+    last = list(train(tried, few, device=CPU, checkpoint=tmp_path / "c"))[-1]
+    assert last.metrics["accuracy"] > 0.9
+    assert list(weights(tmp_path / "c").values())[-1].shape == (classes,)
+
+
+def test_training_leaves_the_data_as_it_was(data: Data) -> None:
+    before = data.train.x.clone(), data.valid.x.clone(), data.train.y.clone()
+    list(train(busy("sgd"), data, device=CPU, until=1))
+    assert same(before, (data.train.x, data.valid.x, data.train.y))
+
+
+def test_evaluation_gives_the_mean_over_the_split_whatever_its_chunks(data: Data) -> None:
+    model = config().model.build(data.inputs, data.outputs).eval()
+    task = config().task
+    whole = evaluate(model, data.train, data.inputs, task)
+    with torch.no_grad():
+        logits = model(data.inputs.prepare(data.train.x))
+    assert whole["loss"] == pytest.approx(task.loss(logits, data.train.y).item(), rel=1e-5)
+    hits = (logits.argmax(1) == data.train.y).double().mean().item()
+    assert whole["accuracy"] == pytest.approx(hits, abs=1e-12)
