@@ -1,4 +1,4 @@
-"""The commands. Each calls one library function and prints; nothing is imported before it is needed."""
+"""The commands. Each calls one library function and prints. Imports wait until they are needed."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def train(
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
-    """Train one config to its end, test it, and leave the model in a folder."""
+    """Train one config, test it, save the model."""
     from automl.results import artifact
     from automl.results.delivery import fit
     from automl.search.run import root
@@ -125,7 +125,8 @@ def train(
     for epoch in fit(whole, folder, root=root(data), device=pick(device)):
         scores = "  ".join(f"{name} {value:.4f}" for name, value in epoch.metrics.items())
         _note(
-            f"epoch {epoch.number:>3}  train loss {epoch.train_loss:.4f}  {scores}  {epoch.seconds:.1f} s"
+            f"epoch {epoch.number:>3}  train loss {epoch.train_loss:.4f}  {scores}"
+            f"  {epoch.seconds:.1f} s"
         )
     model = artifact.load(folder)
     if as_json:
@@ -143,7 +144,7 @@ def predict(
     studies: Studies = Path("studies"),
     as_json: Json = False,
 ) -> None:
-    """Predict with the best model of a study, one line for each input."""
+    """Predict with the best model of a study."""
     from dataclasses import asdict
 
     from automl.search.study import load_best
@@ -199,7 +200,7 @@ def dashboard(
     studies: Studies = Path("studies"),
     port: Annotated[int, typer.Option(min=1, max=65535, help="on this machine only")] = 8080,
 ) -> None:
-    """Look at a study in optuna-dashboard, while it is searched or after."""
+    """Look at a study in optuna-dashboard."""
     from importlib.util import find_spec
     from socketserver import ThreadingMixIn
     from wsgiref.simple_server import WSGIServer, make_server
@@ -232,7 +233,7 @@ def dashboard(
 
 @app.command()
 def doctor(data: DataPath = None) -> None:
-    """What is installed, which devices there are, and where data is looked for."""
+    """What is installed, and where data is looked for."""
     import os
     import shutil
 
@@ -240,7 +241,7 @@ def doctor(data: DataPath = None) -> None:
 
     from automl.search.run import root
     from automl.search.study import versions
-    from automl.tasks.images import cache_folder
+    from automl.tasks.images import cache
     from automl.training import precision
 
     for package, number in versions().items():
@@ -253,10 +254,9 @@ def doctor(data: DataPath = None) -> None:
         print(f"{device!s:<14} {precision.describe(device)}")
     print(f"{'searches on':<14} {precision.pick()}, {len(os.sched_getaffinity(0))} cores")
     print(f"{'free disk':<14} {shutil.disk_usage('.').free / 1e9:.1f} GB here")
-    print(
-        f"{'data':<14} {root(data) or 'downloaded when needed; --data or AUTOML_DATA names a folder'}"
-    )
-    print(f"{'cache':<14} {cache_folder()}")
+    nowhere = "downloaded when needed; --data or AUTOML_DATA names a folder"
+    print(f"{'data':<14} {root(data) or nowhere}")
+    print(f"{'cache':<14} {cache()}")
 
 
 @spaces.command()

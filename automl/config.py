@@ -174,7 +174,7 @@ def load_plugin(path: Path) -> None:
 
 
 class Task(Part):
-    """A data set or a source of data, with its split and its measure. Classes, unless it says else."""
+    """A data set or a source of data, with its split and its measure. Here: of classes."""
 
     home: ClassVar[str] = "automl.tasks"
     metric: ClassVar[Metric] = Metric("accuracy")

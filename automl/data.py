@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from automl.errors import DataError
@@ -51,9 +54,11 @@ class Images:
     @classmethod
     def measure(cls, x: Tensor) -> Images:
         """The inputs of a training split, uint8 (N, C, H, W), with its mean and deviation."""
-        chunks = torch.split(x, 4096)  # 60,000 CIFAR images as float64 at once would take 1.4 GB
-        total = sum(chunk.double().sum((0, 2, 3)) for chunk in chunks)
-        square = sum(chunk.double().square().sum((0, 2, 3)) for chunk in chunks)
+        total = square = torch.zeros(x.shape[1], dtype=torch.float64)
+        for chunk in torch.split(x, 256):  # 256: what float32 sums exactly enough
+            pixels = chunk.float()
+            total = total + pixels.sum((0, 2, 3))
+            square = square + pixels.square().sum((0, 2, 3))
         count = x.numel() / x.shape[1]
         mean = torch.as_tensor(total / count / 255)
         std = (torch.as_tensor(square / count / 255**2) - mean.square()).clamp_min(1e-8).sqrt()
@@ -70,24 +75,33 @@ class Images:
         """Anything that is an image or several, to uint8 (N, C, H, W) of this size.
 
         Takes a path, a PIL image, an array or tensor (H, W), (H, W, C) or (C, H, W) of whole
-        numbers 0..255 or of fractions 0..1, a batch of these, or a list of any of them.
-        Raises DataError where that is not possible.
+        numbers 0..255 or of fractions 0..1, a batch of these, or a list of any of them. Files are
+        read exactly as for training. Raises DataError where that is not possible.
         """
-        if isinstance(raw, str | Path | Image.Image):
-            return self._one(raw)[None]
         if isinstance(raw, np.ndarray | Tensor):
-            if raw.ndim == 4:
-                return torch.stack([self._one(image) for image in raw])
-            if raw.ndim == 3 and raw.shape[0] not in (1, 3) and raw.shape[-1] not in (1, 3):
-                return torch.stack([self._one(image) for image in raw])  # (N, H, W)
-            return self._one(raw)[None]
-        if isinstance(raw, Iterable):
-            return torch.stack([self._one(image) for image in raw])
-        raise DataError(f"image: {type(raw).__name__} is no image; give a path, PIL image or array")
+            grey_batch = raw.ndim == 3 and (self.shape[0], *raw.shape[1:]) == self.shape
+            one = raw.ndim == 2 or (raw.ndim == 3 and not grey_batch)
+        elif isinstance(raw, str | Path | Image.Image):
+            one = True
+        elif isinstance(raw, Iterable):
+            one = False
+        else:
+            told = f"image: {type(raw).__name__} is no image; give a path, a PIL image or an array"
+            raise DataError(told)
+        return torch.stack([self._one(image) for image in ([raw] if one else raw)])
 
     def _one(self, raw: Any) -> Tensor:
-        image = raw if isinstance(raw, Image.Image) else _picture(raw)
-        return pixels(image, self.shape)
+        if isinstance(raw, Image.Image):
+            return pixels(raw, self.shape)
+        if not isinstance(raw, str | Path):
+            return pixels(drawn(raw), self.shape)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # odd, but readable
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                return picture(Path(raw), self.shape)
+        except UNREADABLE as error:
+            raise DataError(f"{raw}: cannot be read as an image: {error}") from error
 
     @property
     def summary(self) -> str:
@@ -95,14 +109,38 @@ class Images:
         return f"{height}x{width} {'grey' if channels == 1 else 'colour'} images"
 
 
-def _picture(raw: Any) -> Image.Image:
-    if isinstance(raw, str | Path):
-        try:
-            with Image.open(raw) as image:
-                image.load()
-                return image
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{raw}: cannot be read as an image: {error}") from error
+UNREADABLE = (  # what PIL raises on damaged files
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+def picture(file: bytes | Path, shape: tuple[int, int, int]) -> Tensor:
+    """An image file as uint8 (C, H, W). Raises one of UNREADABLE."""
+    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
+        opened.draft(None, (2 * shape[2], 2 * shape[1]))  # large JPEGs: no more pixels than needed
+        return pixels(opened, shape)
+
+
+def pixels(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
+    """An image as uint8 (C, H, W), the way up it was taken, resized as a whole where it differs."""
+    channels, height, width = shape
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits a pixel: convert() would turn 256 and more white
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(image)).view(height, width, channels).permute(2, 0, 1)
+
+
+def drawn(raw: Any) -> Image.Image:
+    """An array or tensor of one image, as PIL has it. Raises DataError."""
     array = np.asarray(raw.detach().cpu() if isinstance(raw, Tensor) else raw)
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[-1] not in (1, 3):
         array = array.transpose(1, 2, 0)
@@ -117,15 +155,6 @@ def _picture(raw: Any) -> Image.Image:
     if array.min() < 0 or array.max() > 255:
         raise DataError(f"image: values reach from {array.min()} to {array.max()}; want 0 to 255")
     return Image.fromarray(array.round().astype(np.uint8))
-
-
-def pixels(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
-    """An image as uint8 (C, H, W) of the given shape; resized as a whole where it differs."""
-    channels, height, width = shape
-    image = image.convert("L" if channels == 1 else "RGB")
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).view(height, width, channels).permute(2, 0, 1)
 
 
 @dataclass(frozen=True)

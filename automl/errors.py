@@ -7,7 +7,7 @@
     ├── OptionError     an option of a command or an argument of a function
     └── PartBug         a part of the program failed on a valid config: carries its traceback
 
-The command line prints them as one line and exits with 2. Anything else is our bug and keeps its traceback.
+The command line prints them as one line and exits with 2; a PartBug with its traceback, and 1.
 """
 
 

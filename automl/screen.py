@@ -81,8 +81,8 @@ class Screen:
         classes = f"{data.outputs} classes"
         facts = {
             "device": f"{event.device}, {workers}",
-            "data": f"{study.task.summary}: {data.inputs.summary}, {classes}; {len(data.train):,} to"
-            f" train, {len(data.valid):,} to validate; test split sealed until the end",
+            "data": f"{study.task.summary}: {data.inputs.summary}, {classes}; {len(data.train):,}"
+            f" to train, {len(data.valid):,} to validate; test split sealed until the end",
             "to beat": f"{metric} {data.chance:.3f} by chance, {score:.3f} by {name}",
             "space": f"{event.knobs} knobs, {short(event.params[0])} to {short(event.params[1])}"
             f" parameters, {study.path / 'space.yaml'}",

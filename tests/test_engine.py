@@ -238,7 +238,7 @@ def test_a_config_that_needs_too_much_memory_is_refused_and_the_worker_goes_on(
 
 
 def test_a_config_that_diverges_is_refused(worker: Desk) -> None:
-    wild = config({"name": "mlp", "widths": [64, 64, 64], "norm": "none"})
+    wild = config({"name": "mlp", "widths": [64] * 3, "norm": "none", "activation": "silu"})
     wild["optimizer"] = {"name": "sgd", "lr": 10.0, "momentum": 0.99}
     wild |= {"schedule": "constant", "train": {"epochs": 3, "batch_size": 8}}
     worker.engine.send(0, Job(0, wild, str(worker.folder / "wild" / "c"), 3))

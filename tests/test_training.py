@@ -223,7 +223,7 @@ def test_a_removed_checkpoint_leaves_nothing(data: Data, tmp_path: Path) -> None
 
 def test_a_loss_that_leaves_the_finite_numbers_is_told(data: Data) -> None:
     wild = config(
-        model={"name": "mlp", "widths": [64, 64, 64], "norm": "none"},
+        model={"name": "mlp", "widths": [64] * 3, "norm": "none", "activation": "silu"},
         optimizer={"name": "sgd", "lr": 10.0, "momentum": 0.99},
         schedule="constant",
         train={"batch_size": 8},
@@ -311,7 +311,8 @@ def test_label_smoothing_makes_a_model_less_sure() -> None:
 def test_any_batch_size_trains_on_nearly_all_of_the_data(size: int) -> None:
     small = blobs(2, each=16)  # 32 examples
     tried = config(
-        model={"name": "mlp", "widths": [8], "norm": "none"}, train={"batch_size": size, "epochs": 2}
+        model={"name": "mlp", "widths": [8], "norm": "none"},
+        train={"batch_size": size, "epochs": 2},
     )
     steps = -(-32 // size)
     for epoch in train(tried, small, device=CPU):

@@ -33,7 +33,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Job:
-    """Train a config to an epoch, from its checkpoint if there is one. All epochs are told again."""
+    """Train a config to an epoch. Epochs that are in its checkpoint are told again."""
 
     trial: int
     config: dict[str, Any]

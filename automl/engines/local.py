@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -88,20 +89,16 @@ class Local(Engine):
         assert popen.stdout is not None
         assert popen.stdin is not None
         self.selector.unregister(popen.stdout)
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(popen.pid, signal.SIGKILL)  # with whatever a part has started
-        except ProcessLookupError:
-            pass
         popen.wait()
         popen.stdout.close()
-        try:
+        with contextlib.suppress(BrokenPipeError):  # what was not read is lost with the worker
             popen.stdin.close()
-        except BrokenPipeError:
-            pass  # what was not yet read is lost with the worker
 
 
 def devices(device: torch.device, workers: int | None, per_gpu: int) -> list[str]:
-    """A device for each worker: on CPUs one a core, on GPUs `per_gpu` on each. Raises OptionError."""
+    """A device for each worker: one a core, or `per_gpu` on each GPU. Raises OptionError."""
     if workers is not None and workers < 1:
         raise OptionError(f"--workers: got {workers}; want at least 1")
     if per_gpu < 1:

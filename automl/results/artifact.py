@@ -55,7 +55,7 @@ class Artifact:
     path: Path | None = None
 
     def predict(self, raw: Any) -> list[Prediction]:
-        """One prediction for each image in `raw`: paths, PIL images, arrays or tensors; one or many.
+        """One prediction for each image in `raw`: paths, PIL images, arrays, tensors; one or many.
 
         See `Images.read` for what is taken. Raises DataError for what is no image.
         """
@@ -78,8 +78,14 @@ class Artifact:
         return sum(weight.numel() for weight in self.model.parameters())
 
 
-def write(path: Path, config: Config, weights: dict[str, Tensor], data: Data, metrics: dict[str, Any],
-          card: str) -> None:  # fmt: skip
+def write(
+    path: Path,
+    config: Config,
+    weights: dict[str, Tensor],
+    data: Data,
+    metrics: dict[str, Any],
+    card: str,
+) -> None:
     """The folder, whole or not at all; one that was there before is replaced."""
     fresh, stale = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
     for folder in (fresh, stale):

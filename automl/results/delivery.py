@@ -33,7 +33,7 @@ class Delivery:
         return self.folder.is_dir()
 
     def write(self, config: Config, file: Path, *, trial: int | None = None) -> None:
-        """The weights in a checkpoint, with their scores. Raises StudyError where none can be read."""
+        """The weights in a checkpoint, with their scores. Raises StudyError without one."""
         state = checkpoint.load(file)
         if state is None:
             raise StudyError(f"{file}: no checkpoint that can be read")
@@ -57,7 +57,7 @@ class Delivery:
         artifact.write(self.folder, config, weights, self.data, metrics, card.text(config, metrics))
 
     def test(self, split: Split) -> dict[str, float]:
-        """The sealed split, with the model as it is on disk. What was tested is not tested again."""
+        """The sealed split, with the model as it is on disk. No model is tested twice."""
         model = artifact.load(self.folder)
         if model.metrics["test"] is None:
             model.metrics["test"] = model.evaluate(split)

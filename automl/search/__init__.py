@@ -1,1 +1,1 @@
-"""The search: one driver that owns the study, asks, reports and tells. The only room with Optuna."""
+"""The search: one driver that owns the study, asks, reports and tells. Knows Optuna."""

@@ -113,7 +113,7 @@ class Driver:
             self.engine.start(slot)
 
     def run(self) -> Iterator[Trained | Closed]:
-        """Until all trials are closed or time is up. What is then under way is left to go on with."""
+        """Until all trials are closed or time is up. What is then under way can go on later."""
         while not self.over:
             for slot in sorted(self.idle):
                 yield from self._occupy(slot)

@@ -196,7 +196,7 @@ def search(
     workers_per_gpu: int = 1,
     seed: int = 0,
 ) -> Study:
-    """Search a space, given by name, by file or loaded; what `automl search` does, without a screen.
+    """Search a space, given by name, by file or loaded; `automl search` without a screen.
 
     `time` is in seconds. Returns the study: `.best` is the model, `.leaderboard` the trials.
     The same call again goes on with a study that is not finished. Raises AutomlError.

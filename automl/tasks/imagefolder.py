@@ -26,8 +26,9 @@ class ImageFolder(ImageTask):
 
     name: Literal["imagefolder"] = "imagefolder"
     path: str = Field(
+        ".",
         min_length=1,
-        description="the folder that holds train/; relative to the working folder or to --data",
+        description="the folder that holds train/; relative to --data or to the working folder",
     )
     size: int = Field(64, ge=8, le=512, description="height and width after resizing, in pixels")
     grey: bool = Field(False, description="drop the colours")
@@ -73,7 +74,7 @@ class ImageFolder(ImageTask):
 
     def _place(self, root: Path | None) -> Path:
         path = Path(self.path).expanduser()
-        places = [path, *([root / path] if root else [])]
+        places = [*([root / path] if root else []), path]
         for place in places:
             if (place / "train").is_dir():
                 return place

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import io
 import json
 import logging
 import os
 import re
-import struct
 import tarfile
 import tempfile
 import warnings
@@ -24,11 +22,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from lzma import LZMAError
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -36,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from automl.config import Task
-from automl.data import Data, Images, Split, pixels
+from automl.data import UNREADABLE, Data, Images, Split, picture
 from automl.errors import DataError
 
 log = logging.getLogger("automl")
@@ -103,7 +100,7 @@ class ImageTask(Task):
         """Logistic regression on at most 5,000 training images, shrunk to at most 8x8 pixels."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+        from threadpoolctl import threadpool_limits
 
         height, width = (min(8, side) for side in data.inputs.shape[1:])
 
@@ -336,17 +333,6 @@ def _entries(place: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
                 yield member.name, member.size, file.read
 
 
-UNREADABLE = (  # what PIL raises on damaged files
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
-
-
 def pictures(
     place: Path,
     images: Mapping[str, bytes | Path],
@@ -382,14 +368,3 @@ def pictures(
             raise DataError(f"{told}; want at most {CORRUPT:.0%}")
         log.warning("%s; going on without them", told)
     return (x[readable] if corrupt else x), readable
-
-
-def picture(image: bytes | Path, shape: tuple[int, int, int]) -> Tensor:
-    """An image file as uint8 (C, H, W), the way up it was taken, resized as a whole."""
-    file: Any = io.BytesIO(image) if isinstance(image, bytes) else image
-    with Image.open(file) as opened:
-        opened.draft(None, (2 * shape[2], 2 * shape[1]))  # large JPEGs: no more pixels than needed
-        ImageOps.exif_transpose(opened, in_place=True)
-        if opened.mode.startswith("I"):  # 16 bits a pixel: convert() would turn 256 and more white
-            return pixels(Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8)), shape)
-        return pixels(opened, shape)

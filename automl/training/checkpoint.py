@@ -16,7 +16,7 @@ log = logging.getLogger("automl")
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Tensors, numbers, texts, lists and dicts, followed by their sha256. Keeps the previous file."""
+    """Tensors, numbers, texts, lists and dicts, then their sha256. Keeps the previous file."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     body = buffer.getbuffer()

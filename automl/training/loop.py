@@ -127,7 +127,7 @@ class Run:
         torch.manual_seed(config.seed)  # weights, and dropout from here on
         model = config.model.build(data.inputs, data.outputs)
         self.device, self.on_gpu = device, device.type == "cuda"
-        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model: nn.Module = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = config.optimizer.build(self.model)
         self.generator = torch.Generator(device).manual_seed(config.seed)  # order and augmentation
         self.horizon = config.train.average
@@ -137,7 +137,7 @@ class Run:
     @property
     def evaluated(self) -> nn.Module:
         """The weights that are scored and delivered."""
-        return self.model if self.averaged is None else self.averaged
+        return self.averaged if self.averaged is not None else self.model
 
     @torch.no_grad()
     def average(self, step: int, steps: int) -> None:
