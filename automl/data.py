@@ -166,6 +166,7 @@ class Data:
     inputs: Images
     labels: Sequence[str]
     fingerprint: str  # sha256 over the pixels, the labels and the split
+    sealed: int = 0  # examples of the test split, which is not here
 
     def to(self, device: torch.device) -> Data:
         return replace(self, train=self.train.to(device), valid=self.valid.to(device))

@@ -1,13 +1,13 @@
-"""The JSON Schema of a space file, for editors: names completed, knobs explained, slips underlined.
+"""The JSON Schema of a space file, for editors: knobs completed and explained, slips underlined.
 
 Made of the parts' own schemas. `Space.load` is the judge: it knows what no schema can say, such as
-whether a step reaches the end of its range or two knobs go together.
+whether a step reaches the end of its range and whether two knobs go together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, TypeGuard, get_args
 
 from pydantic.json_schema import models_json_schema
 
@@ -18,31 +18,36 @@ Schema = dict[str, Any]
 
 
 def schema() -> Schema:
-    """Draft 2020-12. Parts are those known now: ours, installed ones and plugins."""
+    """Draft 2020-12, with the parts known now: ours, installed ones and plugins."""
+    closed = {*_inside(Task), *_inside(Search)}
     classes = list(dict.fromkeys([*_inside(Config), *_inside(Search)]))
-    closed = {Search, *_inside(Task), *_inside(Search)}
     refs, made = models_json_schema([(cls, "validation") for cls in classes])
     names = {cls: refs[cls, "validation"]["$ref"].rpartition("/")[2] for cls in classes}
 
     defs: Schema = {}
     for cls, name in names.items():
-        if _is_family(cls):
-            defs[name] = _family(cls, names, is_open=cls not in closed)
-            continue
         plain = made["$defs"][name]
-        shut = {knob for knob in plain["properties"] if _path(cls, knob) in NEVER_OPEN}
-        defs[name] = _mapping(
-            {
-                knob: _told(value) if cls in closed or knob in shut else _open(value)
+        if _is_family(cls):
+            bare = [word for word, member in cls.members().items() if not _needs(member)]
+            forms = [{"$ref": f"#/$defs/{names[member]}"} for member in cls.members().values()]
+            defs[name] = {"description": plain["description"], "anyOf": [{"enum": bare}, *forms]}
+        else:
+            place = "#" if cls is Config else f"#/$defs/{name}"
+            knobs = {
+                knob: _told(value)
+                if cls in closed or _never_open(cls, knob)
+                else _open(value, f"{place}/properties/{knob}")
                 for knob, value in plain["properties"].items()
-            },
-            required=[*(["name"] if issubclass(cls, Part) else []), *plain.get("required", [])],
-            description=plain.get("description", ""),
-        )
+            }
+            given = ["name"] if issubclass(cls, Part) else []
+            defs[name] = _mapping(knobs, [*given, *_needs(cls)], plain["description"])
+
     config, search = defs.pop(names[Config]), defs.pop(names[Search])
     sections = config["properties"]
-    start = _mapping({key: {"$ref": f"#/properties/{key}"} for key in sections})
-    told = "whole configs to try first; they hold no holes"
+    start = {  # names may be missing there: the space fixes them
+        key: {"anyOf": [{"$ref": f"#/properties/{key}"}, {"type": "object"}]} for key in sections
+    }
+    tried = {"type": "array", "items": _mapping(start)}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A search space of automl",
@@ -50,90 +55,94 @@ def schema() -> Schema:
         "properties": {
             **sections,
             "search": search,
-            "start": {"description": told, "type": "array", "items": start},
+            "start": {"description": "whole configs, without holes, to try first", **tried},
         },
-        "$defs": defs | HOLES,
+        "$defs": {**defs, **HOLES},
     }
 
 
 def _inside(cls: type[Strict]) -> Iterator[type[Strict]]:
-    """A class, a family's members, and the classes of all their knobs."""
+    """A class, the members if it is a family, and the classes of all their knobs."""
     yield cls
     if _is_family(cls):
         for member in cls.members().values():
             yield from _inside(member)
-        return
-    todo = [knob.annotation for knob in cls.model_fields.values()]
-    while todo:
-        kind = todo.pop()
-        todo.extend(get_args(kind))
-        if isinstance(kind, type) and issubclass(kind, Strict):
-            yield from _inside(kind)
+    else:
+        todo = [knob.annotation for knob in cls.model_fields.values()]
+        while todo:
+            kind = todo.pop()
+            todo.extend(get_args(kind))
+            if isinstance(kind, type) and issubclass(kind, Strict):
+                yield from _inside(kind)
 
 
-def _is_family(cls: type[Strict]) -> bool:
+def _is_family(cls: type[Strict]) -> TypeGuard[type[Part]]:
     return "home" in cls.__dict__
 
 
-def _path(cls: type[Strict], knob: str) -> str:
-    return knob if cls is Config else f"{cls.__name__.lower()}.{knob}"
+def _needs(cls: type[Strict]) -> list[str]:
+    return [name for name, knob in cls.model_fields.items() if knob.is_required()]
 
 
-def _mapping(properties: Schema, *, required: list[str] | None = None, **notes: Any) -> Schema:
+def _never_open(cls: type[Strict], knob: str) -> bool:
+    return (knob if cls is Config else f"{cls.__name__.lower()}.{knob}") in NEVER_OPEN
+
+
+def _mapping(properties: Schema, needs: list[str] | None = None, description: str = "") -> Schema:
     return {
-        **notes,
+        **({"description": description} if description else {}),
         "type": "object",
         "properties": properties,
-        "required": required or [],
+        **({"required": needs} if needs else {}),
         "additionalProperties": False,
     }
 
 
-def _family(cls: type[Part], names: dict[type[Strict], str], *, is_open: bool) -> Schema:
-    """A member by its bare name, where no knob of it must be given, or with knobs, or a choice."""
-    members = cls.members()
-    bare = [
-        name
-        for name, member in members.items()
-        if not any(knob.is_required() for knob in member.model_fields.values())
-    ]
-    forms: list[Schema] = [{"enum": bare}]
-    forms += [{"$ref": f"#/$defs/{names[member]}"} for member in members.values()]
-    if is_open:
-        forms.append(_hole("choice", {"anyOf": list(forms)}))
-    return {"description": cls.__doc__, "anyOf": forms}
-
-
 def _told(value: Schema) -> Schema:
-    """A knob's own schema, with what is known of it by other means left out."""
-    return {
-        key: part
-        for key, part in value.items()
-        if key != "title" and not (key == "default" and isinstance(part, dict | list))
-    }
+    """A knob's schema without what only takes space: its title, and defaults of many lines."""
+    long = isinstance(value.get("default"), dict | list)
+    return {k: v for k, v in value.items() if k != "title" and not (long and k == "default")}
 
 
-def _open(value: Schema) -> Schema:
-    """What a knob takes: a value, or a hole that makes one."""
-    told = _told(value)
-    notes = {key: told.pop(key) for key in ("description", "default") if key in told}
-    kinds = {form.get("type") for form in told.get("anyOf", [told])}
-    if "const" in told or "$ref" in told:  # a name is never a hole; a part has its own
-        return notes | told
+def _open(value: Schema, at: str) -> Schema:
+    """What a knob takes: its value, or a hole that makes one. Holes point at the value."""
+    plain = _told(value)
+    if "const" in plain:
+        return plain
+    about = {key: plain.pop(key) for key in ("description", "default") if key in plain}
+    kinds = {form.get("type") for form in plain.get("anyOf", [plain])}
+    forms = []
     if "array" in kinds:
-        item = _open(told["items"])
-        repeat = {"$ref": "#/$defs/repeat", "properties": {"each": item, "same": item}}
-        listed = told | {"items": item}
-        return notes | {"anyOf": [listed, repeat, _hole("choice", listed)]}
-    holes = [_hole("choice", told)]
-    if kinds & {"integer", "number"}:
-        holes.insert(0, _hole("int", told))
-    if "number" in kinds:
-        holes.insert(0, _hole("float", told))
-    return notes | {"anyOf": [told, *holes]}
+        plain["items"] = _open(plain["items"], f"{at}/anyOf/0/items")
+        item = {"$ref": f"{at}/anyOf/0/items"}
+        forms.append({"$ref": "#/$defs/repeat", "properties": {"each": item, "same": item}})
+    holes = ["choice"]
+    holes += ["int"] if kinds & {"number", "integer"} else []
+    holes += ["float"] if "number" in kinds else []
+    such = {"items": plain if "$ref" in plain else {"$ref": f"{at}/anyOf/0"}}
+    forms += [{"$ref": f"#/$defs/{hole}", "properties": {hole: such}} for hole in holes]
+    return about | {"anyOf": [plain, *forms]}
 
 
-def _hole(kind: str, value: Schema) -> Schema:
-    """A hole whose ends or options are such values."""
-    inside = {kind: {"items": value}, "prior": value if kind != "choice" else {}}
-    return {"$ref": f"#/$defs/{kind}", "properties": inside}
+def _range(kind: str, number: str, description: str) -> Schema:
+    ends = {"type": "array", "items": {"type": number}, "minItems": 2, "maxItems": 2}
+    step = {"type": number, "exclusiveMinimum": 0, "description": "from the lowest on"}
+    log = {"type": "boolean", "description": "drawn evenly on a log scale"}
+    knobs = {kind: ends, "step": step, "log": log, "prior": {"type": number} | PRIOR}
+    return _mapping(knobs, [kind], description)
+
+
+PRIOR = {"description": "the value to believe in first"}
+COUNT = {
+    "anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_REPEAT}, {"$ref": "#/$defs/int"}]
+}
+OPTIONS = {"type": "array", "minItems": 1, "maxItems": MAX_OPTIONS}
+HOLES = {
+    "int": _range("int", "integer", "a whole number, both ends included"),
+    "float": _range("float", "number", "a real number, both ends included"),
+    "choice": _mapping({"choice": OPTIONS, "prior": PRIOR}, ["choice"], "one of these"),
+    "repeat": {
+        **_mapping({"repeat": COUNT, "each": {}, "same": {}}, ["repeat"], "a list of draws"),
+        "oneOf": [{"required": ["each"]}, {"required": ["same"]}],
+    },
+}

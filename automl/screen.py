@@ -82,7 +82,7 @@ class Screen:
         facts = {
             "device": f"{event.device}, {workers}",
             "data": f"{study.task.summary}: {data.inputs.summary}, {classes}; {len(data.train):,}"
-            f" to train, {len(data.valid):,} to validate; test split sealed until the end",
+            f" to train, {len(data.valid):,} to validate, {data.sealed:,} sealed for the test",
             "to beat": f"{metric} {data.chance:.3f} by chance, {score:.3f} by {name}",
             "space": f"{event.knobs} knobs, {short(event.params[0])} to {short(event.params[1])}"
             f" parameters, {study.path / 'space.yaml'}",
@@ -115,15 +115,12 @@ class Screen:
         style = "" if event.is_best else "[dim]" if row.state != "finished" else ""
         end = "[/]" if style else ""
         self.out.print(f"{mark}{style}{LINE.format(*cells)}  {state:<24} {row.summary}{end}")
-        if event.left is not None:
-            left = f"about {duration(event.left)} left"
-            self.bar.update(self.task, completed=event.done, left=left)
-            if not self.forecast_told and self.opened and event.done < self.opened.trials:
-                trials = self.opened.trials
-                self.out.print(f"[dim]forecast: {trials} trials, {left}[/]")
-                self.forecast_told = True
-        else:
-            self.bar.update(self.task, completed=event.done)
+        told = event.forecast
+        left = f"about {duration(told.seconds)} left" if told else ""
+        self.bar.update(self.task, completed=event.done, left=left)
+        if told and not self.forecast_told and self.opened and event.done < self.opened.trials:
+            self.out.print(f"[dim]forecast: {told.trials} trials, {left}[/]")
+            self.forecast_told = True
 
     def _finish(self, event: Finished) -> None:
         study, metric = event.study, event.study.task.metric

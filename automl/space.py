@@ -672,7 +672,7 @@ class Reader:
         """Before any tree is built: no bombs, no references, no tags."""
         depth = documents = 0
         for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
-            line = event.start_mark.line + 1
+            line = event.start_mark.line + 1 if event.start_mark else 1
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
             elif isinstance(event, yaml.CollectionEndEvent):

@@ -80,7 +80,7 @@ class Large(Perceptron):
     error: Literal["torch", "python", "cpu", "other"] = "torch"
 
     def build(self, inputs, outputs):
-        full = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        full = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
         return Exhausting({
             "torch": torch.OutOfMemoryError("CUDA out of memory."),
             "python": MemoryError("no memory"),

@@ -7,6 +7,7 @@ import io
 import logging
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def blobs(classes: int, each: int = 20) -> Data:
     noise = torch.randint(0, 200 // classes, (len(y), 1, 4, 4), generator=draw)
     x = (y.view(-1, 1, 1, 1) * 200 // classes + noise).to(torch.uint8)
     labels = [f"class {k}" for k in range(classes)]
-    return Data(Split(x, y), Split(x, y), Images.measure(x), labels, "blobs")
+    split, digits = Split(x, y), Task.of("digits").load(None)
+    return replace(digits, train=split, valid=split, inputs=Images.measure(x), labels=labels)
 
 
 def told(epochs: list[Epoch]) -> list[tuple[Any, ...]]:

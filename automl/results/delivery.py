@@ -32,6 +32,12 @@ class Delivery:
     def exists(self) -> bool:
         return self.folder.is_dir()
 
+    @property
+    def trial(self) -> int | None:
+        """The trial whose model is in the folder."""
+        found: int | None = artifact.load(self.folder).metrics["trial"] if self.exists else None
+        return found
+
     def write(self, config: Config, file: Path, *, trial: int | None = None) -> None:
         """The weights in a checkpoint, with their scores. Raises StudyError without one."""
         state = checkpoint.load(file)

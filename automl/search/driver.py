@@ -6,6 +6,7 @@ happened, and whoever stops asking stops the search.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -40,6 +41,14 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Forecast:
+    """When the search will end, and with how many trials closed."""
+
+    seconds: float  # from now
+    trials: int
+
+
+@dataclass(frozen=True)
 class Closed:
     """A trial has ended."""
 
@@ -47,7 +56,7 @@ class Closed:
     best: float | None  # score so far
     is_best: bool
     done: int
-    left: float | None  # seconds to the end of the search, as forecast from the trials so far
+    forecast: Forecast | None
 
 
 @dataclass
@@ -74,10 +83,12 @@ class Driver:
         trials: int,
         seed: int,
         deadline: float | None = None,
+        sealed: int = 0,
     ) -> None:
+        """`deadline` is by time.monotonic(), `sealed` the examples to be tested before it."""
         self.study, self.space, self.engine, self.folder = study, space, engine, folder
         self.inputs, self.outputs, self.trials, self.seed = inputs, outputs, trials, seed
-        self.deadline = deadline  # by time.monotonic()
+        self.deadline, self.sealed = deadline, sealed
         self.metric = space.task.metric
         self.sign = 1 if self.metric.higher_is_better else -1
         self.curves: dict[int, list[float]] = {}  # by trial, larger is better
@@ -86,6 +97,8 @@ class Driver:
         self.idle: set[int] = set()
         self.failed_starts = 0
         self.spent: list[float] = []  # seconds of a worker, for each trial closed here
+        self.top = -math.inf  # best score of any epoch here, larger is better
+        self.pace = 0.0  # seconds an example, in the epoch of that score
         self._recall()
 
     def _recall(self) -> None:
@@ -106,7 +119,7 @@ class Driver:
 
     @property
     def over(self) -> bool:
-        return self._time_is_up() or not (self.active or self.waiting or self._may_ask())
+        return not self.remaining or not (self.active or self.waiting or self._may_ask())
 
     def start(self) -> None:
         for slot in range(self.engine.slots):
@@ -118,11 +131,21 @@ class Driver:
             for slot in sorted(self.idle):
                 yield from self._occupy(slot)
             if not self.over:
-                for slot, event in self.engine.wait(self._patience()):
+                for slot, event in self.engine.wait(min(self.remaining, 60.0)):
                     yield from self._hear(slot, event)
+        for active in self.active.values():
+            self._note_seconds(active)
 
     def rows(self) -> list[Row]:
         return leaderboard.rows(self.study.get_trials(deepcopy=False), self.metric)
+
+    @property
+    def best(self) -> int | None:
+        """The trial to deliver: the best finished one, else the best that has weights on disk."""
+        rows = self.rows()
+        if rows and rows[0].state == "finished":
+            return rows[0].trial
+        return next((row.trial for row in rows if self.checkpoint(row.trial).exists()), None)
 
     def config(self, number: int) -> Config:
         """The config that a trial of the study trained."""
@@ -132,12 +155,15 @@ class Driver:
     def _may_ask(self) -> bool:
         return asked(self.study) < self.trials
 
-    def _time_is_up(self) -> bool:
-        return self.deadline is not None and time.monotonic() >= self.deadline
+    @property
+    def remaining(self) -> float:
+        """Seconds until the best model must be tested; a test is taken to cost what training does.
 
-    def _patience(self) -> float:
-        left = 60.0 if self.deadline is None else self.deadline - time.monotonic()
-        return min(max(left, 0.0), 60.0)
+        Its float32 costs more and its missing backward pass less.
+        """
+        if self.deadline is None:
+            return math.inf
+        return max(0.0, self.deadline - self.sealed * self.pace / 2 - time.monotonic())
 
     def _occupy(self, slot: int) -> Iterator[Closed]:
         """Give an idle worker the next trial. Trials that cannot be trained close on the way."""
@@ -201,6 +227,8 @@ class Driver:
         epochs = active.config.train.epochs
         score = epoch.metrics[self.metric.name]
         active.history.append(epoch)
+        if self.sign * score > self.top:
+            self.top, self.pace = self.sign * score, epoch.seconds / epoch.examples
         curve = [self.sign * e.metrics[self.metric.name] for e in active.history]
         self.curves[number] = curve
         if epoch.number not in self.study._storage.get_trial(trial._trial_id).intermediate_values:
@@ -253,18 +281,21 @@ class Driver:
         disk.remove(self.checkpoint(trial.number))
 
     def _tell(self, active: Active, state: TrialState, score: float | None = None) -> None:
-        seconds = sum(epoch.seconds for epoch in active.history)
-        active.trial.set_user_attr("seconds", round(seconds, 3))
+        self._note_seconds(active)
         self.study.tell(active.trial, score, state=state)
         self._tidy()
+
+    def _note_seconds(self, active: Active) -> None:
+        seconds = sum(epoch.seconds for epoch in active.history)
+        active.trial.set_user_attr("seconds", round(seconds, 3))
 
     def _tidy(self) -> None:
         """Weights of the best few finished trials and of those under way stay on disk."""
         rows = self.rows()
         finished = [row.trial for row in rows if row.state == "finished"]
         keep = set(finished[:KEPT]) | {row.trial for row in rows if row.state == "paused"}
-        if not finished and rows and rows[0].score is not None:
-            keep.add(rows[0].trial)  # something to deliver if time runs out
+        if self.best is not None:
+            keep.add(self.best)  # something to deliver if time runs out
         for folder in (self.folder / "trials").glob("*"):
             if folder.name.isdigit() and int(folder.name) not in keep:
                 disk.remove(folder / "checkpoint.pt")
@@ -276,17 +307,18 @@ class Driver:
         finished = [row for row in rows if row.state == "finished"]
         best = finished[0] if finished else None
         is_best = best is not None and best.trial == number
-        return Closed(ended, best.score if best else None, is_best, self.done, self.left)
+        return Closed(ended, best.score if best else None, is_best, self.done, self.forecast)
 
     @property
-    def left(self) -> float | None:
-        """Seconds to the end: a mean trial's worker time, for all that are left, on all workers."""
-        limit = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+    def forecast(self) -> Forecast | None:
+        """From the mean trial so far; None until a few have ended."""
         if len(self.spent) < min(ATTEMPTS, self.trials):
-            return limit
-        mean = sum(self.spent) / len(self.spent)
-        work = (self.trials - self.done) * mean / self.engine.slots
-        return work if limit is None else min(work, limit)
+            return None
+        each = sum(self.spent) / len(self.spent) / self.engine.slots
+        work = (self.trials - self.done) * each
+        if work <= self.remaining:
+            return Forecast(work, self.trials)
+        return Forecast(self.remaining, self.done + int(self.remaining / max(each, 1e-9)))
 
     def checkpoint(self, number: int) -> Path:
         return self.folder / "trials" / f"{number:04d}" / "checkpoint.pt"

@@ -119,6 +119,7 @@ def run(
             trials=trials,
             seed=seed,
             deadline=None if seconds is None else began + seconds - FINISH,
+            sealed=loaded.sealed,
         )
         if not driver.over:
             driver.start()  # workers import and load while the baseline is found
@@ -137,20 +138,22 @@ def run(
             trials=trials,
             resumed=len(driver.waiting),
         )
+
+        def deliver(number: int) -> None:
+            delivery.write(driver.config(number), driver.checkpoint(number), trial=number)
+
         for event in driver.run():
-            yield event
             if isinstance(event, Closed):
                 if event.is_best:
-                    number = event.row.trial
-                    delivery.write(driver.config(number), driver.checkpoint(number), trial=number)
+                    deliver(event.row.trial)
                 on_disk.write_leaderboard(path, driver.rows())
+            yield event
         engine.close()  # the test needs the device
 
-        rows = driver.rows()
-        on_disk.write_leaderboard(path, rows)
-        if not delivery.exists and rows and rows[0].epochs:  # time ran out before one trial ended
-            number = rows[0].trial
-            delivery.write(driver.config(number), driver.checkpoint(number), trial=number)
+        on_disk.write_leaderboard(path, driver.rows())
+        best = driver.best
+        if best is not None and best != delivery.trial:  # time was up before one ended, or a crash
+            deliver(best)
         test = delivery.test(task.test(data)) if delivery.exists else None
         yield Finished(found, test, time.monotonic() - began)
 

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from lzma import LZMAError
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -38,7 +38,7 @@ from automl.errors import DataError
 
 log = logging.getLogger("automl")
 
-FORMAT = 1  # of the cache; raise it when the same files are to give other pixels
+FORMAT = 2  # of the cache; raise it when the same files are to give other pixels
 CORRUPT = 0.01  # share of the images of a set that may be unreadable
 
 Parts = dict[str, Split]  # "train", "test" and, where the data comes with one, "valid"
@@ -73,23 +73,24 @@ class ImageTask(Task):
     def load(self, root: Path | None) -> Data:
         _, labels = self.shape(root)
         source = self.source(root)
-        train, digests = cached(self.name, source, labels, "train")
+        train, about = cached(self.name, source, labels, "train")
 
         if self.per_class is not None:
             classes = [(train.y == k).nonzero().flatten() for k in range(len(labels))]
             train = rows(train, torch.cat([members[: self.per_class] for members in classes]))
-        if "valid" in digests:
+        if "valid" in about["digests"]:
             valid, _ = cached(self.name, source, labels, "valid")
         else:
             train, valid = stratified(train, self.valid, self.split_seed, labels)
 
-        settings = [digests, labels, self.valid, self.split_seed, self.per_class]
+        settings = [about["digests"], labels, self.valid, self.split_seed, self.per_class]
         return Data(
             train=train,
             valid=valid,
             inputs=Images.measure(train.x),
             labels=labels,
             fingerprint=hashlib.sha256(json.dumps(settings).encode()).hexdigest(),
+            sealed=about["counts"]["test"],
         )
 
     def test(self, root: Path | None) -> Split:
@@ -209,8 +210,8 @@ def cache() -> Path:
 
 def cached(
     task: str, source: Source, labels: Sequence[str], part: str
-) -> tuple[Split, dict[str, str]]:
-    """A part of the decoded data and the digests of all parts; only this part's file is opened."""
+) -> tuple[Split, dict[str, Any]]:
+    """A part of the decoded data, and what is known of all; only this part's file is opened."""
     key = hashlib.sha256(json.dumps([FORMAT, source.identity, labels]).encode()).hexdigest()[:16]
     folder = cache() / f"{task}-{key}"
     path = folder / f"{part}.safetensors"
@@ -222,27 +223,31 @@ def cached(
         log.warning("%s is damaged (%s); reading the data again", path, error)
 
     parts = source.decode()
-    digests = {name: digest(split) for name, split in parts.items()}
+    about = {
+        "labels": labels,
+        "counts": {name: len(split) for name, split in parts.items()},
+        "digests": {name: digest(split) for name, split in parts.items()},
+    }
     try:
-        _write(folder, parts, json.dumps({"labels": labels, "digests": digests}))
+        _write(folder, parts, json.dumps(about))
     except (SafetensorError, OSError) as error:
         raise DataError(
             f"{folder}: cannot be written ({error}); name another folder in AUTOML_CACHE"
         ) from error
-    return parts[part], digests
+    return parts[part], about
 
 
-def _read(path: Path, part: str) -> tuple[Split, dict[str, str]]:
+def _read(path: Path, part: str) -> tuple[Split, dict[str, Any]]:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         # copied, for they are views of the file: what is checked here must not change later
         split = Split(file.get_tensor("x").clone(), file.get_tensor("y").clone())
     if hashlib.sha256(metadata["about"].encode()).hexdigest() != metadata["sha256"]:
         raise ValueError("its description does not match its checksum")
-    digests: dict[str, str] = json.loads(metadata["about"])["digests"]
-    if digest(split) != digests[part]:
+    about: dict[str, Any] = json.loads(metadata["about"])
+    if digest(split) != about["digests"][part]:
         raise ValueError("its images do not match their checksum")
-    return split, digests
+    return split, about
 
 
 def _write(folder: Path, parts: Parts, about: str) -> None:

@@ -1,0 +1,594 @@
+"""A whole search with real workers: what is scored is what is delivered, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import automl
+from automl.data import Split
+from automl.errors import AutomlError, DataError, SpaceError, StudyError
+from automl.results.artifact import Artifact, Prediction
+from automl.results.delivery import fit
+from automl.search.driver import Closed, Trained
+from automl.search.run import Finished, Opened, Told, run
+from automl.search.study import Study, alone, folder
+from automl.space import Space
+from automl.tasks.images import cache
+
+TRIALS = 4
+SPACE = """
+task: {name: digits, per_class: 30}
+search: {sampler: random, pruner: none}
+model: {name: mlp, widths: [{int: [8, 64]}]}
+optimizer: {name: adamw, lr: {float: [1e-3, 3e-2], log: true}}
+train: {epochs: 4, batch_size: 32}
+"""
+
+
+def go(studies: Path, text: str = SPACE, **options: Any) -> list[Told]:
+    return list(begin(studies, text, **options))
+
+
+def begin(studies: Path, text: str = SPACE, **options: Any) -> Iterator[Told]:
+    options = {"name": "s", "trials": TRIALS, "workers": 2, "device": "cpu"} | options
+    return run(Space.parse(text, "my space.yaml"), studies=studies, **options)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """One search, looked at by most tests here; who changes anything takes a copy."""
+
+    studies: Path
+    events: list[Told]
+    early: Path  # best/ as it was after the first trial
+    sealed_to_the_end: bool
+
+    @property
+    def study(self) -> Study:
+        return Study.open("s", self.studies)
+
+    def copy(self, to: Path) -> Path:
+        """The folder of studies to go on with."""
+        shutil.copytree(self.studies, to / "studies")
+        return to / "studies"
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    studies, early = tmp_path_factory.mktemp("studies"), tmp_path_factory.mktemp("early") / "best"
+    spoilt, sealed = b"who opens the test split finds it damaged, and repairs it", False
+    events: list[Told] = []
+    for event in begin(studies):
+        events.append(event)
+        if isinstance(event, Opened):
+            (test,) = cache().glob("digits-*/test.safetensors")
+            whole = test.read_bytes()
+            test.write_bytes(spoilt)
+        if isinstance(event, Closed) and event.done == 1:
+            shutil.copytree(studies / "s" / "best", early)
+        if isinstance(event, Closed) and event.done == TRIALS:
+            sealed = test.read_bytes() == spoilt
+            test.write_bytes(whole)
+    return Searched(studies, events, early, sealed)
+
+
+def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file below: what it holds and when it was written."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {str(file): (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+
+
+def scores(studies: Path) -> dict[int, float | None]:
+    return {row.trial: row.score for row in Study.open("s", studies).leaderboard}
+
+
+def test_a_search_tells_what_it_does_in_order(searched: Searched) -> None:
+    first, *middle, last = searched.events
+    assert isinstance(first, Opened)
+    assert isinstance(last, Finished)
+    assert sum(isinstance(event, Closed) for event in middle) == TRIALS
+    assert sum(isinstance(event, Trained) for event in middle) == TRIALS * 4
+    assert (first.done, first.resumed, first.trials, first.workers) == (0, 0, TRIALS, 2)
+    assert 0.05 < first.data.chance < first.baseline[1] <= 1
+
+
+def test_the_test_split_stays_closed_until_all_trials_have_ended(searched: Searched) -> None:
+    assert searched.sealed_to_the_end
+
+
+def test_the_best_model_is_four_plain_files(searched: Searched) -> None:
+    names = {file.name for file in (searched.studies / "s" / "best").iterdir()}
+    assert names == {"config.yaml", "model.safetensors", "metrics.json", "card.md"}
+
+
+def test_the_study_folder_holds_what_is_documented_and_nothing_left_over(
+    searched: Searched,
+) -> None:
+    names = {path.name for path in (searched.studies / "s").iterdir() if path.name[0] != "."}
+    assert names == {
+        "space.yaml",
+        "manifest.json",
+        "journal.log",
+        "leaderboard.md",
+        "leaderboard.csv",
+        "best",
+        "trials",
+        "workers.log",
+    }
+    assert (searched.studies / "s" / "space.yaml").read_text() == SPACE
+    assert len(list((searched.studies / "s" / "trials").iterdir())) <= 3
+
+
+def test_the_leaderboard_the_metrics_and_the_loaded_model_agree(searched: Searched) -> None:
+    study, best = searched.study, searched.study.best
+    task = best.config.task
+    top = study.leaderboard[0]
+    again = best.evaluate(task.load(None).valid)
+    assert best.metrics["trial"] == top.trial
+    assert best.metrics["params"] == best.params == top.params
+    assert top.score == best.metrics["valid"]["accuracy"]
+    assert again == pytest.approx(best.metrics["valid"], abs=1e-6)
+
+    finished = searched.events[-1]
+    assert isinstance(finished, Finished)
+    assert finished.test == best.metrics["test"]
+    test = task.test(None)
+    assert best.evaluate(test) == pytest.approx(finished.test, abs=1e-6)
+    assert best.metrics["test_examples"] == len(test)
+    assert top.score == max(score for score in scores(searched.studies).values() if score)
+
+
+def test_the_card_tells_the_scores_of_the_metrics(searched: Searched) -> None:
+    best = searched.study.best
+    card = (searched.studies / "s" / "best" / "card.md").read_text()
+    for split in ("valid", "test"):
+        assert f"{best.metrics[split]['accuracy']:.4f}" in card
+    assert f"{best.metrics['chance']:.4f}" in card
+    assert "Not tested" not in card
+
+
+def test_the_config_that_is_delivered_trains_to_the_same_model_again(
+    searched: Searched, tmp_path: Path
+) -> None:
+    best = searched.study.best
+    config = Space.load(searched.studies / "s" / "best" / "config.yaml").config()
+    assert config == best.config
+    list(fit(config, tmp_path / "again", root=None, device=torch.device("cpu")))
+    again = automl.load(tmp_path / "again")
+    for split in ("valid", "test"):
+        assert again.metrics[split] == best.metrics[split]
+    assert [path.name for path in tmp_path.iterdir()] == ["again"], "no checkpoint is left over"
+
+
+@pytest.fixture(scope="module")
+def best(searched: Searched) -> Artifact:
+    return automl.load_best("s", studies=searched.studies)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Split:
+    return automl.Task.of("digits").test(None)
+
+
+def png(image: torch.Tensor, folder: Path) -> Path:
+    file = folder / "digit.png"
+    Image.fromarray(image[0].numpy()).save(file)
+    return file
+
+
+# What predict takes, made from uint8 (3, 1, 8, 8), and how many images of these it is.
+FORMS: dict[str, tuple[int, Callable[[torch.Tensor, Path], Any]]] = {
+    "a PIL image": (1, lambda x, _: Image.fromarray(x[0, 0].numpy())),
+    "a colour PIL image": (1, lambda x, _: Image.fromarray(x[0, 0].numpy()).convert("RGB")),
+    "an array (H, W)": (1, lambda x, _: x[0, 0].numpy()),
+    "an array (H, W, 1)": (1, lambda x, _: x[0].permute(1, 2, 0).numpy()),
+    "an array (N, H, W)": (3, lambda x, _: x[:, 0].numpy()),
+    "an array (N, 1, H, W)": (3, lambda x, _: x.numpy()),
+    "an array (N, H, W, 1)": (3, lambda x, _: x.permute(0, 2, 3, 1).numpy()),
+    "an array of fractions": (3, lambda x, _: x[:, 0].numpy().astype(np.float32) / 255),
+    "an array of float64": (1, lambda x, _: x[0, 0].numpy().astype(float)),
+    "a tensor (H, W)": (1, lambda x, _: x[0, 0]),
+    "a tensor (C, H, W)": (1, lambda x, _: x[0]),
+    "a tensor (N, C, H, W)": (3, lambda x, _: x),
+    "a tensor of fractions": (3, lambda x, _: x / 255),
+    "a path": (1, lambda x, folder: png(x[0], folder)),
+    "a path as text": (1, lambda x, folder: str(png(x[0], folder))),
+    "a list of arrays": (3, lambda x, _: [image[0].numpy() for image in x]),
+    "a list of many kinds": (2, lambda x, folder: [png(x[0], folder), x[1, 0].numpy()]),
+    "a generator": (3, lambda x, _: (image for image in x)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_predict_takes_an_image_in_any_form(
+    form: str, best: Artifact, digits: Split, tmp_path: Path
+) -> None:
+    count, make = FORMS[form]
+    want = best.predict(digits.x[:count])
+    told = best.predict(make(digits.x[:3], tmp_path))
+    assert [one.label for one in told] == [one.label for one in want]
+    for one, other in zip(told, want, strict=True):
+        assert one.probability == pytest.approx(other.probability, abs=1e-4)
+
+
+def test_a_prediction_is_a_label_and_probabilities_that_sum_to_one(
+    best: Artifact, digits: Split
+) -> None:
+    told = best.predict(digits.x)
+    assert len(told) == len(digits)
+    for one in told:
+        assert isinstance(one, Prediction)
+        assert set(one.probabilities) == set(best.labels)
+        assert sum(one.probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert one.probability == one.probabilities[one.label] == max(one.probabilities.values())
+    hits = [int(one.label) == y for one, y in zip(told, digits.y.tolist(), strict=True)]
+    assert sum(hits) / len(hits) == pytest.approx(best.metrics["test"]["accuracy"], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        17,
+        "/nowhere/photo.png",
+        np.full((8, 8), np.nan),
+        np.full((8, 8), 300),
+        np.zeros((2, 2, 2, 2, 2)),
+        np.zeros((0, 8)),
+        np.array(["a"]),
+    ],
+    ids=repr,
+)
+def test_what_is_no_image_is_one_data_error(raw: Any, best: Artifact) -> None:
+    with pytest.raises(DataError) as caught:
+        best.predict(raw)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_same_call_again_trains_nothing_and_leaves_the_model_as_it_is(
+    searched: Searched, tmp_path: Path
+) -> None:
+    studies = searched.copy(tmp_path)
+    before = snapshot(studies / "s" / "best")
+    space = Space.parse(SPACE, "my space.yaml")
+    study = automl.search(space, name="s", studies=studies, trials=TRIALS, workers=2, device="cpu")
+    assert snapshot(studies / "s" / "best") == before
+    assert [row.trial for row in study.leaderboard] == list(searched_order(searched))
+    assert study.best.metrics == searched.study.best.metrics
+
+
+def searched_order(searched: Searched) -> list[int]:
+    return [row.trial for row in searched.study.leaderboard]
+
+
+def test_more_trials_go_on_where_the_search_was(searched: Searched, tmp_path: Path) -> None:
+    studies = searched.copy(tmp_path)
+    events = go(studies, trials=TRIALS + 1, workers=1)
+    opened = events[0]
+    assert isinstance(opened, Opened)
+    assert opened.done == TRIALS
+    told = scores(studies)
+    assert len(told) == TRIALS + 1
+    assert {trial: told[trial] for trial in range(TRIALS)} == scores(searched.studies)
+    study = Study.open("s", studies)
+    assert study.best.metrics["trial"] == study.leaderboard[0].trial
+
+
+def test_a_best_model_that_a_crash_left_behind_is_brought_up_to_date(
+    searched: Searched, tmp_path: Path
+) -> None:
+    top = searched.study.leaderboard[0].trial
+    assert automl.load(searched.early).metrics["trial"] != top, "take another seed for this test"
+    for left in (searched.early, None):
+        studies = searched.copy(tmp_path / str(left is None))
+        shutil.rmtree(studies / "s" / "best")
+        if left:
+            shutil.copytree(left, studies / "s" / "best")
+        go(studies)
+        assert automl.load_best("s", studies=studies).metrics == searched.study.best.metrics
+
+
+def eventually(seen: Callable[[], Any]) -> Any:
+    """What `seen` gives once it gives something; the bound is for a test that is red."""
+    end = time.monotonic() + 120
+    while not (found := seen()):
+        assert time.monotonic() < end, "waited for two minutes"
+        time.sleep(0.01)
+    return found
+
+
+def children(pid: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def gone(pid: int) -> bool:
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def workers() -> list[int]:
+    """The workers that this process drives."""
+
+    def is_worker(pid: int) -> bool:
+        return (
+            not gone(pid) and b"automl.engines.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
+
+    return [pid for pid in children(os.getpid()) if is_worker(pid)]
+
+
+def test_killed_workers_change_no_score(searched: Searched, tmp_path: Path) -> None:
+    killed = 0
+    for event in begin(tmp_path):
+        if isinstance(event, Trained) and event.trial == killed == event.epoch.number - 2:
+            os.kill(workers()[0], signal.SIGKILL)  # trial 0 in its second epoch, 1 in its third
+            killed += 1
+    assert killed == 2
+    assert scores(tmp_path) == scores(searched.studies)
+    assert Study.open("s", tmp_path).best.metrics["test"] == searched.study.best.metrics["test"]
+
+
+def command(studies: Path, *more: str) -> list[str]:
+    file = studies / "my space.yaml"
+    file.write_text(SPACE)
+    words = [sys.executable, "-c", "from automl.cli import main; main()", "search", str(file)]
+    words += ["--name", "s", "--studies", str(studies), "--device", "cpu", "--workers", "2"]
+    return [*words, "--trials", str(TRIALS), *more]
+
+
+def test_a_killed_driver_leaves_a_study_that_the_same_command_ends(
+    searched: Searched, tmp_path: Path
+) -> None:
+    journal = tmp_path / "s" / "journal.log"
+    with (tmp_path / "told").open("w") as told:
+        driver = subprocess.Popen(command(tmp_path), stdout=told, stderr=told)
+    reports = b'"intermediate_value"'
+    eventually(lambda: journal.exists() and journal.read_bytes().count(reports) >= 2)
+    pids = children(driver.pid)
+
+    with pytest.raises(StudyError, match=f"another search holds this study .*{driver.pid}"):
+        go(tmp_path)
+    second = subprocess.run(command(tmp_path), capture_output=True, text=True, check=False)
+    driver.kill()
+    driver.wait()
+    assert second.returncode == 2
+    assert second.stdout == ""
+    assert second.stderr.count("\n") == 1
+    assert f"process {driver.pid}" in second.stderr
+    eventually(lambda: all(map(gone, pids)))
+
+    begun = len(Study.open("s", tmp_path).leaderboard)
+    again = subprocess.run(
+        command(tmp_path, "--json", "--quiet"), capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    assert again.stderr == ""
+    result = json.loads(again.stdout)
+    assert result["trials"] == TRIALS
+    assert result["states"] == {"finished": TRIALS}
+    assert result["test"] == automl.load_best("s", studies=tmp_path).metrics["test"]
+    undisturbed = scores(searched.studies)
+    resumed = scores(tmp_path)
+    assert [resumed[i] for i in range(begun)] == [undisturbed[i] for i in range(begun)]
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_search_that_is_told_to_stop_says_how_to_go_on(
+    signal_: signal.Signals, tmp_path: Path
+) -> None:
+    words = command(tmp_path)
+    driver = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    journal = tmp_path / "s" / "journal.log"
+    eventually(lambda: journal.exists() and b'"intermediate_value"' in journal.read_bytes())
+    driver.send_signal(signal_)
+    out, err = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert out == ""
+    assert "Traceback" not in err
+    *_, line = err.strip().splitlines()
+    assert line.strip().startswith("automl search")
+    assert f"'{tmp_path / 'my space.yaml'}' --name s" in line
+    assert 1 <= len(Study.open("s", tmp_path).leaderboard) <= TRIALS
+
+
+OTHERS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "space": (SPACE.replace("64", "65"), {}, "another space"),
+    "fixed value": (SPACE.replace("batch_size: 32", "batch_size: 33"), {}, "another space"),
+    "seed": (SPACE, {"seed": 1}, "another seed"),
+    "data": (SPACE.replace("per_class: 30", "per_class: 31"), {}, "another space|other data"),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_study_is_not_gone_on_with_by_another_search(
+    other: str, searched: Searched, tmp_path: Path
+) -> None:
+    text, options, told = OTHERS[other]
+    studies = searched.copy(tmp_path)
+    before = snapshot(studies)
+    with pytest.raises(StudyError, match=f"s: begun with .*({told})") as caught:
+        go(studies, text, trials=9, **options)
+    assert "\n" not in str(caught.value)
+    assert snapshot(studies) == before
+
+
+def test_comments_and_priors_may_change_while_a_study_goes_on(
+    searched: Searched, tmp_path: Path
+) -> None:
+    text = "# my notes\n" + SPACE.replace("[8, 64]", "[8, 64], prior: 32")
+    assert scores_after(searched.copy(tmp_path), text) == scores(searched.studies)
+
+
+def scores_after(studies: Path, text: str) -> dict[int, float | None]:
+    go(studies, text)
+    return scores(studies)
+
+
+NAMES = ["../x", "a/b", "", ".", "..", "con", "NUL", "lpt1", ".hidden", "a" * 65, "a b", "ä", "a\n"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_study_name_that_is_no_plain_file_name_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="want letters, digits") as caught:
+        go(tmp_path, name=name)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(StudyError, match="want letters, digits"):
+        automl.load_best(name, studies=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a", "a" * 64, "Cifar-10_v1.2", "0", "console"])
+def test_a_plain_study_name_is_taken(name: str, tmp_path: Path) -> None:
+    assert folder(tmp_path, name) == tmp_path / name
+
+
+def test_a_study_is_held_by_one_at_a_time_and_let_go(tmp_path: Path) -> None:
+    with alone(tmp_path / "s"):
+        held = pytest.raises(StudyError, match=f"process {os.getpid()}")
+        with held, alone(tmp_path / "s"):
+            pass
+    with alone(tmp_path / "s"):
+        pass
+
+
+def test_there_is_no_best_model_before_a_trial_was_scored(
+    searched: Searched, tmp_path: Path
+) -> None:
+    studies = searched.copy(tmp_path)
+    shutil.rmtree(studies / "s" / "best")
+    with pytest.raises(StudyError, match="no trial has been scored yet"):
+        automl.load_best("s", studies=studies)
+    with pytest.raises(StudyError, match=r"no study is called 't'\. Known: s\."):
+        automl.load_best("t", studies=studies)
+
+
+def edited(file: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    def spoil(best: Path) -> None:
+        (best / file).write_bytes(change((best / file).read_bytes()))
+
+    return spoil
+
+
+def weights(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
+    """Other tensors under the header of the file."""
+
+    def spoil(best: Path) -> None:
+        file = best / "model.safetensors"
+        state, about = load_file(file), header(best)
+        change(state)
+        save_file(
+            {k: v.contiguous() for k, v in state.items()}, file, {"automl": json.dumps(about)}
+        )
+
+    return spoil
+
+
+def header(best: Path) -> dict[str, Any]:
+    raw = (best / "model.safetensors").read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    about: dict[str, Any] = json.loads(json.loads(raw[8 : 8 + size])["__metadata__"]["automl"])
+    return about
+
+
+def headed(**about: Any) -> Callable[[Path], None]:
+    """The tensors of the file under another header."""
+
+    def spoil(best: Path) -> None:
+        file = best / "model.safetensors"
+        save_file(load_file(file), file, {"automl": json.dumps(header(best) | about)})
+
+    return spoil
+
+
+def without_header(best: Path) -> None:
+    file = best / "model.safetensors"
+    save_file(load_file(file), file)
+
+
+HOSTILE: dict[str, Callable[[Path], None]] = {
+    "a weight of another name": weights(lambda w: w.update(other=w.pop("1.weight"))),
+    "a weight too many": weights(lambda w: w.update(other=torch.zeros(1))),
+    "a weight missing": weights(lambda w: w.pop("1.weight")),
+    "a weight of another shape": weights(lambda w: w.update({"1.weight": w["1.weight"][:, :9]})),
+    "a weight of another type": weights(lambda w: w.update({"1.weight": w["1.weight"].long()})),
+    "no header": without_header,
+    "no labels": headed(labels=[]),
+    "fewer labels": headed(labels=["one", "two"]),
+    "labels that are numbers": headed(labels=list(range(10))),
+    "the same label twice": headed(labels=["one"] * 10),
+    "two sides": headed(shape=[8, 8]),
+    "a side below zero": headed(shape=[1, -8, -8]),
+    "a side of nothing": headed(shape=[1, 0, 8]),
+    "a vast side": headed(shape=[1, 2**40, 8]),
+    "other sides": headed(shape=[1, 9, 9]),
+    "two channels": headed(shape=[2, 4, 8]),
+    "means of other channels": headed(mean=[0.5, 0.5, 0.5]),
+    "a mean that is no number": headed(mean=[float("nan")]),
+    "a deviation of nothing": headed(std=[0.0]),
+    "an unknown key": headed(code="import os"),
+    "garbage for weights": edited("model.safetensors", lambda raw: b"garbage" * 100),
+    "weights cut": edited("model.safetensors", lambda raw: raw[: len(raw) // 2]),
+    "weights cut in the header": edited("model.safetensors", lambda raw: raw[:20]),
+    "empty weights": edited("model.safetensors", lambda raw: b""),
+    "no weights": lambda best: (best / "model.safetensors").unlink(),
+    "a config with holes": edited(
+        "config.yaml", lambda raw: raw.replace(b"batch_size: 32", b"batch_size: {int: [1, 32]}")
+    ),
+    "a config of an unknown part": edited("config.yaml", lambda raw: raw.replace(b"mlp", b"mlq")),
+    "a config with a tag": edited(
+        "config.yaml", lambda raw: raw + b"\nx: !!python/name:os.system\n"
+    ),
+    "no config": lambda best: (best / "config.yaml").unlink(),
+    "metrics cut": edited("metrics.json", lambda raw: raw[:50]),
+    "metrics that are a list": edited("metrics.json", lambda raw: b"[1, 2]"),
+    "metrics that are no text": edited("metrics.json", lambda raw: b"\xff\xfe\x00"),
+    "metrics too deep": edited("metrics.json", lambda raw: b"[" * 100_000),
+    "no metrics": lambda best: (best / "metrics.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_model_folder_that_was_tampered_with_is_one_error_that_names_the_place(
+    case: str, searched: Searched, tmp_path: Path
+) -> None:
+    best = searched.copy(tmp_path) / "s" / "best"
+    HOSTILE[case](best)
+    with pytest.raises((DataError, SpaceError)) as caught:
+        automl.load(best)
+    assert "\n" not in str(caught.value)
+    assert str(best) in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_one_error(tmp_path: Path) -> None:
+    with pytest.raises(AutomlError, match="nowhere"):
+        automl.load(tmp_path / "nowhere")
+
+
+def test_when_time_runs_out_before_a_trial_ends_the_best_so_far_is_delivered(
+    tmp_path: Path,
+) -> None:
+    long = SPACE.replace("epochs: 4", "epochs: 10_000")
+    *_, last = go(tmp_path, long, workers=1, trials=1, seconds=12.0)
+    assert isinstance(last, Finished)
+    study = Study.open("s", tmp_path)
+    (row,) = study.leaderboard
+    assert row.state == "paused"
+    assert study.best.metrics["epochs"] <= row.epochs
+    assert last.test == study.best.metrics["test"]
