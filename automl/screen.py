@@ -12,8 +12,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from automl.data import Metric
 from automl.results.leaderboard import Row
@@ -29,7 +31,7 @@ class Screen:
 
     def __init__(self, *, quiet: bool, as_json: bool, command: str) -> None:
         self.quiet, self.as_json, self.command = quiet, as_json, command
-        self.out = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.out = Console(stderr=True, quiet=quiet, highlight=False)
         self.opened: Opened | None = None
         self.forecast_told = False
         self.under_way: dict[int, str] = {}
@@ -68,6 +70,12 @@ class Screen:
                 self.bar.stop()
                 self._finish(event)
 
+    def line(self, text: str, style: str = "") -> None:
+        """One line, cut to the width of a terminal; whole where it goes to a file."""
+        whole = not self.out.is_terminal
+        shown = Text.from_markup(text, style=style)
+        self.out.print(shown, no_wrap=True, overflow="ellipsis", crop=not whole, soft_wrap=whole)
+
     def interrupted(self) -> None:
         """Said last when Ctrl-C or SIGTERM ended the search."""
         self.out.print("\nstopped; nothing is lost. This goes on from here:\n")
@@ -93,33 +101,33 @@ class Screen:
                 f"{event.done} of {event.trials} trials done, {event.resumed} under way"
             )
         for what, told in facts.items():
-            self.out.print(f"[bold]{what:<8}[/] {told}")
+            self.line(f"[bold]{what:<8}[/] {escape(told)}")
         if event.done < event.trials:
             self.out.print()
-            columns = "trial", metric, "best", "epochs", "params", "time"
-            self.out.print("[dim]" + HEAD.format(*columns) + "[/]")
+            columns = "trial", metric, "best", "epochs", "params", "time", "state", "what it is"
+            self.line(LINE.format(" ", *columns), "dim")
         self.bar.update(self.task, total=event.trials, completed=event.done)
 
     def _close(self, event: Closed) -> None:
         row = event.row
+        state = row.reason if row.state in ("stopped", "infeasible") else row.state
         cells = (
+            "[bold green]*[/]" if event.is_best else " ",
             row.trial,
             "-" if row.score is None else f"{row.score:.4f}",
             "-" if event.best is None else f"{event.best:.4f}",
             row.epochs,
             "-" if row.params is None else short(row.params),
             duration(row.seconds),
+            state,
+            escape(row.summary),
         )
-        state = row.reason if row.state in ("stopped", "infeasible") else row.state
-        mark = "[bold green]*[/]" if event.is_best else " "
-        style = "" if event.is_best else "[dim]" if row.state != "finished" else ""
-        end = "[/]" if style else ""
-        self.out.print(f"{mark}{style}{LINE.format(*cells)}  {state:<24} {row.summary}{end}")
+        self.line(LINE.format(*cells), "" if row.state == "finished" else "dim")
         told = event.forecast
         left = f"about {duration(told.seconds)} left" if told else ""
         self.bar.update(self.task, completed=event.done, left=left)
         if told and not self.forecast_told and self.opened and event.done < self.opened.trials:
-            self.out.print(f"[dim]forecast: {told.trials} trials, {left}[/]")
+            self.line(f"forecast: {told.trials} trials, {left}", "dim")
             self.forecast_told = True
 
     def _finish(self, event: Finished) -> None:
@@ -151,8 +159,7 @@ class Screen:
         print(f"saved in {study.path / 'best'}\n\n{loading(study.path)}")
 
 
-HEAD = "  {:>5}  {:>8}  {:>6}  {:>6}  {:>6}  {:>6}"
-LINE = " {:>5}  {:>8}  {:>6}  {:>6}  {:>6}  {:>6}"
+LINE = "{} {:>5}  {:>8}  {:>6}  {:>6}  {:>6}  {:>6}  {:<24} {}"
 
 
 def loading(path: Path) -> str:

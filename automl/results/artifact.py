@@ -11,11 +11,12 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import torch
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -26,14 +27,26 @@ from automl.errors import DataError
 from automl.space import Space
 from automl.training.loop import evaluate, predict
 
+Side = Annotated[int, Field(ge=1, le=4096)]  # pixels
+
 
 class Header(Strict):
     """What the weights file says of itself, checked like all text from outside."""
 
-    shape: list[int] = Field(min_length=3, max_length=3)
-    mean: list[float] = Field(min_length=1, max_length=4096)
-    std: list[float] = Field(min_length=1, max_length=4096)
+    shape: list[Side] = Field(min_length=3, max_length=3)  # C, H, W
+    mean: list[float] = Field(max_length=3)
+    std: list[Annotated[float, Field(gt=0)]] = Field(max_length=3)
     labels: list[str] = Field(min_length=1, max_length=100_000)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        channels = self.shape[0]
+        if channels not in (1, 3) or not channels == len(self.mean) == len(self.std):
+            told = "want 1 or 3 channels, with a mean and a deviation for each"
+            raise PydanticCustomError("channels", "{told}", {"told": told})
+        if len(set(self.labels)) < len(self.labels):
+            raise PydanticCustomError("labels", "want no label twice")
+        return self
 
 
 @dataclass(frozen=True)
@@ -116,8 +129,8 @@ def load(path: Path | str, *, device: str = "cpu") -> Artifact:
     try:
         with safe_open(file, "pt", device="cpu") as weights:
             header = Header.model_validate_json((weights.metadata() or {}).get("automl", ""))
-            inputs = Images((header.shape[0], header.shape[1], header.shape[2]),
-                            tuple(header.mean), tuple(header.std))  # fmt: skip
+            channels, height, width = header.shape
+            inputs = Images((channels, height, width), tuple(header.mean), tuple(header.std))
             with torch.device("meta"):
                 model = config.model.build(inputs, len(header.labels))
             wanted = {name: tuple(w.shape) for name, w in model.state_dict().items()}
@@ -126,11 +139,17 @@ def load(path: Path | str, *, device: str = "cpu") -> Artifact:
                 odd = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
                 raise DataError(f"{file}: {odd!r} does not fit the model in config.yaml")
             state = {name: weights.get_tensor(name) for name in wanted}
+        for name, weight in model.state_dict().items():
+            if state[name].dtype != weight.dtype:
+                told = f"{name!r} holds {state[name].dtype}; want {weight.dtype}"
+                raise DataError(f"{file}: {told}")
         metrics = json.loads((path / "metrics.json").read_text())
+        if not isinstance(metrics, dict):
+            raise DataError(f"{path / 'metrics.json'}: want a mapping of scores")
     except ValidationError as error:
         place, message = problems(error)[0]
         raise DataError(f"{file}: no model of automl: {dotted(place)}: {message}") from error
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as a model: {error}") from error
     model.load_state_dict(state, assign=True)
     model.eval().requires_grad_(False)

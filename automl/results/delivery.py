@@ -35,7 +35,7 @@ class Delivery:
     @property
     def trial(self) -> int | None:
         """The trial whose model is in the folder."""
-        found: int | None = artifact.load(self.folder).metrics["trial"] if self.exists else None
+        found: int | None = artifact.load(self.folder).metrics.get("trial") if self.exists else None
         return found
 
     def write(self, config: Config, file: Path, *, trial: int | None = None) -> None:

@@ -146,11 +146,11 @@ def run(
             if isinstance(event, Closed):
                 if event.is_best:
                     deliver(event.row.trial)
-                on_disk.write_leaderboard(path, driver.rows())
+                on_disk.write_leaderboard(path, driver.rows(), task.metric)
             yield event
         engine.close()  # the test needs the device
 
-        on_disk.write_leaderboard(path, driver.rows())
+        on_disk.write_leaderboard(path, driver.rows(), task.metric)
         best = driver.best
         if best is not None and best != delivery.trial:  # time was up before one ended, or a crash
             deliver(best)

@@ -161,8 +161,8 @@ def write(path: Path, text: str) -> None:
     os.replace(fresh, path)
 
 
-def write_leaderboard(path: Path, rows: list[Row]) -> None:
-    write(path / "leaderboard.md", leaderboard.markdown(rows, Study(path).task.metric))
+def write_leaderboard(path: Path, rows: list[Row], metric: Metric) -> None:
+    write(path / "leaderboard.md", leaderboard.markdown(rows, metric))
     write(path / "leaderboard.csv", leaderboard.table(rows))
 
 
