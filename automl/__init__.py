@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from automl.data import Data, Epoch, Images, Metric, Split
     from automl.errors import AutomlError
     from automl.results.artifact import Artifact, Prediction, load
-    from automl.search.run import search
-    from automl.search.study import Study, load_best
+    from automl.searching.run import search
+    from automl.searching.study import Study, load_best
     from automl.space import Space
     from automl.training import train
 
@@ -34,8 +34,8 @@ _HOMES = {
     "automl.data": "Data Epoch Images Metric Split",
     "automl.errors": "AutomlError",
     "automl.results.artifact": "Artifact Prediction load",
-    "automl.search.run": "search",
-    "automl.search.study": "Study load_best",
+    "automl.searching.run": "search",
+    "automl.searching.study": "Study load_best",
     "automl.space": "Space",
     "automl.training": "train",
 }

@@ -72,7 +72,7 @@ def search(
 ) -> None:
     """Search a space for the best model. The same command again goes on where it was."""
     from automl.screen import Screen
-    from automl.search.run import root, run
+    from automl.searching.run import root, run
 
     seconds = None if time is None else _seconds(time)
     loaded = _space(space, plugin)
@@ -117,7 +117,7 @@ def train(
     """Train one config, test it, save the model."""
     from automl.results import artifact
     from automl.results.delivery import fit
-    from automl.search.run import root
+    from automl.searching.run import root
     from automl.training.precision import pick
 
     whole = _space(str(config), plugin).config()
@@ -147,7 +147,7 @@ def predict(
     """Predict with the best model of a study."""
     from dataclasses import asdict
 
-    from automl.search.study import load_best
+    from automl.searching.study import load_best
 
     predictions = load_best(name, studies=studies).predict(inputs)
     if as_json:
@@ -170,7 +170,7 @@ def leaderboard(
     from dataclasses import asdict
 
     from automl.screen import table
-    from automl.search.study import Study
+    from automl.searching.study import Study
 
     study = Study.open(name, studies)
     rows = study.leaderboard
@@ -205,8 +205,8 @@ def dashboard(
     from socketserver import ThreadingMixIn
     from wsgiref.simple_server import WSGIServer, make_server
 
-    from automl.search.study import Study
-    from automl.search.study import storage as open_storage
+    from automl.searching.study import Study
+    from automl.searching.study import storage as open_storage
 
     study = Study.open(name, studies)
     if find_spec("optuna_dashboard") is None:
@@ -239,8 +239,8 @@ def doctor(data: DataPath = None) -> None:
 
     import torch
 
-    from automl.search.run import root
-    from automl.search.study import versions
+    from automl.searching.run import root
+    from automl.searching.study import versions
     from automl.tasks.images import cache
     from automl.training import precision
 
@@ -262,7 +262,7 @@ def doctor(data: DataPath = None) -> None:
 @spaces.command()
 def check(space: SpaceName, data: DataPath = None, plugin: Plugins = None) -> None:
     """Prove a space: every range end and option is a config whose model fits its data."""
-    from automl.search.run import prove, root
+    from automl.searching.run import prove, root
 
     loaded = _space(space, plugin)
     inputs, labels = loaded.task.shape(root(data))
@@ -279,7 +279,7 @@ def show(
 ) -> None:
     """What a space leaves open, and how large its models are."""
     from automl.screen import knobs
-    from automl.search.run import root, sizes
+    from automl.searching.run import root, sizes
 
     loaded = _space(space, plugin)
     inputs, labels = loaded.task.shape(root(data))

@@ -252,7 +252,7 @@ class Augment(Part):
 class Sampler(Part):
     """Who proposes the next config."""
 
-    home: ClassVar[str] = "automl.search.samplers"
+    home: ClassVar[str] = "automl.searching.samplers"
 
     @abstractmethod
     def build(self, seed: int) -> Any:
@@ -262,7 +262,7 @@ class Sampler(Part):
 class Pruner(Part):
     """Who decides, after every epoch, whether a trial goes on."""
 
-    home: ClassVar[str] = "automl.search.pruners"
+    home: ClassVar[str] = "automl.searching.pruners"
 
     @abstractmethod
     def stop(self, curve: list[float], others: list[list[float]], epochs: int) -> str | None:

@@ -19,8 +19,8 @@ from rich.text import Text
 
 from automl.data import Metric
 from automl.results.leaderboard import Row
-from automl.search.driver import Closed, Trained
-from automl.search.run import Finished, Opened, Told
+from automl.searching.driver import Closed, Trained
+from automl.searching.run import Finished, Opened, Told
 from automl.space import Choice, Hole, Space
 
 TOP = 5  # rows of the leaderboard at the end
@@ -72,14 +72,16 @@ class Screen:
 
     def line(self, text: str, style: str = "") -> None:
         """One line, cut to the width of a terminal; whole where it goes to a file."""
-        whole = not self.out.is_terminal
         shown = Text.from_markup(text, style=style)
-        self.out.print(shown, no_wrap=True, overflow="ellipsis", crop=not whole, soft_wrap=whole)
+        if self.out.is_terminal:
+            self.out.print(shown, no_wrap=True, overflow="ellipsis")
+        else:
+            self.out.print(shown, soft_wrap=True)
 
     def interrupted(self) -> None:
         """Said last when Ctrl-C or SIGTERM ended the search."""
         self.out.print("\nstopped; nothing is lost. This goes on from here:\n")
-        self.out.print(f"  {self.command}\n")
+        self.out.print(f"  {self.command}\n", markup=False, soft_wrap=True)  # whole, to be copied
 
     def _open(self, event: Opened) -> None:
         data, study = event.data, event.study

@@ -27,8 +27,8 @@ from automl.engines import Broken, Engine, Event, Job, Lost, Ready, Refused, Req
 from automl.errors import PartBug, StudyError
 from automl.results import leaderboard
 from automl.results.leaderboard import Row
-from automl.search.driver import Closed, Driver, Trained
-from automl.search.study import Manifest, asked, begin, mend, storage
+from automl.searching.driver import Closed, Driver, Trained
+from automl.searching.study import Manifest, asked, begin, mend, storage
 from automl.space import Space
 
 ACCURACY = Metric("accuracy")

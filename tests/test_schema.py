@@ -25,6 +25,7 @@ UNSEEN = [  # what the loader alone can tell
     "anchor",
     "float for a whole number",
     "knobs that do not go together",
+    "number between the ends that is none",
     "too many draws",
     "too few draws",
     "ends that do not go together",

@@ -26,9 +26,9 @@ from automl.data import Split
 from automl.errors import AutomlError, DataError, SpaceError, StudyError
 from automl.results.artifact import Artifact, Prediction
 from automl.results.delivery import fit
-from automl.search.driver import Closed, Trained
-from automl.search.run import Finished, Opened, Told, run
-from automl.search.study import Study, alone, folder
+from automl.searching.driver import Closed, Trained
+from automl.searching.run import Finished, Opened, Told, run
+from automl.searching.study import Study, alone, folder
 from automl.space import Space
 from automl.tasks.images import cache
 from automl.training import train
@@ -355,7 +355,7 @@ LONG = """
 task: {name: digits, per_class: 10}
 search: {sampler: random, pruner: none}
 model: {name: mlp, widths: [{int: [8, 64]}]}
-train: {epochs: 500, batch_size: 32}
+train: {epochs: 200, batch_size: 32}
 """
 
 
@@ -400,7 +400,7 @@ def test_however_a_driver_ends_the_same_command_goes_on_as_if_nothing_had_been(
     for trial in Study.open("s", tmp_path).optuna.trials:
         *_, last = train(space.with_values(trial.params), data, device=torch.device("cpu"))
         assert trial.value == last.metrics["accuracy"]
-        assert len(trial.intermediate_values) == 500
+        assert len(trial.intermediate_values) == 200
 
 
 OTHERS: dict[str, tuple[str, dict[str, Any], str]] = {

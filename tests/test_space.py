@@ -329,6 +329,10 @@ BROKEN: dict[str, tuple[str, str]] = {
         "    - {name: plain, kernel: {choice: [3, 4, 5]}}\n",
         "6: model.stages[1].kernel: got 4; want 1, 3, 5, 7, 9 or 11",
     ),
+    "number between the ends that is none": (
+        "task: digits\nmodel: {name: cnn, stages: [{name: plain, kernel: {int: [3, 5]}}]}\n",
+        "2: model.stages[0].kernel: got 4; want 1, 3, 5, 7, 9 or 11",
+    ),
     "option of an option": (
         MLP
         + (
@@ -1011,6 +1015,10 @@ def test_the_digest_sees_every_range() -> None:
     widths = ["repeat: 2, each: 8", "repeat: 2, same: 8", "repeat: {int: [1, 2]}, each: 8"]
     texts = [f"model: {{name: mlp, widths: {{{repeat}}}}}\ntask: digits\n" for repeat in widths]
     texts += [f"{MLP}search: {{max_params: {limit}}}\n" for limit in (10, 20)]
+    texts += [
+        f"{MLP}optimizer: {{choice: [adamw, {{name: sgd, lr: {{float: [0.1, {high}]}}}}]}}\n"
+        for high in (1, 2)
+    ]
     spaces = [*map(optimizer, knobs), *map(Space.parse, texts)]
     assert len({space.digest for space in spaces}) == len(spaces)
 

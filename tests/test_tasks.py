@@ -20,7 +20,7 @@ from PIL import Image
 
 from automl.config import Task
 from automl.data import Data, Split
-from automl.errors import DataError, SpaceError
+from automl.errors import DataError
 from automl.tasks.cifar import Cifar, Cifar10, Cifar100
 from automl.tasks.images import ImageTask
 from automl.tasks.mnist import FashionMnist, Idx

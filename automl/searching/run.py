@@ -17,9 +17,9 @@ from automl.engines import Setup
 from automl.engines.local import Local, devices
 from automl.errors import OptionError, SpaceError
 from automl.results.delivery import Delivery
-from automl.search import study as on_disk
-from automl.search.driver import Closed, Driver, Trained
-from automl.search.study import Manifest, Study
+from automl.searching import study as on_disk
+from automl.searching.driver import Closed, Driver, Trained
+from automl.searching.study import Manifest, Study
 from automl.space import Space, find, measure
 from automl.training import precision
 

@@ -23,7 +23,7 @@ from automl.engines import Broken, Engine, Event, Go, Job, Lost, Ready, Refused
 from automl.errors import PartBug, SpaceError, StudyError
 from automl.results import leaderboard
 from automl.results.leaderboard import Row
-from automl.search.study import asked
+from automl.searching.study import asked
 from automl.space import Draw, Float, Hole, Int, Space, measure
 from automl.training import checkpoint as disk
 

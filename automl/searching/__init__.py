@@ -1,0 +1,1 @@
+"""The search: one driver that owns the study, asks, reports and tells. Knows Optuna."""

@@ -1,0 +1,128 @@
+"""Who may import whom, and what is written nowhere. The table is CONTRIBUTING's map as data."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import automl
+
+HOUSE = Path(automl.__file__).parent
+FLOORS = [  # a file may import from floors above its own, and from its own room
+    ["errors"],
+    ["data"],
+    ["config"],
+    ["models", "tasks", "optimizers", "schedules", "augment"],
+    ["space", "schema"],
+    ["training"],
+    ["engines"],
+    ["results"],
+    ["searching"],
+    ["screen", "cli"],
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+SHARED = {"automl.models.layers", "automl.tasks.images"}  # what several parts of a room share
+ONLY_IN = {
+    "optuna": {"searching", "results"},
+    "optuna_dashboard": {"cli"},
+    "typer": {"cli"},
+    "rich": {"screen"},
+    "safetensors": {"results", "tasks"},
+    "torchvision": {"tasks"},
+    "yaml": {"space", "results"},
+}
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "print", "input"}
+FORBIDDEN_MODULES = {"dill", "cloudpickle", "shelve", "marshal"}
+
+FILES = sorted(HOUSE.rglob("*.py"))
+
+
+def module(path: Path) -> str:
+    parts = path.relative_to(HOUSE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room(name: str) -> str:
+    return [*name.split("."), ""][1]
+
+
+def runtime(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those under `if TYPE_CHECKING:`, which import nothing."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from runtime(child)
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in runtime(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_imports_go_one_way(path: Path) -> None:
+    here = module(path)
+    for name in imports(path):
+        there = room(name)
+        if not name.startswith("automl") or not room(here):
+            continue
+        if there == room(here):
+            parts = there in ("models", "tasks")
+            assert not parts or ".".join(name.split(".")[:3]) in SHARED | {f"automl.{there}"}
+            continue
+        assert FLOOR[there] <= FLOOR[room(here)], f"{here} imports {name}"
+        level = FLOOR[there] == FLOOR[room(here)]
+        allowed = (room(here), there) in {("schema", "space"), ("cli", "screen")}
+        assert not level or allowed, f"{here} imports {name}, of the same floor"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_libraries_stay_in_their_rooms(path: Path) -> None:
+    for name in imports(path):
+        library = name.split(".")[0]
+        if library in ONLY_IN:
+            assert room(module(path)) in ONLY_IN[library], f"{module(path)} imports {library}"
+        assert library not in FORBIDDEN_MODULES
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_nothing_is_evaluated_unpickled_swallowed_or_printed(path: Path) -> None:
+    screen = room(module(path)) in ("screen", "cli")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            forbidden = FORBIDDEN_CALLS - ({"print"} if screen else set())
+            assert node.func.id not in forbidden, f"line {node.lineno}: {node.func.id}()"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+            assert "weights_only=True" in ast.unparse(node), f"line {node.lineno}"
+        if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("pickle."):
+            assert node.attr == "UnpicklingError", f"line {node.lineno}: {ast.unparse(node)}"
+        if isinstance(node, ast.ExceptHandler):
+            caught = "" if node.type is None else ast.unparse(node.type)
+            assert caught not in ("", "Exception", "BaseException"), f"line {node.lineno}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_every_file_says_what_it_is_for(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("call", ["import automl", "import automl.cli"])
+def test_importing_waits_for_no_torch(call: str) -> None:
+    told = f"{call}; import sys; print({{'torch', 'optuna', 'rich', 'sklearn'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_all_that_is_public_can_be_had() -> None:
+    for name in automl.__all__:
+        assert getattr(automl, name) is not None
