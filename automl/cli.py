@@ -326,3 +326,7 @@ def main() -> NoReturn:
         _note(f"automl: {error}")
         sys.exit(2)
     raise AssertionError("typer exits")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,337 @@
+"""The commands as a person types them: what they print, where, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from PIL import Image
+
+from automl import cli
+
+HERE = Path(__file__).parent
+README = (HERE.parent / "README.md").read_text(encoding="utf-8")
+SPACE = """
+task: {name: digits, per_class: 30}
+model: {name: mlp, widths: [{int: [8, 64]}]}
+optimizer: {name: adamw, lr: {float: [1e-3, 3e-2], log: true}}
+train: {epochs: 3, batch_size: 32}
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    status: int | str | None
+    out: str
+    err: str
+
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def automl(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in this process, as its entry point does."""
+
+    def run(*words: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["automl", *map(str, words)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        told = capfd.readouterr()
+        return Ended(ended.value.code, told.out, told.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One search by the command, in a process of its own and with its outputs beside it."""
+    place = tmp_path_factory.mktemp("place")
+    (place / "small.yaml").write_text(SPACE)
+    words = [
+        "search",
+        "small.yaml",
+        "--trials",
+        "3",
+        "--studies",
+        "studies",
+        "--device",
+        "cpu",
+        "--json",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "automl.cli", *words], cwd=place, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (place / "out").write_text(done.stdout)
+    (place / "err").write_text(done.stderr)
+    return place / "studies"
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_json_is_one_document_and_progress_goes_elsewhere(studies: Path) -> None:
+    told = json.loads((studies.parent / "out").read_text())
+    assert told["trials"] == 3
+    assert told["test"]["accuracy"] > 0.5
+    assert len(told["leaderboard"]) == 3
+    progress = (studies.parent / "err").read_text()
+    assert "\x1b" not in progress  # no colours where nobody looks
+    assert progress.count("| batch 32") == 3  # one line a trial
+    assert "by chance" in progress
+
+
+def test_the_same_command_again_prints_the_answer_and_changes_nothing(
+    studies: Path, automl: Command
+) -> None:
+    before = snapshot(studies / "small" / "best")
+    space = studies.parent / "small.yaml"
+    done = automl("search", space, "--trials", 3, "--studies", studies, "--device", "cpu", "-q")
+    assert done.status == 0
+    assert done.err == ""
+    assert f"automl.load_best('small', studies={str(studies)!r})" in done.out
+    assert "test accuracy" in done.out
+    assert snapshot(studies / "small" / "best") == before
+
+
+def test_the_line_that_loads_the_model_does(studies: Path, automl: Command) -> None:
+    space = studies.parent / "small.yaml"
+    done = automl("search", space, "--trials", 3, "--studies", studies, "-q")
+    code = done.out[done.out.index("import automl") :] + "\nprint(len(model.labels))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "10\n"
+
+
+def test_the_leaderboard_is_shown_and_cut(studies: Path, automl: Command) -> None:
+    shown = automl("leaderboard", "small", "--studies", studies, "--top", 2).out
+    assert len(shown.strip().splitlines()) == 3
+    told = json.loads(automl("leaderboard", "small", "--studies", studies, "--json").out)
+    assert [row["rank"] for row in told] == [1, 2, 3]
+
+
+def test_predict_gives_one_line_a_picture(studies: Path, automl: Command, tmp_path: Path) -> None:
+    files = [tmp_path / f"{name}.png" for name in "ab"]
+    for file in files:
+        Image.new("L", (20, 30), 128).save(file)
+    lines = automl("predict", "small", *files, "--studies", studies).out.splitlines()
+    assert [line.split()[0] for line in lines] == [str(file) for file in files]
+    told = json.loads(automl("predict", "small", *files, "--studies", studies, "--json").out)
+    assert sum(told[0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_delivered_config_trains_again(studies: Path, automl: Command, tmp_path: Path) -> None:
+    config = studies / "small" / "best" / "config.yaml"
+    done = automl("train", config, "--out", tmp_path / "again", "--device", "cpu", "--json")
+    assert done.status == 0
+    scores = json.loads((studies / "small" / "best" / "metrics.json").read_text())
+    assert json.loads(done.out)["valid"] == scores["valid"]  # one seed, one machine, one result
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again"]
+
+
+def test_what_there_is_can_be_listed(automl: Command) -> None:
+    listed = automl("list").out
+    for name in ("cifar5k", "digits", "imagefolder", "cnn", "mlp", "muon", "convnext", "wsd"):
+        assert re.search(rf"\b{name}\b", listed)
+
+
+def test_doctor_tells_versions_devices_and_places(automl: Command) -> None:
+    told = automl("doctor").out
+    for word in ("torch", "optuna", "cpu", "cache", "free disk"):
+        assert word in told
+
+
+def test_a_space_is_checked_and_shown(automl: Command) -> None:
+    assert automl("space", "check", "digits").out.endswith(": good\n")
+    shown = automl("space", "show", "digits", "--draws", 20).out
+    assert "optimizer.adamw.lr" in shown
+    assert "parameters over 20 random draws" in shown
+
+
+WRONG = {
+    "space: a name that is none": (["search", "cifr"], "did you mean 'cifar'?"),
+    "space: a file that is none": (["search", "none.yaml"], "none.yaml: cannot be read"),
+    "space: a knob that is none": (["search", "knob.yaml"], "did you mean 'widths'?"),
+    "space: a limit below all models": (["search", "limit.yaml"], "max_params: 10"),
+    "data: a folder that is none": (["search", "digits", "--data", "nowhere"], "--data"),
+    "data: not there and no network": (["search", "folder.yaml"], "no folder train/"),
+    "data: one class only": (["search", "folder.yaml", "--data", "single"], "want at least 2"),
+    "option: no trials": (["search", "digits", "--trials", "0"], "--trials: got 0"),
+    "option: a time that is none": (["search", "digits", "--time", "soon"], "--time: got 'soon'"),
+    "option: hardly any time": (["search", "digits", "--time", "1s"], "--time: got 1 s"),
+    "option: a device that is none": (["search", "digits", "--device", "tpu9"], "--device tpu9"),
+    "option: no workers": (["search", "digits", "--workers", "0"], "--workers: got 0"),
+    "option: a plugin that is none": (["search", "digits", "--plugin", "x.py"], "--plugin x.py"),
+    "option: a name that leads elsewhere": (["search", "digits", "--name", "../up"], "'../up'"),
+    "config: with holes": (["train", "good.yaml"], "left open"),
+    "study: none of that name": (["leaderboard", "none"], "no study is called 'none'"),
+    "study: none to predict with": (["predict", "none", "a.png"], "no study is called 'none'"),
+}
+
+
+@pytest.mark.parametrize(("words", "told"), WRONG.values(), ids=WRONG.keys())
+def test_what_is_wrong_is_one_line_and_writes_nothing(
+    words: list[str],
+    told: str,
+    automl: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.yaml").write_text(SPACE)
+    (tmp_path / "knob.yaml").write_text(SPACE.replace("widths", "width"))
+    (tmp_path / "limit.yaml").write_text(SPACE + "search: {max_params: 10}\n")
+    (tmp_path / "folder.yaml").write_text(SPACE.replace("digits", "imagefolder"))
+    (tmp_path / "single" / "train" / "a").mkdir(parents=True)
+    before = snapshot(tmp_path)
+    done = automl(*words)
+    assert done.status == 2
+    assert done.out == ""
+    assert done.err.startswith("automl: ")
+    assert told in done.err
+    assert done.err.count("\n") == 1
+    assert snapshot(tmp_path) == before
+    assert not (tmp_path / "studies").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (["--seed", "1"], "another seed"),
+        (["other.yaml", "--name", "small"], "another space"),
+        (["data.yaml", "--name", "small"], "another space"),
+    ],
+    ids=["seed", "space", "data"],
+)
+def test_a_study_begun_with_something_else_is_left_alone(
+    change: list[str], told: str, studies: Path, automl: Command
+) -> None:
+    place = studies.parent
+    (place / "other.yaml").write_text(SPACE.replace("64", "63"))
+    (place / "data.yaml").write_text(SPACE.replace("per_class: 30", "per_class: 29"))
+    before = snapshot(studies)
+    space, *options = change if change[0].endswith("yaml") else ["small.yaml", *change]
+    done = automl("search", place / space, "--studies", studies, "--trials", 3, *options)
+    assert done.status == 2
+    assert told in done.err
+    assert done.err.count("\n") == 1
+    assert snapshot(studies) == before
+
+
+def commands() -> dict[str, Any]:
+    root = typer.main.get_command(cli.app)
+    found: dict[str, Any] = {}
+    todo = [("", root)]
+    while todo:
+        name, command = todo.pop()
+        children = getattr(command, "commands", None)
+        if children is None:
+            found[name] = command
+        else:
+            todo += [(f"{name} {child}".strip(), made) for child, made in children.items()]
+    return found
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_command_and_option_is_explained(name: str) -> None:
+    command = commands()[name]
+    assert command.help
+    for parameter in command.params:
+        assert getattr(parameter, "help", None), f"{name} {parameter.name}"
+
+
+LINES = sorted(set(re.findall(r"^automl .*$", README, re.M)))
+CHEAP = {"list", "doctor", "space check", "space show", "space schema"}
+
+
+def test_the_readme_shows_how_to_use_it() -> None:
+    assert len(LINES) >= 8
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_every_line_of_the_readme_is_a_command_that_exists(
+    line: str, automl: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = shlex.split(line.partition(">")[0])[1:]
+    name = next(n for n in commands() if words[: len(n.split())] == n.split())
+    context = commands()[name].make_context(
+        name, words[len(name.split()) :], resilient_parsing=False
+    )
+    assert context.params is not None
+    if name in CHEAP:
+        (tmp_path / "my.yaml").write_text(SPACE)
+        monkeypatch.chdir(tmp_path)
+        assert automl(*words).status == 0
+
+
+def test_the_readme_is_what_ci_installs_and_tests() -> None:
+    installs = re.findall(r"^python3 -m venv .*$", README, re.M)
+    assert [line.rpartition("&& ")[2] for line in installs] == [
+        "automl search digits --trials 20",
+        "pytest",
+    ]
+
+
+def test_the_readmes_own_part_is_a_part(tmp_path: Path) -> None:
+    (tmp_path / "my_parts.py").write_text(
+        next(
+            code for code in re.findall(r"```python\n(.*?)```", README, re.S) if "my-linear" in code
+        )
+    )
+    (tmp_path / "my.yaml").write_text(
+        "task: digits\nmodel: {name: my-linear, dropout: {float: [0, 0.5]}}\n"
+    )
+    words = [sys.executable, "-m", "automl.cli", "space", "check", "my.yaml"]
+    known = subprocess.run(
+        [*words, "--plugin", "my_parts.py"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert known.stdout.endswith("1 knobs, 650 to 650 parameters: good\n"), known.stderr
+    unknown = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert unknown.returncode == 2
+
+
+def test_the_dashboard_shows_the_study_to_this_machine_alone(studies: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["dashboard", "small", "--studies", str(studies), "--port", str(port)]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "automl.cli", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        assert server.stdout is not None
+        told = server.stdout.readline()  # printed once it listens
+        assert told.startswith(f"http://127.0.0.1:{port}/dashboard/studies/")
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=60) as page:
+                summaries = json.load(page)["study_summaries"]
+            if summaries:
+                break
+        assert [summary["study_name"] for summary in summaries] == ["small"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/dashboard/", timeout=60) as page:
+            assert b"<html" in page.read().lower()
+    finally:
+        server.kill()
+        server.wait()
+        assert server.stdout is not None
+        server.stdout.close()
