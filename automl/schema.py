@@ -12,7 +12,8 @@ from typing import Any, TypeGuard, get_args
 from pydantic.json_schema import models_json_schema
 
 from automl.config import Config, Part, Strict, Task
-from automl.space import MAX_OPTIONS, MAX_REPEAT, NEVER_OPEN, Search
+from automl.reader import MAX_OPTIONS, MAX_REPEAT
+from automl.space import NEVER_OPEN, Search
 
 Schema = dict[str, Any]
 

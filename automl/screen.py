@@ -18,10 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from automl.data import Metric
+from automl.holes import Choice, Hole
 from automl.results.leaderboard import Row
 from automl.searching.driver import Closed, Trained
 from automl.searching.run import Finished, Opened, Told
-from automl.space import Choice, Hole, Space
+from automl.space import Space
 
 TOP = 5  # rows of the leaderboard at the end
 

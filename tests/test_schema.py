@@ -13,7 +13,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from test_space import BROKEN, TEXTS
 
-from automl.space import HOLES, _Loader
+from automl.reader import HOLES, Loader
 
 COMMITTED = Path(__file__).parent.parent / "search_spaces" / "schema.json"
 COMMAND = "automl space schema > search_spaces/schema.json"
@@ -66,7 +66,7 @@ UNSEEN = [  # what the loader alone can tell
 
 def read(text: str) -> Any:
     """As an editor does: plain values, whatever they mean. Raises YAMLError."""
-    return yaml.load(text, _Loader)
+    return yaml.load(text, Loader)
 
 
 def readable(text: str) -> bool:

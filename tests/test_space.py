@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from automl.config import Config, Model, Task
 from automl.data import Images
 from automl.errors import OptionError, SpaceError
-from automl.space import HOLES, MAX_BYTES, Choice, Reader, Space, find, measure, shipped
+from automl.holes import Choice
+from automl.reader import HOLES, MAX_BYTES, Reader
+from automl.space import Space, find, measure, shipped
 
 few = settings(deadline=None, derandomize=True, max_examples=20)
 many = settings(few, max_examples=150)
@@ -156,7 +158,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     ),
     "bomb of levels": (
         "task: digits\nmodel:\n  " + "[" * 50 + "]" * 50 + "\n",
-        "3: more than 40 levels, one inside the other",
+        "3: more than 40 levels, one in the other",
     ),
     "too many values": (
         "task: digits\nmodel: [" + "1, " * 20_001 + "]\n",

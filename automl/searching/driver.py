@@ -21,10 +21,11 @@ from automl.config import Config
 from automl.data import Epoch, Images
 from automl.engines import Broken, Engine, Event, Go, Job, Lost, Ready, Refused
 from automl.errors import PartBug, SpaceError, StudyError
+from automl.holes import Draw, Float, Hole, Int
 from automl.results import leaderboard
 from automl.results.leaderboard import Row
 from automl.searching.study import asked
-from automl.space import Draw, Float, Hole, Int, Space, measure
+from automl.space import Space, measure
 from automl.training import checkpoint as disk
 
 ATTEMPTS = 3  # workers a trial may lose before it is given up
@@ -66,6 +67,7 @@ class Active:
     trial: optuna.Trial
     config: Config
     history: list[Epoch] = field(default_factory=list)
+    reported: int = 0  # epochs that the study has
     attempts: int = 0
     began: float = 0.0
 
@@ -111,6 +113,7 @@ class Driver:
                 trial = optuna.Trial(self.study, frozen._trial_id)
                 active = self._opened(trial)  # asks again for what a crash left unasked
                 if active:
+                    active.reported = len(curve)
                     self.waiting.append(active)
 
     @property
@@ -231,8 +234,9 @@ class Driver:
             self.top, self.pace = self.sign * score, epoch.seconds / epoch.examples
         curve = [self.sign * e.metrics[self.metric.name] for e in active.history]
         self.curves[number] = curve
-        if epoch.number not in self.study._storage.get_trial(trial._trial_id).intermediate_values:
+        if epoch.number > active.reported:
             trial.report(score, epoch.number)
+            active.reported = epoch.number
         yield Trained(number, epoch, epochs)
 
         if epoch.number == epochs:

@@ -1,0 +1,251 @@
+"""What a space is made of: fixed values, holes, and groups of them. Knows no file and no part."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from automl.config import Place, dotted, shown
+from automl.errors import SpaceError
+
+Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value that is fixed."""
+
+    value: Scalar
+    line: int
+
+
+@dataclass(frozen=True)
+class Fields:
+    items: dict[str, Node]
+    line: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    items: list[Node]
+    line: int
+
+
+@dataclass(frozen=True)
+class Int:
+    """A whole number, both ends included."""
+
+    low: int
+    high: int
+    step: int
+    log: bool
+    prior: int | None
+    line: int
+
+
+@dataclass(frozen=True)
+class Float:
+    """A real number, both ends included."""
+
+    low: float
+    high: float
+    step: float | None
+    log: bool
+    prior: float | None
+    line: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several; an option's own holes live only while it is chosen."""
+
+    options: dict[Scalar, Node]
+    prior: Scalar
+    line: int
+
+    @property
+    def conditional(self) -> bool:
+        """Whether an option has holes of its own."""
+        return any(True for option in self.options.values() for _ in holes_in(option))
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A list of independent draws of one thing, or of copies of one draw."""
+
+    count: int | Int
+    item: Node
+    same: bool
+    line: int
+
+
+Hole = Int | Float | Choice
+Node = Value | Fields | Listing | Int | Float | Choice | Repeat
+Draw = Callable[[str, Hole], Any]
+
+
+def fail_at(source: str, line: int, place: Place, message: str) -> NoReturn:
+    where = f"{dotted(place)}: " if place else ""
+    raise SpaceError(f"{source}:{line}: {where}{message}")
+
+
+def fill(node: Node, name: str, place: Place, draw: Draw, lines: dict[Place, int]) -> Any:
+    lines[place] = node.line
+    match node:
+        case Value():
+            return node.value
+        case Int() | Float():
+            return draw(name, node)
+        case Choice():
+            label = draw(name, node)
+            option = node.options[label]
+            inside = name if isinstance(option, Value) else f"{name}.{label}"
+            return fill(option, inside, place, draw, lines)
+        case Fields():
+            return {key: fill(child, f"{name}.{key}" if name else key, (*place, key), draw, lines)
+                    for key, child in node.items.items()}  # fmt: skip
+        case Listing():
+            return [fill(child, f"{name}[{i}]", (*place, i), draw, lines)
+                    for i, child in enumerate(node.items)]  # fmt: skip
+        case Repeat():
+            count = node.count if isinstance(node.count, int) else draw(name, node.count)
+            if node.same:
+                drawn = fill(node.item, f"{name}[*]", (*place, 0), draw, lines)
+                return [drawn] * count
+            return [fill(node.item, f"{name}[{i}]", (*place, i), draw, lines)
+                    for i in range(count)]  # fmt: skip
+
+
+def random_value(hole: Hole, rng: random.Random) -> Any:
+    match hole:
+        case Choice():
+            return rng.choice(list(hole.options))
+        case Int(log=True):
+            drawn = math.exp(rng.uniform(math.log(hole.low - 0.5), math.log(hole.high + 0.5)))
+            return min(max(round(drawn), hole.low), hole.high)
+        case Int():
+            return rng.randrange(hole.low, hole.high + 1, hole.step)
+        case Float(step=None):
+            if not hole.log:
+                return rng.uniform(hole.low, hole.high)
+            drawn = math.exp(rng.uniform(math.log(hole.low), math.log(hole.high)))
+            return min(max(drawn, hole.low), hole.high)
+        case Float(step=float() as step):
+            drawn = hole.low + step * rng.randrange(round((hole.high - hole.low) / step) + 1)
+            return min(drawn, hole.high)  # 3 * 0.1 > 0.3
+    raise AssertionError(hole)
+
+
+def middle_of(hole: Hole) -> Any:
+    match hole:
+        case Choice():
+            return next(iter(hole.options))
+        case Int(log=True):
+            return round(math.sqrt(hole.low * hole.high))
+        case Int():
+            return hole.low + (hole.high - hole.low) // hole.step // 2 * hole.step
+        case Float(step=None):
+            if not hole.log:
+                return (hole.low + hole.high) / 2
+            return math.sqrt(hole.low) * math.sqrt(hole.high)  # low * high may round to 0
+        case Float(step=float() as step):
+            return hole.low + round((hole.high - hole.low) / step) // 2 * step
+    raise AssertionError(hole)
+
+
+def ends_of(hole: Hole) -> list[Any]:
+    """What is probed: every option, or both ends, and of whole numbers the second one too.
+
+    Without the second, a range over a knob that takes 3 or 5 would pass, and later draw 4.
+    """
+    if isinstance(hole, Choice):
+        return list(hole.options)
+    second = [hole.low + hole.step] if isinstance(hole, Int) else []
+    return [hole.low, *(value for value in second if value < hole.high), hole.high]
+
+
+def shape_of(node: Node) -> Any:
+    """What a node is, without its lines and its beliefs: those may change within a study."""
+    match node:
+        case Value():
+            return node.value
+        case Fields():
+            return {key: shape_of(child) for key, child in sorted(node.items.items())}
+        case Listing():
+            return [shape_of(child) for child in node.items]
+        case Choice():
+            return "choice", [(label, shape_of(option)) for label, option in node.options.items()]
+        case Repeat():
+            count = node.count if isinstance(node.count, int) else shape_of(node.count)
+            return "repeat", count, node.same, shape_of(node.item)
+    return type(node).__name__, node.low, node.high, node.step, node.log
+
+
+def holes_in(node: Node) -> Iterator[Int | Float | Choice | Repeat]:
+    match node:
+        case Int() | Float() | Choice() | Repeat():
+            yield node
+        case Fields():
+            for child in node.items.values():
+                yield from holes_in(child)
+        case Listing():
+            for child in node.items:
+                yield from holes_in(child)
+
+
+def size_of(node: Node) -> int:
+    """How many values it makes at most."""
+    match node:
+        case Fields():
+            return 1 + sum(map(size_of, node.items.values()))
+        case Listing():
+            return 1 + sum(map(size_of, node.items))
+        case Choice():
+            return max(map(size_of, node.options.values()))
+        case Repeat():
+            count = node.count if isinstance(node.count, int) else node.count.high
+            return 1 + count * size_of(node.item)
+    return 1
+
+
+def label_of(node: Node) -> Scalar:
+    """What an option is called: its value, its name, or else how it is written."""
+    if isinstance(node, Value):
+        return node.value
+    if isinstance(node, Fields) and isinstance(node.items.get("name"), Value):
+        name: Value = node.items["name"]  # type: ignore[assignment] # just seen to be one
+        return name.value
+    return json.dumps(shape_of(node), separators=(",", ":"))
+
+
+def worded(node: Node) -> str:
+    """A node in a message."""
+    if isinstance(node, Int | Float | Choice | Repeat):
+        return f"a hole ({type(node).__name__.lower()})"
+    return shown(shape_of(node))
+
+
+def within(hole: Int | Float, value: Any, fail: Callable[[str], NoReturn]) -> Any:
+    if not is_number(value) or (isinstance(hole, Int) and value != int(value)):
+        fail(f"got {shown(value)}; want a {'whole ' if isinstance(hole, Int) else ''}number")
+    if not hole.low <= value <= hole.high:
+        fail(f"got {value}; want {hole.low} to {hole.high}")
+    if hole.step and not on_grid(value - hole.low, hole.step):
+        fail(f"got {value}; want steps of {hole.step} from {hole.low}")
+    return int(value) if isinstance(hole, Int) else float(value)
+
+
+def on_grid(distance: float, step: float) -> bool:
+    return abs(distance / step - round(distance / step)) < 1e-6
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def never(name: str, hole: Hole) -> NoReturn:
+    raise AssertionError(f"{name} is open, {hole}")  # _closed has looked
