@@ -143,6 +143,10 @@ def test_the_delivered_config_trains_again(studies: Path, automl: Command, tmp_p
     assert json.loads(done.out)["valid"] == scores["valid"]  # one seed, one machine, one result
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again"]
 
+    before = snapshot(tmp_path)  # and over itself
+    assert automl("train", config, "--out", tmp_path / "again", "--device", "cpu").status == 0
+    assert snapshot(tmp_path).keys() == before.keys()
+
 
 def test_what_there_is_can_be_listed(automl: Command) -> None:
     listed = automl("list").out
@@ -175,9 +179,16 @@ WRONG = {
     "option: a time that is none": (["search", "digits", "--time", "soon"], "--time: got 'soon'"),
     "option: hardly any time": (["search", "digits", "--time", "1s"], "--time: got 1 s"),
     "option: a device that is none": (["search", "digits", "--device", "tpu9"], "--device tpu9"),
+    "option: a seed beyond all": (["search", "digits", "--seed", "2147483648"], "--seed: got"),
+    "option: studies in a file": (
+        ["search", "digits", "--studies", "good.yaml"],
+        "good.yaml/digits",
+    ),
     "option: no workers": (["search", "digits", "--workers", "0"], "--workers: got 0"),
     "option: a plugin that is none": (["search", "digits", "--plugin", "x.py"], "--plugin x.py"),
     "option: a name that leads elsewhere": (["search", "digits", "--name", "../up"], "'../up'"),
+    "option: out is a file": (["train", "full.yaml", "--out", "good.yaml"], "--out: good.yaml"),
+    "option: out is in use": (["train", "full.yaml", "--out", "single"], "--out: single holds"),
     "config: with holes": (["train", "good.yaml"], "left open"),
     "study: none of that name": (["leaderboard", "none"], "no study is called 'none'"),
     "study: none to predict with": (["predict", "none", "a.png"], "no study is called 'none'"),
@@ -194,6 +205,7 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "good.yaml").write_text(SPACE)
+    (tmp_path / "full.yaml").write_text("task: digits\nmodel: mlp\n")
     (tmp_path / "knob.yaml").write_text(SPACE.replace("widths", "width"))
     (tmp_path / "limit.yaml").write_text(SPACE + "search: {max_params: 10}\n")
     (tmp_path / "folder.yaml").write_text(SPACE.replace("digits", "imagefolder"))

@@ -27,6 +27,7 @@ from automl.errors import DataError
 from automl.space import Space
 from automl.training.loop import evaluate, predict
 
+FILES = {"config.yaml", "model.safetensors", "metrics.json", "card.md"}
 Side = Annotated[int, Field(ge=1, le=4096)]  # pixels
 
 

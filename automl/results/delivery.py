@@ -13,8 +13,9 @@ import torch
 
 from automl.config import Config
 from automl.data import Data, Epoch, Split
-from automl.errors import StudyError
+from automl.errors import OptionError, StudyError
 from automl.results import artifact, card
+from automl.results.artifact import FILES
 from automl.space import measure
 from automl.training import checkpoint, train
 
@@ -84,6 +85,8 @@ def fit(
     config: Config, folder: Path, *, root: Path | None, device: torch.device
 ) -> Iterator[Epoch]:
     """Train one config, test it and leave it in `folder`. The same call goes on after a stop."""
+    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= FILES):
+        raise OptionError(f"--out: {folder} holds more than a model; give a folder of its own")
     data = config.task.load(root)
     measure(config, data.inputs, data.outputs)
     baseline = config.task.baseline(data)

@@ -77,6 +77,8 @@ def run(
     began = time.monotonic() if began is None else began
     if trials < 1:
         raise OptionError(f"--trials: got {trials}; want at least 1")
+    if not 0 <= seed < 2**31:
+        raise OptionError(f"--seed: got {seed}; want 0 to {2**31 - 1}")
     if seconds is not None and not FINISH < seconds < math.inf:
         raise OptionError(f"--time: got {seconds:g} s; want more than {FINISH:g} s")
     where = precision.pick(device)

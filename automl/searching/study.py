@@ -81,7 +81,10 @@ def folder(studies: Path, name: str) -> Path:
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Hold the study: one driver at a time. Raises StudyError with the holder's process number."""
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"{path}: cannot be made: {error.strerror}") from error
     lock = filelock.FileLock(path / ".lock")
     owner = path / ".owner"
     try:
