@@ -41,7 +41,7 @@ def schema() -> Schema:
                 for knob, value in plain["properties"].items()
             }
             given = ["name"] if issubclass(cls, Part) else []
-            defs[name] = _mapping(knobs, [*given, *_needs(cls)], plain["description"])
+            defs[name] = _mapping(knobs, [*given, *_needs(cls)], plain.get("description", ""))
 
     config, search = defs.pop(names[Config]), defs.pop(names[Search])
     sections = config["properties"]

@@ -351,10 +351,11 @@ def test_killed_workers_change_no_score(searched: Searched, tmp_path: Path) -> N
 LONG = """
 task: {name: digits, per_class: 10}
 search: {sampler: random, pruner: none}
-model: {name: slow, width: {int: [8, 64]}}
+model: {name: mlp, widths: [{int: [8, 64]}]}
 train: {epochs: 60, batch_size: 32}
 """
-SLOW = """
+SLOW = LONG.replace("{name: mlp, widths: [{int: [8, 64]}]}", "{name: slow, width: {int: [8, 64]}}")
+SLOW_PART = """
 import time
 from typing import Literal
 
@@ -387,9 +388,9 @@ def test_however_a_driver_ends_the_same_command_goes_on_as_if_nothing_had_been(
     tmp_path: Path,
 ) -> None:
     file, journal = tmp_path / "my space.yaml", tmp_path / "s" / "journal.log"
-    file.write_text(LONG)
+    file.write_text(SLOW)
     plugin = tmp_path / "slow.py"
-    plugin.write_text(SLOW)
+    plugin.write_text(SLOW_PART)
     load_plugin(plugin)
     words = ["search", str(file), "--name", "s", "--studies", str(tmp_path), "--trials", "2"]
     words += ["--workers", "1", "--device", "cpu", "--plugin", str(plugin)]
@@ -406,7 +407,7 @@ def test_however_a_driver_ends_the_same_command_goes_on_as_if_nothing_had_been(
         pids = children(driver.pid)
         assert len(pids) == 1
         with pytest.raises(StudyError, match=f"another search holds .* \\(process {driver.pid}\\)"):
-            go(tmp_path, LONG, trials=2, plugins=[plugin])
+            go(tmp_path, SLOW, trials=2, plugins=[plugin])
 
         driver.send_signal(ending)
         driver.send_signal(signal.SIGCONT)
@@ -420,11 +421,11 @@ def test_however_a_driver_ends_the_same_command_goes_on_as_if_nothing_had_been(
             assert "Traceback" not in told
             assert told.strip().splitlines()[-1].strip() == shlex.join(["automl", *words])
 
-    *_, finished = go(tmp_path, LONG, trials=2, plugins=[plugin])
+    *_, finished = go(tmp_path, SLOW, trials=2, plugins=[plugin])
     assert isinstance(finished, Finished)
     rows = Study.open("s", tmp_path).leaderboard
     assert [row.state for row in rows] == ["finished"] * 2
-    space = Space.parse(LONG)
+    space = Space.parse(SLOW)
     data = space.task.load(None)
     for trial in Study.open("s", tmp_path).optuna.trials:
         *_, last = train(space.with_values(trial.params), data, device=torch.device("cpu"))
