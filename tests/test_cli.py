@@ -347,3 +347,27 @@ def test_the_dashboard_shows_the_study_to_this_machine_alone(studies: Path) -> N
         server.wait()
         assert server.stdout is not None
         server.stdout.close()
+
+
+def test_python_does_what_the_command_does(tmp_path: Path) -> None:
+    (tmp_path / "flat.py").write_text(
+        "from typing import Literal\nfrom torch import nn\nimport automl\n"
+        "class Flat(automl.Model):\n"
+        '    name: Literal["flat"] = "flat"\n'
+        "    def build(self, inputs, outputs):\n"
+        "        return nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))\n"
+    )
+    (tmp_path / "my.yaml").write_text(
+        SPACE.replace("{name: mlp, widths: [{int: [8, 64]}]}", "flat")
+    )
+    code = (
+        "import automl\n"  # no `if __name__` around it: workers are no copies of the script
+        "options = {'trials': 2, 'studies': 'there', 'plugins': ['flat.py'], 'workers': 1}\n"
+        "study = automl.search('my.yaml', **options)\n"
+        "print(len(study.leaderboard), study.best.params)\n"
+    )
+    (tmp_path / "script.py").write_text(code)
+    ran = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ran.stdout == "2 650\n", ran.stderr

@@ -12,6 +12,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from automl.config import load_plugin
 from automl.data import Data, Images
 from automl.engines import Setup
 from automl.engines.local import Local, devices
@@ -200,12 +201,17 @@ def search(
     workers: int | None = None,
     workers_per_gpu: int = 1,
     seed: int = 0,
+    plugins: Sequence[str | Path] = (),
 ) -> Study:
     """Search a space, given by name, by file or loaded; `automl search` without a screen.
 
-    `time` is in seconds. Returns the study: `.best` is the model, `.leaderboard` the trials.
+    `time` is in seconds, `plugins` are files with parts of your own, for the workers must know
+    them too. Returns the study: `.best` is the model, `.leaderboard` the trials.
     The same call again goes on with a study that is not finished. Raises AutomlError.
     """
+    files = [Path(plugin) for plugin in plugins]
+    for file in files:
+        load_plugin(file)
     if not isinstance(space, Space):
         space = Space.load(find(str(space)))
     for _ in run(
@@ -219,6 +225,7 @@ def search(
         workers=workers,
         workers_per_gpu=workers_per_gpu,
         seed=seed,
+        plugins=files,
     ):
         pass
     return Study.open(name or Path(space.source).stem, studies)
