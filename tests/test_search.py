@@ -398,12 +398,14 @@ def test_however_a_driver_ends_the_same_command_goes_on_as_if_nothing_had_been(
     load_plugin(plugin)
     words = ["search", str(file), "--name", "s", "--studies", str(tmp_path), "--trials", "2"]
     words += ["--workers", "1", "--device", "cpu", "--plugin", str(plugin)]
-    main = [sys.executable, "-c", "from automl.cli import main; main()"]
+    # a shell's background jobs start deaf to SIGINT; one that is typed into a terminal does not
+    hears = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    main = [sys.executable, "-c", f"{hears}; from automl.cli import main; main()"]
 
     def reports() -> int:
         return journal.read_bytes().count(b'"intermediate_value"') if journal.exists() else 0
 
-    for ending in (signal.SIGTERM, signal.SIGKILL):  # Ctrl-C takes the way of SIGTERM
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         before, pipe = reports(), subprocess.PIPE
         driver = subprocess.Popen([*main, *words], stderr=pipe, stdout=pipe, text=True)
         eventually(lambda seen=before: reports() > seen + 2)

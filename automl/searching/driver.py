@@ -170,7 +170,7 @@ class Driver:
 
     def _occupy(self, slot: int) -> Iterator[Closed]:
         """Give an idle worker the next trial. Trials that cannot be trained close on the way."""
-        while slot in self.idle:
+        while slot in self.idle and self.remaining:
             if self.waiting:
                 active: Active | None = self.waiting.popleft()
             elif self._may_ask():

@@ -153,10 +153,11 @@ def run(
             yield event
         engine.close()  # the test needs the device
 
-        on_disk.write_leaderboard(path, driver.rows(), task.metric)
-        best = driver.best
-        if best is not None and best != delivery.trial:  # time was up before one ended, or a crash
-            deliver(best)
+        rows, best = driver.rows(), driver.best
+        on_disk.write_leaderboard(path, rows, task.metric)
+        finished = any(row.state == "finished" for row in rows)
+        if best is not None and not (finished and best == delivery.trial):
+            deliver(best)  # time was up before one ended, or a crash came between
         test = delivery.test(task.test(data)) if delivery.exists else None
         yield Finished(found, test, time.monotonic() - began)
 
