@@ -214,11 +214,9 @@ def size_of(node: Node) -> int:
 
 def label_of(node: Node) -> Scalar:
     """What an option is called: its value, its name, or else how it is written."""
-    if isinstance(node, Value):
-        return node.value
-    if isinstance(node, Fields) and isinstance(node.items.get("name"), Value):
-        name: Value = node.items["name"]  # type: ignore[assignment] # just seen to be one
-        return name.value
+    named = node.items.get("name") if isinstance(node, Fields) else node
+    if isinstance(named, Value):
+        return named.value
     return json.dumps(shape_of(node), separators=(",", ":"))
 
 

@@ -86,7 +86,7 @@ class DecoupledSGD(torch.optim.SGD):
     """SGD whose groups have a decoupled "decay". Its own `weight_decay` stays 0."""
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override] # takes no closure
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
             if weights and group["decay"]:
@@ -98,7 +98,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
     """Muon for groups with a "momentum", AdamW (betas 0.9 and 0.999) for the others."""
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override] # takes no closure
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
             if not weights:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import yaml
@@ -220,7 +221,7 @@ class Reader:
         told_at = entries["prior"]
         prior = within(hole, self.plain(told_at, place),
                         lambda message: self.fail(told_at, place, f"prior: {message}"))  # fmt: skip
-        return type(hole)(hole.low, hole.high, hole.step, log, prior, line)  # type: ignore[arg-type]
+        return replace(hole, prior=prior)
 
     def choice(self, entries: dict[str, yaml.Node], place: Place) -> Choice:
         at = entries["choice"]

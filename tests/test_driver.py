@@ -276,7 +276,7 @@ def test_a_search_stopped_after_any_event_goes_on(slots: int, tmp_path: Path) ->
         folder = tmp_path / str(stop)
         events = opened(folder, Table(slots=slots), count).run()
         seen = list(itertools.islice(events, stop))
-        events.close()  # type: ignore[attr-defined] # a generator
+        events.close()
         closed = {event.row.trial for event in seen if isinstance(event, Closed)}
 
         table = Table(slots=slots)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def go(studies: Path, text: str = SPACE, **options: Any) -> list[Told]:
     return list(begin(studies, text, **options))
 
 
-def begin(studies: Path, text: str = SPACE, **options: Any) -> Iterator[Told]:
+def begin(studies: Path, text: str = SPACE, **options: Any) -> Generator[Told]:
     options = {"name": "s", "trials": TRIALS, "workers": 2, "device": "cpu"} | options
     return run(Space.parse(text, "my space.yaml"), studies=studies, **options)
 
@@ -619,7 +619,7 @@ def test_when_time_runs_out_before_a_trial_ends_the_best_so_far_is_delivered(
     for event in events:
         if isinstance(event, Trained) and event.epoch.number == 2:
             break
-    events.close()  # type: ignore[attr-defined] # a generator
+    events.close()
     assert not (tmp_path / "s" / "best").exists()
 
     hour = time.monotonic() - 3600

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from automl.config import Config, Model, Task
 from automl.data import Images
 from automl.errors import OptionError, SpaceError
-from automl.holes import Choice
+from automl.holes import Choice, Value
 from automl.reader import HOLES, MAX_BYTES, Reader
 from automl.space import Space, find, measure, shipped
 
@@ -834,7 +834,8 @@ def test_a_hostile_file_is_refused(text: str) -> None:
 def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
     text = f'"{text}"' if text == "-" else text  # alone it begins a list
     read = Reader("my.yaml").read(f"a: {text}\n").items["a"]
-    assert (type(read.value), read.value) == (type(value), value)  # type: ignore[union-attr]
+    assert isinstance(read, Value)
+    assert (type(read.value), read.value) == (type(value), value)
 
 
 def test_a_config_has_no_holes_left() -> None:

@@ -127,7 +127,7 @@ def test_who_stops_asking_leaves_a_checkpoint_to_go_on_with(
     epochs = train(busy("muon"), data, device=CPU, checkpoint=tmp_path / "closed")
     for _ in range(stop):
         next(epochs)
-    epochs.close()  # type: ignore[attr-defined] # a generator
+    epochs.close()
     assert checkpoint.load(tmp_path / "closed")
     assert run(busy("muon"), data, tmp_path / "closed") == undisturbed
     assert same(weights(tmp_path / "closed"), weights(tmp_path / "whole"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ class Driver:
         for slot in range(self.engine.slots):
             self.engine.start(slot)
 
-    def run(self) -> Iterator[Trained | Closed]:
+    def run(self) -> Generator[Trained | Closed]:
         """Until all trials are closed or time is up. What is then under way can go on later."""
         while not self.over:
             for slot in sorted(self.idle):

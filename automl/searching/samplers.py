@@ -37,7 +37,7 @@ class Tpe(Sampler):
 class Auto(Tpe):
     """What is best known to us; for now `tpe`, with fewer random trials: a night is short."""
 
-    name: Literal["auto"] = "auto"  # type: ignore[assignment]
+    name: Literal["auto"] = "auto"  # type: ignore[assignment] # a part of its own, built alike
     startup: int = Field(default=6, ge=1, le=1000, description="random trials before the model")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def train(
     device: torch.device,
     checkpoint: Path | None = None,
     until: int | None = None,
-) -> Iterator[Epoch]:
+) -> Generator[Epoch]:
     """Train epoch by epoch; a caller that stops asking stops the training.
 
     `data` lies on `device`. With `checkpoint`, epochs already in that file are given again without
