@@ -127,7 +127,7 @@ class Run:
         torch.manual_seed(config.seed)  # weights, and dropout from here on
         model = config.model.build(data.inputs, data.outputs)
         self.device, self.on_gpu = device, device.type == "cuda"
-        self.model: nn.Module = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model: nn.Module = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # not in its stub
         self.optimizer = config.optimizer.build(self.model)
         self.generator = torch.Generator(device).manual_seed(config.seed)  # order and augmentation
         self.horizon = config.train.average
