@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from automl.config import (
         Augment,
         Config,
+        Input,
         Model,
         Optimizer,
         Part,
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
         Schedule,
         Task,
     )
-    from automl.data import Data, Epoch, Images, Metric, Split
+    from automl.data import Data, Epoch, Inputs, Metric, Ragged, Split
     from automl.errors import AutomlError
+    from automl.inputs.images import Images
+    from automl.inputs.text import Tokens
     from automl.results.artifact import Artifact, Prediction, load
     from automl.searching.run import search
     from automl.searching.study import Study, load_best
@@ -30,9 +33,11 @@ if TYPE_CHECKING:
     from automl.training import train
 
 _HOMES = {
-    "automl.config": "Augment Config Model Optimizer Part Pruner Sampler Schedule Task",
-    "automl.data": "Data Epoch Images Metric Split",
+    "automl.config": "Augment Config Input Model Optimizer Part Pruner Sampler Schedule Task",
+    "automl.data": "Data Epoch Inputs Metric Ragged Split",
     "automl.errors": "AutomlError",
+    "automl.inputs.images": "Images",
+    "automl.inputs.text": "Tokens",
     "automl.results.artifact": "Artifact Prediction load",
     "automl.searching.run": "search",
     "automl.searching.study": "Study load_best",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -10,7 +10,8 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from automl.config import Augment, Augmentation
-from automl.data import Images
+from automl.data import Inputs
+from automl.inputs.images import Images
 
 
 class Unchanged(Augment):
@@ -18,7 +19,7 @@ class Unchanged(Augment):
 
     name: Literal["none"] = "none"
 
-    def build(self, inputs: Images, outputs: int, generator: Generator) -> Augmentation:
+    def build(self, inputs: Inputs, outputs: int, generator: Generator) -> Augmentation:
         return lambda x, y: (x, y)
 
 
@@ -26,6 +27,7 @@ class ImageChanges(Augment):
     """Flip, crop, colour, cutout, mixup: each image by draws of its own. All are off at first."""
 
     name: Literal["images"] = "images"
+    reads: ClassVar[frozenset[str]] = frozenset({"maps"})
     flip: bool = Field(default=False, description="mirror half of the images left to right")
     crop: int = Field(
         default=0,
@@ -46,11 +48,12 @@ class ImageChanges(Augment):
         default=0.0, ge=0, le=10, description="alpha of the Beta that weighs two images; 0: off"
     )
 
-    def build(self, inputs: Images, outputs: int, generator: Generator) -> Augmentation:
+    def build(self, inputs: Inputs, outputs: int, generator: Generator) -> Augmentation:
         """(N, C, H, W) float of mean 0 and classes (N,) in; the same, or shares (N, outputs), out.
 
         The generator lives on the device of the batches.
         """
+        assert isinstance(inputs, Images)
         _, height, width = inputs.shape
         half = min(height, width) // 2
 
@@ -66,6 +69,85 @@ class ImageChanges(Augment):
             return x, y
 
         return augment
+
+
+class SpectrogramChanges(Augment):
+    """Masks, shift, gain, mixup: each recording by draws of its own. All are off at first."""
+
+    name: Literal["spectrogram"] = "spectrogram"
+    reads: ClassVar[frozenset[str]] = frozenset({"maps"})
+    time_mask: float = Field(
+        default=0.0, ge=0, le=0.5, description="largest share of the frames that a mask hides"
+    )
+    frequency_mask: float = Field(
+        default=0.0, ge=0, le=0.5, description="largest share of the bands that a mask hides"
+    )
+    masks: int = Field(default=1, ge=1, le=2, description="masks of either kind")
+    shift: float = Field(
+        default=0.0, ge=0, le=0.5, description="largest share of its length a recording is moved"
+    )
+    gain: float = Field(
+        default=0.0, ge=0, le=2, description="deviations it is made louder or softer at most"
+    )
+    mixup: float = Field(
+        default=0.0, ge=0, le=10, description="alpha of the Beta that weighs two; 0: off"
+    )
+
+    def build(self, inputs: Inputs, outputs: int, generator: Generator) -> Augmentation:
+        """(N, C, bands, frames) float of mean 0 and classes (N,) in; as ImageChanges gives out.
+
+        The generator lives on the device of the batches.
+        """
+        assert isinstance(inputs, Images)
+        _, bands, frames = inputs.shape
+
+        def augment(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            if self.shift:
+                x = shifted(x, int(self.shift * frames), generator)
+            if self.gain:
+                x = x + self.gain * (2 * _uniform(x, generator).view(-1, 1, 1, 1) - 1)
+            for _ in range(self.masks):
+                if self.time_mask:
+                    x = masked(x, int(self.time_mask * frames), 3, generator)
+                if self.frequency_mask:
+                    x = masked(x, int(self.frequency_mask * bands), 2, generator)
+            if self.mixup:
+                return mixed(x, F.one_hot(y, outputs).to(x.dtype), self.mixup, generator)
+            return x, y
+
+        return augment
+
+
+def _uniform(x: Tensor, generator: Generator) -> Tensor:
+    """A number in 0..1 for each example, (N,)."""
+    return torch.rand(len(x), generator=generator, device=x.device).to(x.dtype)
+
+
+def shifted(x: Tensor, reach: int, generator: Generator) -> Tensor:
+    """Each spectrogram moved by up to `reach` frames either way.
+
+    What comes in is as quiet as it ever was in each band: speech cut off would come in as a hum.
+    """
+    count, _, _, frames = x.shape
+    draw = torch.randint(-reach, reach + 1, (count, 1), generator=generator, device=x.device)
+    places = torch.arange(frames, device=x.device) + draw  # (N, frames)
+    inside = ((places >= 0) & (places < frames)).view(count, 1, 1, frames)
+    places = places.clamp(0, frames - 1).view(count, 1, 1, frames)
+    return torch.where(inside, x.gather(3, places.expand(x.shape)), x.amin(3, keepdim=True))
+
+
+def masked(x: Tensor, widest: int, dim: int, generator: Generator) -> Tensor:
+    """0 to `widest` neighbours of a dimension set to 0, the mean (SpecAugment; Park et al. 2019).
+
+    Each example draws a width and a place of its own.
+    """
+    size, ends = x.shape[dim], (len(x), 1)
+    width = torch.randint(widest + 1, ends, generator=generator, device=x.device)
+    room = size - width + 1
+    first = (torch.rand(ends, generator=generator, device=x.device) * room).long()
+    places = torch.arange(size, device=x.device)
+    hidden = (places >= first) & (places < first + width)  # (N, size)
+    return torch.where(hidden.view(len(x), 1, *((size, 1) if dim == 2 else (1, size))), 0, x)
 
 
 def moved(x: Tensor, reach: int, *, flip: bool, generator: Generator) -> Tensor:

@@ -140,7 +140,7 @@ def train(
 @app.command()
 def predict(
     name: StudyName,
-    inputs: Annotated[list[str], typer.Argument(help="image files")],
+    inputs: Annotated[list[str], typer.Argument(help="image or sound files, or texts")],
     studies: Studies = Path("studies"),
     as_json: Json = False,
 ) -> None:
@@ -157,6 +157,33 @@ def predict(
     width = max(map(len, inputs))
     for file, told in zip(inputs, predictions, strict=True):
         print(f"{file:<{width}}  {told.label}  {told.probability:.3f}")
+
+
+@app.command()
+def generate(
+    name: StudyName,
+    prompt: Annotated[str, typer.Option(help="the text to go on with")] = "",
+    length: Annotated[int, typer.Option(help="characters to write")] = 400,
+    temperature: Annotated[
+        float,
+        typer.Option(help="below 1 more of the likely, above 1 more of the rare; 0: likeliest"),
+    ] = 0.8,
+    top_k: Annotated[int, typer.Option(help="draw from so many tokens at most; 0: all")] = 0,
+    top_p: Annotated[float, typer.Option(help="draw from the likeliest with this share")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="of the draws")] = 0,
+    studies: Studies = Path("studies"),
+) -> None:
+    """Write text with the best model of a study, as it is drawn."""
+    from automl.searching.study import load_best
+
+    model = load_best(name, studies=studies)
+    pieces = model.stream(
+        prompt, length=length, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+    )
+    print(prompt, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
 
 
 @app.command()
@@ -183,14 +210,14 @@ def leaderboard(
 @app.command("list")
 def list_() -> None:
     """The spaces and parts that can be named."""
-    from automl.config import Augment, Model, Optimizer, Pruner, Sampler, Schedule, Task
+    from automl.config import Augment, Input, Model, Optimizer, Pruner, Sampler, Schedule, Task
     from automl.models.cnn import Stage
     from automl.space import shipped
 
     folders = dict.fromkeys([Path("search_spaces"), *shipped()])
     found = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
     print(f"{'space':<10} {', '.join(found)}")
-    for family in (Task, Model, Stage, Optimizer, Schedule, Augment, Sampler, Pruner):
+    for family in (Task, Input, Model, Stage, Optimizer, Schedule, Augment, Sampler, Pruner):
         print(f"{family.__name__.lower():<10} {', '.join(family.members())}")
 
 
@@ -239,9 +266,9 @@ def doctor(data: DataPath = None) -> None:
 
     import torch
 
+    from automl import cache
     from automl.searching.run import root
     from automl.searching.study import versions
-    from automl.tasks.images import cache
     from automl.training import precision
 
     for package, number in versions().items():
@@ -256,7 +283,7 @@ def doctor(data: DataPath = None) -> None:
     print(f"{'free disk':<14} {shutil.disk_usage('.').free / 1e9:.1f} GB here")
     nowhere = "downloaded when needed; --data or AUTOML_DATA names a folder"
     print(f"{'data':<14} {root(data) or nowhere}")
-    print(f"{'cache':<14} {cache()}")
+    print(f"{'cache':<14} {cache.folder()}")
 
 
 @spaces.command()
@@ -265,8 +292,8 @@ def check(space: SpaceName, data: DataPath = None, plugin: Plugins = None) -> No
     from automl.searching.run import prove, root
 
     loaded = _space(space, plugin)
-    inputs, labels = loaded.task.shape(root(data))
-    fewest, most = prove(loaded, inputs, len(labels))
+    raw, labels = loaded.task.shape(root(data))
+    fewest, most = prove(loaded, len(labels), lambda part: part.expect(raw))
     print(f"{loaded.source}: {len(loaded.knobs())} knobs, {fewest:,} to {most:,} parameters: good")
 
 
@@ -282,8 +309,8 @@ def show(
     from automl.searching.run import root, sizes
 
     loaded = _space(space, plugin)
-    inputs, labels = loaded.task.shape(root(data))
-    print(knobs(loaded, sizes(loaded, inputs, len(labels), draws)))
+    raw, labels = loaded.task.shape(root(data))
+    print(knobs(loaded, sizes(loaded, len(labels), lambda part: part.expect(raw), draws)))
 
 
 @spaces.command()

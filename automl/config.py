@@ -24,13 +24,14 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializeAsAny,
+    TypeAdapter,
     ValidationError,
     ValidatorFunctionWrapHandler,
     model_validator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from automl.data import Data, Images, Metric, Split
+from automl.data import Data, Inputs, Metric, Raw, Split
 from automl.errors import OptionError, SpaceError
 
 if TYPE_CHECKING:
@@ -116,11 +117,10 @@ class Part(Strict):
             name = member.model_fields["name"].default
             if not isinstance(name, str):
                 continue  # shared ground between members, no member itself
-            if name in found:
+            if found.setdefault(name, member) is not member:  # with two parents it comes twice
                 raise OptionError(
                     f"two parts are called {name!r}: {_where(found[name])} and {_where(member)}"
                 )
-            found[name] = member
         return dict(sorted(found.items()))
 
     @property
@@ -174,24 +174,34 @@ def load_plugin(path: Path) -> None:
 
 
 class Task(Part):
-    """A data set or a source of data, with its split and its measure. Here: of classes."""
+    """A data set or a source of data, with its split, its loss and its measure."""
 
     home: ClassVar[str] = "automl.tasks"
-    metric: ClassVar[Metric] = Metric("accuracy")
+    gives: ClassVar[str]  # images, sounds, texts, or prose: a text to go on with
+    input: ClassVar[str]  # the input part that reads it unless the config names another
 
-    def loss(self, logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Mean in nats, of logits (N, K) against classes (N,) or shares of them (N, K)."""
-        from torch.nn import functional
-
-        return functional.cross_entropy(logits.float(), y, label_smoothing=smoothing)
-
-    def metrics(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Sums over a batch, of what is averaged over a split."""
-        return {"accuracy": (logits.argmax(1) == y).sum()}
+    @property
+    @abstractmethod
+    def metric(self) -> Metric:
+        """What trials are ranked by."""
 
     @abstractmethod
-    def shape(self, root: Path | None) -> tuple[Images, tuple[str, ...]]:
-        """What a model must be built for, without reading the data: inputs and labels."""
+    def loss(
+        self, logits: Tensor, y: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
+    ) -> Tensor:
+        """Mean in nats. `weights` (K,) say how much a target of each class counts."""
+
+    @abstractmethod
+    def tally(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """What is summed over the batches of a split, to make scores of."""
+
+    @abstractmethod
+    def scores(self, tally: dict[str, Tensor], split: Split) -> dict[str, float]:
+        """Loss and metrics by name, from the sums over a split."""
+
+    @abstractmethod
+    def shape(self, root: Path | None) -> tuple[Raw, tuple[str, ...]]:
+        """What is known without reading the data: the kind of examples, and the labels if any."""
 
     @abstractmethod
     def load(self, root: Path | None) -> Data:
@@ -205,15 +215,47 @@ class Task(Part):
     def baseline(self, data: Data) -> tuple[str, float]:
         """What a cheap classical model scores on the validation split, and what it is called."""
 
+    @abstractmethod
+    def chance(self, data: Data) -> tuple[str, float]:
+        """What one scores there without looking at the examples, and how."""
+
+
+class Input(Part):
+    """How raw examples become what a model reads."""
+
+    home: ClassVar[str] = "automl.inputs"
+    turns: ClassVar[dict[str, str]]  # what a task gives to what a model reads
+    fitted: ClassVar[type[Inputs]]  # what `fit` returns, a dataclass of checked, plain values
+
+    @abstractmethod
+    def fit(self, data: Data) -> Inputs:
+        """What is learned from the training split: means, a vocabulary. Raises SpaceError."""
+
+    @abstractmethod
+    def expect(self, raw: Raw) -> Inputs:
+        """The same without data: as large as it may become."""
+
+    def restore(self, facts: str, read: Callable[[str], str]) -> Inputs:
+        """What `fit` gave, from the JSON of its facts and, by `read`, the texts of its files.
+
+        Raises ValidationError or DataError.
+        """
+        return TypeAdapter(self.fitted).validate_json(facts, strict=True)
+
 
 class Model(Part):
     """A family of architectures."""
 
     home: ClassVar[str] = "automl.models"
+    reads: ClassVar[frozenset[str]] = frozenset({"maps"})  # maps, tokens, next tokens
 
     @abstractmethod
-    def build(self, inputs: Images, outputs: int) -> nn.Module:
-        """A module from prepared inputs to logits (N, outputs)."""
+    def build(self, inputs: Inputs, outputs: int) -> nn.Module:
+        """A module from prepared inputs to logits (N, outputs).
+
+        From tokens int64 (N, T) where 0 pads, if it reads these. Where the next token is asked for,
+        logits are (N, T, outputs), and those at a token know nothing of later ones.
+        """
 
 
 class Optimizer(Part):
@@ -244,8 +286,10 @@ class Augment(Part):
 
     home: ClassVar[str] = "automl.augment"
 
+    reads: ClassVar[frozenset[str]] = frozenset({"maps", "tokens", "next tokens"})
+
     @abstractmethod
-    def build(self, inputs: Images, outputs: int, generator: torch.Generator) -> Augmentation:
+    def build(self, inputs: Inputs, outputs: int, generator: torch.Generator) -> Augmentation:
         """A function from prepared inputs and classes to changed inputs and classes or shares."""
 
 
@@ -277,6 +321,10 @@ class Train(Strict):
     label_smoothing: float = Field(
         0.0, ge=0, le=0.5, description="share of the target spread over all classes"
     )
+    class_weights: Literal["auto", "none", "root", "inverse"] = Field(
+        "auto",
+        description="loss weights by class frequency; auto: root where one is 4 times another",
+    )
     clip: float = Field(0.0, ge=0, le=1000, description="largest gradient norm; 0 clips nothing")
     average: float = Field(
         1.0,
@@ -291,6 +339,9 @@ class Config(Strict):
 
     version: Literal[1] = 1
     task: SerializeAsAny[Task]
+    input: SerializeAsAny[Input] = Field(
+        default_factory=lambda fields: Input.of(fields["task"].input)
+    )
     model: SerializeAsAny[Model]
     optimizer: SerializeAsAny[Optimizer] = Field(default_factory=lambda: Optimizer.of("adamw"))
     schedule: SerializeAsAny[Schedule] = Field(default_factory=lambda: Schedule.of("wsd"))
@@ -299,6 +350,25 @@ class Config(Strict):
     seed: int = Field(
         0, ge=0, lt=2**31, description="of the weights, the batches and the augmentation"
     )
+
+    @model_validator(mode="after")
+    def _one_can_read_the_other(self) -> Self:
+        gives, task = self.task.gives, self.task.name
+        turned = self.input.turns.get(gives)
+        if turned is None:
+            can = [name for name, part in Input.members().items() if gives in part.turns]
+            told = f"{self.input.name} reads {' and '.join(self.input.turns)}; {task} gives {gives}"
+            told += f"; want {' or '.join(can)}"
+            raise PydanticCustomError("reads", "{told}", {"told": told, "key": "input"})
+        parts: list[tuple[str, Model | Augment, type[Model | Augment]]]
+        parts = [("model", self.model, Model), ("augment", self.augment, Augment)]
+        for key, part, family in parts:
+            if turned not in part.reads:
+                can = [name for name, member in family.members().items() if turned in member.reads]
+                told = f"{part.name} reads {' and '.join(sorted(part.reads))}; {task} gives {gives}"
+                told += f", and {self.input.name} makes them {turned}; want {' or '.join(can)}"
+                raise PydanticCustomError("reads", "{told}", {"told": told, "key": key})
+        return self
 
     @property
     def summary(self) -> str:

@@ -2,34 +2,177 @@
 
 from __future__ import annotations
 
-import io
-import struct
-import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Generator, Tensor
 
-from automl.errors import DataError
+UNSCORED = -100  # a target that counts nowhere: padding, and context that was scored before
+POOL = 50  # batches' worth of rows that are sorted by length together
 
 
-@dataclass(frozen=True)
-class Split:
-    """Examples and targets, index by index."""
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """Rows of different length, one behind the other."""
 
-    x: Tensor  # images: uint8 (N, C, H, W)
-    y: Tensor  # classes: int64 (N,)
+    values: Tensor  # (sum of lengths,)
+    offsets: Tensor  # int64 (N + 1,): row i is values[offsets[i] : offsets[i + 1]]
+
+    @classmethod
+    def of(cls, rows: Iterable[Tensor], dtype: torch.dtype = torch.int32) -> Self:
+        listed = list(rows)
+        lengths = torch.tensor([0, *map(len, listed)])
+        return cls(torch.cat([torch.empty(0, dtype=dtype), *listed]), lengths.cumsum(0))
 
     def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        """int64 (N,)"""
+        return self.offsets.diff()
+
+    def __getitem__(self, index: Tensor) -> Ragged:
+        """The rows of an index or a mask, in its order."""
+        rows = index.nonzero().flatten() if index.dtype == torch.bool else index
+        lengths = self.lengths[rows]
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        within = torch.arange(int(offsets[-1]), device=offsets.device)
+        within = within - offsets[:-1].repeat_interleave(lengths)
+        return Ragged(self.values[self.offsets[rows].repeat_interleave(lengths) + within], offsets)
+
+    def padded(self, index: Tensor) -> Tensor:
+        """The rows of an index, (n, longest of them), zeros behind their ends."""
+        lengths = self.lengths[index]
+        within = torch.arange(max(1, int(lengths.max())), device=lengths.device)
+        inside = within < lengths.unsqueeze(1)
+        if not len(self.values):
+            return torch.zeros_like(inside, dtype=self.values.dtype)
+        places = (self.offsets[index].unsqueeze(1) + within).clamp_max(len(self.values) - 1)
+        return self.values[places] * inside
+
+    def to(self, device: torch.device) -> Ragged:
+        return Ragged(self.values.to(device), self.offsets.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """One long text as tokens, read in windows; what is to be said at each token is the next."""
+
+    values: Tensor  # (T,)
+    length: int  # tokens of a window
+    characters: int  # of the text
+
+    def to(self, device: torch.device) -> Windows:
+        return replace(self, values=self.values.to(device))
+
+    def starts(self, generator: Generator | None = None) -> Tensor:
+        """Where windows begin: one behind the other, from a random place on if so asked."""
+        device, tokens = self.values.device, len(self.values)
+        if generator is None or tokens <= 2 * self.length:
+            return torch.arange(0, max(1, tokens - 1), self.length, device=device)
+        phase = torch.randint(self.length, (), generator=generator, device=device)
+        return phase + self.length * torch.arange(tokens // self.length - 1, device=device)
+
+    def take(self, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (n, length) and the next ones; beyond the end 0 and UNSCORED."""
+        places = starts.unsqueeze(1) + torch.arange(self.length + 1, device=starts.device)
+        inside = places < len(self.values)
+        tokens = self.values[places.clamp_max(len(self.values) - 1)] * inside
+        return tokens[:, :-1], tokens[:, 1:].masked_fill(~inside[:, 1:], UNSCORED)
+
+
+Rows = Tensor | Ragged | Windows
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Examples and targets, index by index.
+
+    As tasks give them, images are uint8 (N, C, H, W), sounds int16 (N, samples), texts ragged
+    UTF-8 bytes, and a text to go on with is uint8 (bytes,), without targets of its own.
+    """
+
+    x: Rows
+    y: Tensor  # classes: int64 (N,)
+    groups: Tensor | None = None  # int64 (N,): what shares one is never on two sides of a split
+
+    def __len__(self) -> int:
+        """Examples; of a text to go on with, characters."""
+        if isinstance(self.x, Windows):
+            return self.x.characters
+        if isinstance(self.x, Tensor) and self.x.ndim == 1:
+            return int(((self.x & 0xC0) != 0x80).sum())  # bytes that begin a character
         return len(self.x)
+
+    @property
+    def rows(self) -> int:
+        """What batches are made of: examples, or windows of a text."""
+        return len(self.x.starts()) if isinstance(self.x, Windows) else len(self.x)
 
     def to(self, device: torch.device) -> Split:
         return Split(self.x.to(device), self.y.to(device))
+
+    def __getitem__(self, index: Tensor) -> Split:
+        """The examples of an index or a mask."""
+        assert not isinstance(self.x, Windows)
+        groups = None if self.groups is None else self.groups[index]
+        return Split(self.x[index], self.y[index], groups)
+
+    def epoch(self, size: int, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of `size` rows in random order; fewer than `size` rows wait for another epoch.
+
+        Rows of different length come with others nearly as long.
+        """
+        device = self.y.device
+        if isinstance(self.x, Windows):
+            starts = self.x.starts(generator)
+            order = starts[torch.randperm(len(starts), generator=generator, device=device)]
+        else:
+            order = torch.randperm(len(self.x), generator=generator, device=device)
+        if isinstance(self.x, Ragged):
+            lengths = self.x.lengths
+            pool = torch.arange(len(order), device=device) // (POOL * size)
+            order = order[torch.argsort(pool * (lengths.max() + 1) + lengths[order], stable=True)]
+            whole = order[: len(order) // size * size].view(-1, size)
+            order = whole[torch.randperm(len(whole), generator=generator, device=device)].flatten()
+        for batch in order[: max(size, len(order) // size * size)].split(size):
+            yield self._take(batch)
+
+    def sweep(self, budget: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Index, x and y of batches that go through all once, with at most `budget` places each.
+
+        A place is an example or, of texts, a token. Windows overlap by half: each token but the
+        first few is judged with at least half a window before it.
+        """
+        if isinstance(self.x, Windows):
+            half = max(1, self.x.length // 2)
+            starts = torch.arange(0, max(1, len(self.x.values) - 1 - half), half)
+            for index in starts.to(self.y.device).split(max(1, budget // self.x.length)):
+                x, y = self.x.take(index)
+                y[:, : self.x.length - half].masked_fill_((index > 0).unsqueeze(1), UNSCORED)
+                yield index, x, y
+            return
+        if isinstance(self.x, Tensor):
+            for index in torch.arange(len(self.x), device=self.y.device).split(max(1, budget)):
+                yield index, *self._take(index)
+            return
+        lengths, order = self.x.lengths.clamp_min(1).sort(stable=True)
+        longest = lengths.tolist()
+        first = 0
+        for last in range(1, len(order) + 1):  # closes a batch before the row that is too much
+            if last == len(order) or (last + 1 - first) * longest[last] > budget:
+                index = order[first:last]
+                yield index, *self._take(index)
+                first = last
+
+    def _take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(self.x, Windows):
+            return self.x.take(index)
+        return self.x.padded(index) if isinstance(self.x, Ragged) else self.x[index], self.y[index]
 
 
 @dataclass(frozen=True)
@@ -43,142 +186,64 @@ class Metric:
         return a > b if self.higher_is_better else a < b
 
 
-@dataclass(frozen=True)
-class Images:
-    """Images of one size, and how raw pixels become what a model reads."""
-
-    shape: tuple[int, int, int]  # C, H, W
-    mean: tuple[float, ...] = ()  # per channel, of pixels scaled to 0..1; empty: not measured
-    std: tuple[float, ...] = ()
-
-    @classmethod
-    def measure(cls, x: Tensor) -> Images:
-        """The inputs of a training split, uint8 (N, C, H, W), with its mean and deviation."""
-        total = square = torch.zeros(x.shape[1], dtype=torch.float64)
-        for chunk in torch.split(x, 256):  # 256: what float32 sums exactly enough
-            pixels = chunk.float()
-            total = total + pixels.sum((0, 2, 3))
-            square = square + pixels.square().sum((0, 2, 3))
-        count = x.numel() / x.shape[1]
-        mean = torch.as_tensor(total / count / 255)
-        std = (torch.as_tensor(square / count / 255**2) - mean.square()).clamp_min(1e-8).sqrt()
-        channels, height, width = x.shape[1:]
-        return cls((channels, height, width), tuple(mean.tolist()), tuple(std.tolist()))
-
-    def prepare(self, x: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) in, float32 of mean 0 and deviation 1 over the training split out."""
-        mean = torch.tensor(self.mean, device=x.device).view(-1, 1, 1) * 255
-        std = torch.tensor(self.std, device=x.device).view(-1, 1, 1) * 255
-        return (x.float() - mean) / std
-
-    def read(self, raw: Any) -> Tensor:
-        """Anything that is an image or several, to uint8 (N, C, H, W) of this size.
-
-        Takes a path, a PIL image, an array or tensor (H, W), (H, W, C) or (C, H, W) of whole
-        numbers 0..255 or of fractions 0..1, a batch of these, or a list of any of them. Files are
-        read exactly as for training. Raises DataError where that is not possible.
-        """
-        if isinstance(raw, np.ndarray | Tensor):
-            grey_batch = raw.ndim == 3 and (self.shape[0], *raw.shape[1:]) == self.shape
-            one = raw.ndim == 2 or (raw.ndim == 3 and not grey_batch)
-        elif isinstance(raw, str | Path | Image.Image):
-            one = True
-        elif isinstance(raw, Iterable):
-            one = False
-        else:
-            told = f"image: {type(raw).__name__} is no image; give a path, a PIL image or an array"
-            raise DataError(told)
-        return torch.stack([self._one(image) for image in ([raw] if one else raw)])
-
-    def _one(self, raw: Any) -> Tensor:
-        if isinstance(raw, Image.Image):
-            return pixels(raw, self.shape)
-        if not isinstance(raw, str | Path):
-            return pixels(drawn(raw), self.shape)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # odd, but readable
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                return picture(Path(raw), self.shape)
-        except UNREADABLE as error:
-            raise DataError(f"{raw}: cannot be read as an image: {error}") from error
+class Raw(ABC):
+    """What kind of examples a task gives."""
 
     @property
+    @abstractmethod
     def summary(self) -> str:
-        channels, height, width = self.shape
-        return f"{height}x{width} {'grey' if channels == 1 else 'colour'} images"
+        """In a few words."""
 
 
-UNREADABLE = (  # what PIL raises on damaged files
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
+class Inputs(Raw):
+    """How raw examples become what a model reads: fitted in training, saved with the model."""
+
+    @abstractmethod
+    def encode(self, split: Split) -> Split:
+        """Examples as a task gives them to those that lie on the device; once a training."""
+
+    @abstractmethod
+    def prepare(self, x: Tensor) -> Tensor:
+        """A batch of encoded examples to what the model reads; at every step, on the device."""
+
+    @abstractmethod
+    def read(self, raw: Any) -> Split:
+        """What a user has, one example or several, encoded. Raises DataError."""
+
+    @abstractmethod
+    def example(self, count: int) -> Tensor:
+        """What `prepare` gives for `count` examples, without content, on the default device."""
+
+    def facts(self) -> dict[str, Any]:
+        """What a saved model must know of it, as plain values."""
+        told: dict[str, Any] = asdict(self)  # type: ignore[call-overload] # all are dataclasses
+        return told
+
+    def files(self) -> dict[str, str]:
+        """What is too much for that, as texts by file name."""
+        return {}
+
+    @property
+    def outputs(self) -> int:
+        """Tokens to choose from, where the next one is asked for."""
+        return 0
+
+    @property
+    @abstractmethod
+    def floats(self) -> int:
+        """Numbers that a model holds for each place of a batch, roughly; see `Split.sweep`."""
 
 
-def picture(file: bytes | Path, shape: tuple[int, int, int]) -> Tensor:
-    """An image file as uint8 (C, H, W). Raises one of UNREADABLE."""
-    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
-        opened.draft(None, (2 * shape[2], 2 * shape[1]))  # large JPEGs: no more pixels than needed
-        return pixels(opened, shape)
-
-
-def pixels(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
-    """An image as uint8 (C, H, W), the way up it was taken, resized as a whole where it differs."""
-    channels, height, width = shape
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits a pixel: convert() would turn 256 and more white
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    image = image.convert("L" if channels == 1 else "RGB")
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).view(height, width, channels).permute(2, 0, 1)
-
-
-def drawn(raw: Any) -> Image.Image:
-    """An array or tensor of one image, as PIL has it. Raises DataError."""
-    array = np.asarray(raw.detach().cpu() if isinstance(raw, Tensor) else raw)
-    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[-1] not in (1, 3):
-        array = array.transpose(1, 2, 0)
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] != 3) or not array.size:
-        raise DataError(f"image: got an array of shape {array.shape}; want (H, W) or (H, W, 3)")
-    if not np.issubdtype(array.dtype, np.number) or not np.isfinite(array).all():
-        raise DataError("image: the array holds values that are not finite numbers")
-    if np.issubdtype(array.dtype, np.floating) and array.max() <= 1:
-        array = array * 255
-    if array.min() < 0 or array.max() > 255:
-        raise DataError(f"image: values reach from {array.min()} to {array.max()}; want 0 to 255")
-    return Image.fromarray(array.round().astype(np.uint8))
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Data:
     """All that training may see. It holds no test split: that one stays sealed to the end."""
 
     train: Split
     valid: Split
-    inputs: Images
+    inputs: Raw
     labels: Sequence[str]
-    fingerprint: str  # sha256 over the pixels, the labels and the split
+    fingerprint: str  # sha256 over the examples, the labels and the split
     sealed: int = 0  # examples of the test split, which is not here
-
-    def to(self, device: torch.device) -> Data:
-        return replace(self, train=self.train.to(device), valid=self.valid.to(device))
-
-    @property
-    def outputs(self) -> int:
-        return len(self.labels)
-
-    @property
-    def chance(self) -> float:
-        """The validation accuracy of always answering the most frequent training class."""
-        return (self.valid.y == self.train.y.bincount().argmax()).double().mean().item()
 
 
 @dataclass(frozen=True)

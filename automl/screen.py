@@ -23,6 +23,7 @@ from automl.results.leaderboard import Row
 from automl.searching.driver import Closed, Trained
 from automl.searching.run import Finished, Opened, Told
 from automl.space import Space
+from automl.training.loop import UNBALANCED
 
 TOP = 5  # rows of the leaderboard at the end
 
@@ -89,16 +90,29 @@ class Screen:
         name, score = event.baseline
         metric = study.task.metric.name
         workers = f"{event.workers} worker{'s' if event.workers > 1 else ''}"
-        classes = f"{data.outputs} classes"
+        kind = (
+            f"{data.inputs.summary}, {len(data.labels)} classes"
+            if data.labels
+            else data.inputs.summary
+        )
+        unit = "" if data.labels else "characters "
         facts = {
             "device": f"{event.device}, {workers}",
-            "data": f"{study.task.summary}: {data.inputs.summary}, {classes}; {len(data.train):,}"
-            f" to train, {len(data.valid):,} to validate, {data.sealed:,} sealed for the test",
-            "to beat": f"{metric} {data.chance:.3f} by chance, {score:.3f} by {name}",
+            "data": f"{study.task.summary}: {kind}; {len(data.train):,} {unit}"
+            f"to train, {len(data.valid):,} to validate, {data.sealed:,} sealed for the test",
+            "to beat": f"{metric} {event.chance[1]:.3f} by chance, {score:.3f} by {name}",
             "space": f"{event.knobs} knobs, {short(event.params[0])} to {short(event.params[1])}"
             f" parameters, {study.path / 'space.yaml'}",
             "live": shlex.join(["automl", "dashboard", study.name, *studies_option(study.path)]),
         }
+        if data.labels:
+            counts = data.train.y.bincount(minlength=len(data.labels))
+            few, most = int(counts.min()), int(counts.max())
+            if most >= UNBALANCED * few:
+                facts["classes"] = (
+                    f"unbalanced, {few:,} to {most:,} to train: rare ones count for more in the"
+                    " loss, unless train.class_weights says otherwise"
+                )
         if event.done or event.resumed:
             facts["goes on"] = (
                 f"{event.done} of {event.trials} trials done, {event.resumed} under way"
@@ -148,7 +162,7 @@ class Screen:
         told = ", ".join(f"{number} {state}" for state, number in counts.most_common())
         print(f"\n{len(rows)} trials in {duration(event.seconds)}: {told}")
         best = study.best
-        valid, chance = best.metrics["valid"][metric.name], best.metrics["chance"]
+        valid, chance = best.metrics["valid"][metric.name], best.metrics["chance"][metric.name]
         size = best.metrics["test_examples"]
         print(f"test {metric.name} {event.test[metric.name]:.4f} on {size:,} examples"
               f" (validation {valid:.4f}, baseline there {self.opened.baseline[1]:.4f},"

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from pydantic import Field, SerializeAsAny, ValidationError
 
 from automl.config import Config, Place, Pruner, Sampler, Strict, Task, nearest, problems, shown
-from automl.data import Images
+from automl.data import Inputs
 from automl.errors import OptionError, SpaceError
 from automl.holes import (
     Choice,
@@ -197,22 +197,25 @@ class Space:
         return hashlib.sha256(shown.encode()).hexdigest()[:16]
 
 
-def measure(config: Config, inputs: Images, outputs: int) -> int:
+def measure(config: Config, inputs: Inputs, labels: int) -> int:
     """Parameters of the config's model, found without memory for them. Raises SpaceError.
 
     The model is built and run on the meta device: what passes here fits its inputs and outputs.
     """
     import torch
 
+    outputs = labels or inputs.outputs
     try:
         with torch.device("meta"):
             model = config.model.build(inputs, outputs)
-            logits = model(torch.empty(2, *inputs.shape))
+            x = inputs.example(2)
+            logits = model(x)
     except (RuntimeError, ValueError) as error:  # what torch raises for shapes that cannot be
         reason = str(error).splitlines()[0]
         raise SpaceError(f"model: does not fit {inputs.summary}: {reason}") from error
-    if tuple(logits.shape) != (2, outputs):
-        raise SpaceError(f"model: gives {tuple(logits.shape)} for 2 inputs; want (2, {outputs})")
+    wanted = (2, outputs) if labels else (2, x.shape[1], outputs)
+    if tuple(logits.shape) != wanted:
+        raise SpaceError(f"model: gives {tuple(logits.shape)} for 2 inputs; want {wanted}")
     return sum(weight.numel() for weight in model.parameters())
 
 

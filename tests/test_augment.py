@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from automl.augment import coloured, cut, mirrored, mixed, moved
 from automl.config import Augment
-from automl.data import Images
+from automl.inputs.images import Images
 
 EVERYTHING = {
     "name": "images",

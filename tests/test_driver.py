@@ -20,11 +20,13 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from optuna.trial import TrialState
 
-from automl.data import Epoch, Images, Metric
+from automl.data import Data, Epoch, Metric, Split
 from automl.engines import Broken, Engine, Event, Job, Lost, Ready, Refused, Request
 from automl.errors import PartBug, StudyError
+from automl.inputs.images import Images
 from automl.results import leaderboard
 from automl.results.leaderboard import Row
 from automl.searching.driver import Closed, Driver, Trained
@@ -110,6 +112,10 @@ class Table(Engine):
         pass
 
 
+NOTHING = Split(torch.zeros(0), torch.zeros(0))
+DIGITS = Data(NOTHING, NOTHING, Images((1, 8, 8)), list("0123456789"), "fingerprint")
+
+
 def opened(
     folder: Path, engine: Engine, trials: int, *, text: str = SPACE, seed: int = 0
 ) -> Driver:
@@ -124,8 +130,7 @@ def opened(
         space,
         engine,
         folder=folder,
-        inputs=Images((1, 8, 8)),
-        outputs=10,
+        data=DIGITS,
         trials=trials,
         seed=seed,
     )

@@ -18,6 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from automl.cache import folder as cache
 from automl.config import Config, Task
 from automl.data import Epoch
 from automl.engines import (
@@ -35,7 +36,6 @@ from automl.engines import (
 )
 from automl.engines.local import Local, devices
 from automl.errors import OptionError
-from automl.tasks.images import cache
 from automl.training import train
 
 TASK = {"name": "digits", "per_class": 8}

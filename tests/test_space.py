@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from automl.config import Config, Model, Task
-from automl.data import Images
 from automl.errors import OptionError, SpaceError
 from automl.holes import Choice, Value
+from automl.inputs.images import Images
 from automl.reader import HOLES, MAX_BYTES, Reader
 from automl.space import Space, find, measure, shipped
 
@@ -193,7 +193,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     "unknown section": (
         MLP + "optimiser: sgd\n",
         "3: optimiser: no section is called 'optimiser'; did you mean 'optimizer'? Known: "
-        "augment, model, optimizer, schedule, search, seed, start, task, train, version.",
+        "augment, input, model, optimizer, schedule, search, seed, start, task, train, version.",
     ),
     "unknown part": (
         MLP + "optimizer:\n  name: sgdd\n  lr: 0.1\n",
@@ -235,7 +235,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     ),
     "unknown knob of the task": (
         "task: {name: digits, size: 9}\nmodel: mlp\n",
-        "1: task.size: no knob is called 'size'; Known: name, per_class, split_seed, valid.",
+        "1: task.size: no knob is called 'size'; Known: name, per_class, score, split_seed, valid.",
     ),
     "text for a whole number": (
         MLP + 'train: {batch_size: "32"}\n',
@@ -657,7 +657,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     "start with an unknown section": (
         MLP + "start:\n  - optimiser: adamw\n",
         "4: start[0].optimiser: no knob is called 'optimiser'; did you mean 'optimizer'? "
-        "Known: augment, model, optimizer, schedule, seed, task, train, version.",
+        "Known: augment, input, model, optimizer, schedule, seed, task, train, version.",
     ),
     "start changes what is fixed": (
         MLP

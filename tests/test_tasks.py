@@ -515,7 +515,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "too few": (
         "cifar10",
         lambda root: unpack(root / "cifar10/train/cat", {"1.jpg": b""}) and None,
-        r"cifar10: got 1 train images of cifar10; want 40",
+        r"cifar10: got 1 train examples of cifar10; want 40",
     ),
     "odd size": (
         "cifar10",
@@ -525,7 +525,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "short": (
         "cifar10",
         lambda root: batches(root, lambda content: content[:-3073]),
-        "got 19 test images of cifar10; want 20",
+        "got 19 test examples of cifar10; want 20",
     ),
     "label": (
         "cifar10",
@@ -657,7 +657,7 @@ def test_photographs_stand_upright(tmp_path: Path) -> None:
 def test_prediction_sees_the_pixels_that_training_saw(tmp_path: Path) -> None:
     folder = photographs(tmp_path / "mine", "train", "valid", "test")
     data = folder_task(folder, size=16).load(None)
-    read = data.inputs.read([folder / "train/cat/000.png", folder / "train/cat/001.png"])
+    read = data.inputs.read([folder / "train/cat/000.png", folder / "train/cat/001.png"]).x
     assert torch.equal(read, data.train.x[:2])
 
 

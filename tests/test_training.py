@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from automl.config import Config, Optimizer, Schedule, Task
-from automl.data import Data, Epoch, Images, Split
+from automl.data import Data, Epoch, Split
+from automl.inputs.images import Images
 from automl.training import Diverged, checkpoint, evaluate, train
 
 CPU = torch.device("cpu")
@@ -240,7 +241,7 @@ def test_the_score_is_that_of_the_weights_delivered(
 ) -> None:
     tried = config(train={"average": average})
     last = list(train(tried, data, device=CPU, checkpoint=tmp_path / "c"))[-1]
-    model = tried.model.build(data.inputs, data.outputs)
+    model = tried.model.build(data.inputs, len(data.labels))
     model.load_state_dict(weights(tmp_path / "c"))
     assert evaluate(model, data.valid, data.inputs, tried.task) == last.metrics
 
@@ -337,7 +338,7 @@ def test_training_leaves_the_data_as_it_was(data: Data) -> None:
 
 
 def test_evaluation_gives_the_mean_over_the_split_whatever_its_chunks(data: Data) -> None:
-    model = config().model.build(data.inputs, data.outputs).eval()
+    model = config().model.build(data.inputs, len(data.labels)).eval()
     task = config().task
     whole = evaluate(model, data.train, data.inputs, task)
     with torch.no_grad():

@@ -70,7 +70,7 @@ def main() -> None:
     for plugin in setup.plugins:
         load_plugin(Path(plugin))
     device = torch.device(setup.device)
-    data = Task.of(setup.task).load(Path(setup.data) if setup.data else None).to(device)
+    data = Task.of(setup.task).load(Path(setup.data) if setup.data else None)
     wire.send(Ready())
 
     epochs: Iterator[Epoch] = iter(())

@@ -16,7 +16,8 @@ from pydantic import Field, SerializeAsAny
 from torch import Tensor, nn
 
 from automl.config import Model, Part, Strict
-from automl.data import Images
+from automl.data import Inputs
+from automl.inputs.images import Images
 from automl.models import layers
 
 Downsample = Literal["pool", "stride", "none"]
@@ -269,8 +270,9 @@ class Cnn(Model):
     )
     logit_scale: float = Field(default=1.0, gt=0, le=10, description="factor on the logits")
 
-    def build(self, inputs: Images, outputs: int) -> nn.Module:
+    def build(self, inputs: Inputs, outputs: int) -> nn.Module:
         """(N, C, H, W) float in, (N, outputs) logits out."""
+        assert isinstance(inputs, Images)
         style, stem = Style(self.activation, self.norm), self.stem
         bias = self.norm == "none"
         first = conv(inputs.shape[0], stem.channels, stem.kernel, stride=stem.stride, bias=bias)

@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import nn
 
 from automl.config import Model
-from automl.data import Images
+from automl.data import Inputs
+from automl.inputs.images import Images
 from automl.models import layers
 
 Width = Annotated[int, Field(ge=1, le=8192)]
@@ -28,8 +29,9 @@ class Mlp(Model):
         default=0.0, ge=0, le=0.9, description="share of hidden units zeroed in training"
     )
 
-    def build(self, inputs: Images, outputs: int) -> nn.Module:
+    def build(self, inputs: Inputs, outputs: int) -> nn.Module:
         """(N, C, H, W) float in, (N, outputs) logits out. Hidden weights as in He et al. 2015."""
+        assert isinstance(inputs, Images)
         modules: list[nn.Module] = [nn.Flatten()]
         last = math.prod(inputs.shape)
         for width in self.widths:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import torch
 import yaml
@@ -22,29 +23,24 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from automl.config import Config, Strict, dotted, problems
-from automl.data import Data, Images, Split
-from automl.errors import DataError
+from automl.data import Inputs, Split
+from automl.errors import DataError, OptionError
+from automl.results.generation import Draw, written
 from automl.space import Space
 from automl.training.loop import evaluate, predict
 
-FILES = {"config.yaml", "model.safetensors", "metrics.json", "card.md"}
-Side = Annotated[int, Field(ge=1, le=4096)]  # pixels
+FILES = {"config.yaml", "model.safetensors", "metrics.json", "card.md", "tokenizer.json"}
+LARGEST = 2**25  # bytes of a text beside the weights
 
 
 class Header(Strict):
     """What the weights file says of itself, checked like all text from outside."""
 
-    shape: list[Side] = Field(min_length=3, max_length=3)  # C, H, W
-    mean: list[float] = Field(max_length=3)
-    std: list[Annotated[float, Field(gt=0)]] = Field(max_length=3)
-    labels: list[str] = Field(min_length=1, max_length=100_000)
+    inputs: dict[str, Any]  # checked by the config's input part
+    labels: list[str] = Field(max_length=100_000)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        channels = self.shape[0]
-        if channels not in (1, 3) or not channels == len(self.mean) == len(self.std):
-            told = "want 1 or 3 channels, with a mean and a deviation for each"
-            raise PydanticCustomError("channels", "{told}", {"told": told})
         if len(set(self.labels)) < len(self.labels):
             raise PydanticCustomError("labels", "want no label twice")
         return self
@@ -63,29 +59,84 @@ class Artifact:
 
     config: Config
     model: nn.Module
-    inputs: Images
+    inputs: Inputs
     labels: tuple[str, ...]
     metrics: dict[str, Any]
     path: Path | None = None
 
     def predict(self, raw: Any) -> list[Prediction]:
-        """One prediction for each image in `raw`: paths, PIL images, arrays, tensors; one or many.
+        """One prediction for each example in `raw`, which is one or many.
 
-        See `Images.read` for what is taken. Raises DataError for what is no image.
+        Images and sounds are paths or arrays, texts are texts; see `read` of the model's `inputs`.
+        Raises DataError for what is none of these, and for a model that continues text.
         """
-        x = self.inputs.read(raw)
-        empty = Split(x, torch.zeros(len(x), dtype=torch.long))
-        logits = torch.cat([part for part, _ in predict(self.model, empty, self.inputs)])
-        return [self._prediction(shares) for shares in logits.softmax(1)]
+        if not self.labels:
+            raise DataError(f"{self.path}: continues text and has no classes; use generate")
+        told: dict[int, Prediction] = {}
+        for index, logits, _ in predict(self.model, self._read(raw), self.inputs):
+            answers = map(self._prediction, logits.softmax(1))
+            told |= dict(zip(index.tolist(), answers, strict=True))
+        return [told[number] for number in range(len(told))]
+
+    def _read(self, raw: Any) -> Split:
+        return self.inputs.read(raw).to(self.device)
 
     def _prediction(self, shares: Tensor) -> Prediction:
         probabilities = dict(zip(self.labels, shares.tolist(), strict=True))
         label = max(probabilities, key=lambda name: probabilities[name])
         return Prediction(label, probabilities[label], probabilities)
 
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        length: int = 400,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> str:
+        """`length` characters that may follow the prompt. See `stream`."""
+        return "".join(
+            self.stream(
+                prompt, length=length, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+            )
+        )
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        length: int = 400,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """The same piece by piece, as it is drawn.
+
+        `temperature` divides the logits, 0 takes the likeliest token; `top_k` draws from so many
+        tokens at most, 0 from all; `top_p` from the likeliest that hold this share together
+        (Holtzman et al. 2020). Raises OptionError, and DataError for a model of classes.
+        """
+        if self.labels:
+            raise DataError(f"{self.path}: tells classes and continues no text; use predict")
+        if length < 1 or temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+            raise OptionError(
+                f"generate: got length {length}, temperature {temperature:g}, top_k {top_k}, "
+                f"top_p {top_p:g}; want length >= 1, temperature >= 0, top_k >= 0, 0 < top_p <= 1"
+            )
+        draw = Draw(temperature, top_k, top_p, torch.Generator().manual_seed(seed))
+        return written(self.model, self.inputs, prompt, length, draw, self.device)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
     def evaluate(self, split: Split) -> dict[str, float]:
-        """Loss and metrics of its task over a split."""
-        return evaluate(self.model, split, self.inputs, self.config.task)
+        """Loss and metrics of its task over a split as the task gives it."""
+        encoded = self.inputs.encode(split).to(self.device)
+        return evaluate(self.model, encoded, self.inputs, self.config.task)
 
     @property
     def params(self) -> int:
@@ -96,7 +147,8 @@ def write(
     path: Path,
     config: Config,
     weights: dict[str, Tensor],
-    data: Data,
+    inputs: Inputs,
+    labels: Sequence[str],
     metrics: dict[str, Any],
     card: str,
 ) -> None:
@@ -105,14 +157,11 @@ def write(
     for folder in (fresh, stale):
         shutil.rmtree(folder, ignore_errors=True)
     fresh.mkdir(parents=True)
-    header = Header(
-        shape=list(data.inputs.shape),
-        mean=list(data.inputs.mean),
-        std=list(data.inputs.std),
-        labels=list(data.labels),
-    )
-    whole = {name: weight.contiguous() for name, weight in weights.items()}
+    header = Header(inputs=inputs.facts(), labels=list(labels))
+    whole = {name: weight.clone().contiguous() for name, weight in weights.items()}  # none shared
     (fresh / "model.safetensors").write_bytes(save(whole, {"automl": header.model_dump_json()}))
+    for name, content in inputs.files().items():
+        (fresh / name).write_text(content, encoding="utf-8")
     (fresh / "config.yaml").write_text(yaml.safe_dump(config.dump(), sort_keys=False))
     (fresh / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     (fresh / "card.md").write_text(card)
@@ -120,6 +169,13 @@ def write(
         os.replace(path, stale)
     os.replace(fresh, path)
     shutil.rmtree(stale, ignore_errors=True)
+
+
+def beside(file: Path) -> str:
+    """A text of the folder. Raises DataError for one that no model has."""
+    if file.stat().st_size > LARGEST:
+        raise DataError(f"{file}: larger than {LARGEST:,} bytes")
+    return file.read_text(encoding="utf-8")
 
 
 def load(path: Path | str, *, device: str = "cpu") -> Artifact:
@@ -130,10 +186,15 @@ def load(path: Path | str, *, device: str = "cpu") -> Artifact:
     try:
         with safe_open(file, "pt", device="cpu") as weights:
             header = Header.model_validate_json((weights.metadata() or {}).get("automl", ""))
-            channels, height, width = header.shape
-            inputs = Images((channels, height, width), tuple(header.mean), tuple(header.std))
+            if bool(header.labels) == (config.task.gives == "prose"):
+                raise DataError(f"{file}: got {len(header.labels)} labels for {config.task.name}")
+            facts = json.dumps(header.inputs)
+            try:
+                inputs = config.input.restore(facts, lambda name: beside(path / name))
+            except DataError as error:
+                raise DataError(f"{path}: {error}") from error
             with torch.device("meta"):
-                model = config.model.build(inputs, len(header.labels))
+                model = config.model.build(inputs, len(header.labels) or inputs.outputs)
             wanted = {name: tuple(w.shape) for name, w in model.state_dict().items()}
             found = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
             if wanted != found:

@@ -8,6 +8,13 @@ import yaml
 
 from automl.config import Config
 
+USAGE = {
+    "images": 'model.predict("photo.png")',
+    "sounds": 'model.predict("clip.wav")',
+    "texts": 'model.predict("a fine film")',
+    "prose": 'model.generate("Once", length=400)',
+}
+
 
 def text(config: Config, metrics: dict[str, Any]) -> str:
     """Markdown, from what metrics.json holds."""
@@ -17,15 +24,16 @@ def text(config: Config, metrics: dict[str, Any]) -> str:
     rows = [
         (f"validation {name} ({metrics['valid_examples']:,} examples)", metrics["valid"][name]),
         (f"baseline: {baseline['name']}, validation", baseline[name]),
-        ("chance: the most frequent class, validation", metrics["chance"]),
+        (f"chance: {metrics['chance']['name']}, validation", metrics["chance"][name]),
     ]
     if tested:
         rows.insert(0, (f"test {name} ({metrics['test_examples']:,} examples)", tested[name]))
     table = "\n".join(f"| {what} | {value:.4f} |" for what, value in rows)
     state = "" if tested else "\nNot tested: the search was not over when this was written.\n"
     warning = ""
-    if metrics["valid"][name] <= metrics["chance"]:
+    if not config.task.metric.better(metrics["valid"][name], metrics["chance"][name]):
         warning = "\n**This model is no better than chance. Do not use it.**\n"
+    usage = USAGE[config.task.gives]
     trial = "" if metrics["trial"] is None else f", trial {metrics['trial']}"
     recipe = yaml.safe_dump(config.dump(), sort_keys=False)
     return f"""# {metrics["name"]}
@@ -48,7 +56,7 @@ once, for this model alone.
 import automl
 
 model = automl.load("best")  # this folder
-model.predict("photo.png")
+{usage}
 ```
 
 ## Recipe

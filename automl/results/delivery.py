@@ -47,21 +47,24 @@ class Delivery:
         weights = state["model"] if state["averaged"] is None else state["averaged"]
         last = state["history"][-1]
         name = config.task.metric.name
+        inputs = config.input.fit(self.data)
+        chance, score = config.task.chance(self.data)
         metrics: dict[str, Any] = {
             "name": self.name,
             "trial": trial,
             "epochs": last["number"],
-            "params": measure(config, self.data.inputs, self.data.outputs),
+            "params": measure(config, inputs, len(self.data.labels)),
             "metric": name,
             "valid": last["metrics"],
             "test": None,
-            "chance": self.data.chance,
+            "chance": {"name": chance, name: score},
             "baseline": {"name": self.baseline[0], name: self.baseline[1]},
             "train_examples": len(self.data.train),
             "valid_examples": len(self.data.valid),
             "data": self.data.fingerprint,
         }
-        artifact.write(self.folder, config, weights, self.data, metrics, card.text(config, metrics))
+        told = card.text(config, metrics)
+        artifact.write(self.folder, config, weights, inputs, self.data.labels, metrics, told)
 
     def test(self, split: Split) -> dict[str, float]:
         """The sealed split, with the model as it is on disk. No model is tested twice."""
@@ -88,11 +91,11 @@ def fit(
     if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= FILES):
         raise OptionError(f"--out: {folder} holds more than a model; give a folder of its own")
     data = config.task.load(root)
-    measure(config, data.inputs, data.outputs)
+    measure(config, config.input.fit(data), len(data.labels))
     baseline = config.task.baseline(data)
     file = folder.with_name(folder.name + ".checkpoint")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    yield from train(config, data.to(device), device=device, checkpoint=file)
+    yield from train(config, data, device=device, checkpoint=file)
     delivery = Delivery(folder, folder.name, data, baseline)
     delivery.write(config, file)
     delivery.test(config.task.test(root))

@@ -18,7 +18,7 @@ import optuna
 from optuna.trial import TrialState
 
 from automl.config import Config
-from automl.data import Epoch, Images
+from automl.data import Data, Epoch
 from automl.engines import Broken, Engine, Event, Go, Job, Lost, Ready, Refused
 from automl.errors import PartBug, SpaceError, StudyError
 from automl.holes import Draw, Float, Hole, Int
@@ -80,17 +80,14 @@ class Driver:
         engine: Engine,
         *,
         folder: Path,
-        inputs: Images,
-        outputs: int,
+        data: Data,
         trials: int,
         seed: int,
         deadline: float | None = None,
-        sealed: int = 0,
     ) -> None:
-        """`deadline` is by time.monotonic(), `sealed` the examples to be tested before it."""
+        """`deadline` is by time.monotonic(); the best model is to be tested before it."""
         self.study, self.space, self.engine, self.folder = study, space, engine, folder
-        self.inputs, self.outputs, self.trials, self.seed = inputs, outputs, trials, seed
-        self.deadline, self.sealed = deadline, sealed
+        self.data, self.trials, self.seed, self.deadline = data, trials, seed, deadline
         self.metric = space.task.metric
         self.sign = 1 if self.metric.higher_is_better else -1
         self.curves: dict[int, list[float]] = {}  # by trial, larger is better
@@ -166,7 +163,7 @@ class Driver:
         """
         if self.deadline is None:
             return math.inf
-        return max(0.0, self.deadline - self.sealed * self.pace / 2 - time.monotonic())
+        return max(0.0, self.deadline - self.data.sealed * self.pace / 2 - time.monotonic())
 
     def _occupy(self, slot: int) -> Iterator[Closed]:
         """Give an idle worker the next trial. Trials that cannot be trained close on the way."""
@@ -194,7 +191,7 @@ class Driver:
         """The trial with its config; None if the config cannot be trained, which is then told."""
         try:
             config = self.space.fill(suggest(trial)).model_copy(update={"seed": self.seed})
-            params = measure(config, self.inputs, self.outputs)
+            params = measure(config, config.input.fit(self.data), len(self.data.labels))
         except SpaceError as error:  # knobs that are fine alone and do not go together
             self._refuse(trial, "infeasible shape", str(error))
             return None

@@ -8,12 +8,12 @@ import math
 import os
 import random
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from automl.config import load_plugin
-from automl.data import Data, Images
+from automl.config import Input, load_plugin
+from automl.data import Data, Inputs
 from automl.engines import Setup
 from automl.engines.local import Local, devices
 from automl.errors import OptionError, SpaceError
@@ -36,6 +36,7 @@ class Opened:
     workers: int
     data: Data
     baseline: tuple[str, float]
+    chance: tuple[str, float]
     knobs: int
     params: tuple[int, int]  # fewest and most, over the probes of the space
     done: int  # trials closed by earlier runs of the same command
@@ -87,7 +88,7 @@ def run(
     path = on_disk.folder(studies, name)
     task = space.task
     loaded = task.load(data)
-    params = prove(space, loaded.inputs, loaded.outputs)
+    params = prove(space, len(loaded.labels), lambda part: part.fit(loaded))
 
     manifest = Manifest(
         space=space.digest,
@@ -117,12 +118,10 @@ def run(
             space,
             engine,
             folder=path,
-            inputs=loaded.inputs,
-            outputs=loaded.outputs,
+            data=loaded,
             trials=trials,
             seed=seed,
             deadline=None if seconds is None else began + seconds - FINISH,
-            sealed=loaded.sealed,
         )
         if not driver.over:
             driver.start()  # workers import and load while the baseline is found
@@ -135,6 +134,7 @@ def run(
             workers=len(slots),
             data=loaded,
             baseline=baseline,
+            chance=task.chance(loaded),
             knobs=len(space.knobs()),
             params=params,
             done=driver.done,
@@ -162,16 +162,16 @@ def run(
         yield Finished(found, test, time.monotonic() - began)
 
 
-def prove(space: Space, inputs: Images, outputs: int) -> tuple[int, int]:
-    """Build the model of every probe for these inputs; the fewest and most parameters.
+def prove(space: Space, labels: int, inputs: Callable[[Input], Inputs]) -> tuple[int, int]:
+    """Build the model of every probe for its inputs; the fewest and most parameters.
 
     Raises SpaceError where one does not fit. What one probe's model is, is not built twice.
     """
     counts: dict[str, int] = {}
     for config, _ in space.probes():
-        key = config.model.model_dump_json()
+        key = config.input.model_dump_json() + config.model.model_dump_json()
         if key not in counts:
-            counts[key] = measure(config, inputs, outputs)
+            counts[key] = measure(config, inputs(config.input), labels)
     limit = space.search.max_params
     if limit and min(counts.values()) > limit:
         fewest = min(counts.values())
@@ -180,13 +180,14 @@ def prove(space: Space, inputs: Images, outputs: int) -> tuple[int, int]:
     return min(counts.values()), max(counts.values())
 
 
-def sizes(space: Space, inputs: Images, outputs: int, draws: int) -> list[int]:
+def sizes(space: Space, labels: int, inputs: Callable[[Input], Inputs], draws: int) -> list[int]:
     """Parameters of random configs, fewest first. Draws that make no model are left out."""
     rng = random.Random(0)
     found = []
     for _ in range(draws):
         with contextlib.suppress(SpaceError):
-            found.append(measure(space.sample(rng), inputs, outputs))
+            config = space.sample(rng)
+            found.append(measure(config, inputs(config.input), labels))
     return sorted(found)
 
 

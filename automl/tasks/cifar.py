@@ -12,7 +12,8 @@ import torch
 
 from automl.data import Split
 from automl.errors import DataError
-from automl.tasks.images import Parts, PublishedTask, Reader, files, pictures, rows
+from automl.tasks.images import PublishedImages, pictures
+from automl.tasks.source import Parts, Reader, files
 
 NAMES_10 = "airplane automobile bird cat deer dog frog horse ship truck"
 NAMES_100 = """
@@ -27,7 +28,7 @@ train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
 
 
-class Cifar(PublishedTask):
+class Cifar(PublishedImages):
     """Read from the binary version, or from image files in folders; never from the pickles."""
 
     image: ClassVar = (3, 32, 32)
@@ -92,7 +93,7 @@ class Cifar(PublishedTask):
         x, readable = pictures(place, found, self.image)
         y = torch.tensor([self.labels.index(label) for _, label, _ in paths])
         whole, test = Split(x, y[readable]), test[readable]
-        return {"train": rows(whole, ~test), "test": rows(whole, test)}
+        return {"train": whole[~test], "test": whole[test]}
 
 
 class Cifar10(Cifar):

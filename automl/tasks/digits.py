@@ -8,8 +8,10 @@ from typing import Literal
 
 import torch
 
-from automl.data import Images, Split
-from automl.tasks.images import ImageTask, Parts, Source, stratified
+from automl.data import Split
+from automl.inputs.images import Images
+from automl.tasks.images import ImageTask
+from automl.tasks.source import Parts, Source, stratified
 
 LABELS = tuple("0123456789")
 

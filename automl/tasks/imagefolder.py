@@ -9,9 +9,11 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from automl.data import Images, Split
+from automl.data import Split
 from automl.errors import DataError
-from automl.tasks.images import ImageTask, Parts, Source, pictures, rows, stratified, traces
+from automl.inputs.images import Images
+from automl.tasks.images import ImageTask, pictures
+from automl.tasks.source import Parts, Source, stratified, traces
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 
@@ -65,7 +67,7 @@ class ImageFolder(ImageTask):
             splits = {}
             for part, folder in parts.items():
                 inside = torch.tensor([first == folder for first, _, _ in paths])[readable]
-                splits[part] = rows(Split(x, y), inside)
+                splits[part] = Split(x, y)[inside]
             if "test" not in splits:
                 splits["train"], splits["test"] = stratified(splits["train"], 0.15, 0, labels)
             return splits

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from automl.data import Split
 from automl.errors import DataError
-from automl.tasks.images import Parts, PublishedTask, Reader, files
+from automl.tasks.images import PublishedImages
+from automl.tasks.source import Parts, Reader, files
 
 PREFIXES = {"train": "train", "test": "t10k"}
 
 
-class Idx(PublishedTask):
+class Idx(PublishedImages):
     """Read from the four uncompressed IDX files, in a folder or a tar archive."""
 
     image: ClassVar = (1, 28, 28)

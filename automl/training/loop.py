@@ -7,10 +7,12 @@ slices of it, and the device is waited for once an epoch.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from automl.config import Config, Task
-from automl.data import Data, Epoch, Images, Split
+from automl.data import Data, Epoch, Inputs, Split
 from automl.training import checkpoint as disk
 from automl.training.precision import Precision
 
+UNBALANCED = 4  # times the smallest class that the largest has, for weights of themselves
 SAVING = 1 / 30  # largest share of the time that may go into checkpoints
 
 
@@ -39,22 +42,25 @@ def train(
 ) -> Generator[Epoch]:
     """Train epoch by epoch; a caller that stops asking stops the training.
 
-    `data` lies on `device`. With `checkpoint`, epochs already in that file are given again without
-    training, and training goes on after them, bitwise as if it had never stopped (on a CPU).
-    What another config or other data left in it is written over. Stops after epoch `until`, or
-    after the config's epochs. Raises Diverged.
+    `data` is as its task gives it. With `checkpoint`, epochs already in that file are given again
+    without training, and training goes on after them, bitwise as if it had never stopped (on a
+    CPU). What another config or other data left in it is written over. Stops after epoch `until`,
+    or after the config's epochs. Raises Diverged.
     """
-    run = Run(config, data, device)
+    inputs = config.input.fit(data)
+    train_split, valid_split = encoded(inputs, data, device)
+    run = Run(config, data, inputs, device)
     state = checkpoint and disk.load(checkpoint)
     if state and state["of"] == run.of:
         run.load(state)
         yield from run.history
 
     precision = Precision.of(device)
-    augment = config.augment.build(data.inputs, data.outputs, run.generator)
-    steps = math.ceil(len(data.train) / config.train.batch_size)
-    steps = min(steps, len(data.train) // 2)  # batch norm wants two examples
-    size = len(data.train) // steps  # all batches alike: at most steps - 1 examples wait
+    augment = config.augment.build(inputs, outputs_of(inputs, data), run.generator)
+    weights = class_weights(config.train.class_weights, data, device)
+    steps = math.ceil(train_split.rows / config.train.batch_size)
+    steps = max(1, min(steps, train_split.rows // 2))  # batch norm wants two examples
+    size = train_split.rows // steps  # all batches alike: at most steps - 1 examples wait
     total = steps * config.train.epochs
     last = min(until or config.train.epochs, config.train.epochs)
     saved, cost = time.perf_counter(), 0.0
@@ -62,15 +68,13 @@ def train(
     for number in range(len(run.history) + 1, last + 1):
         began = time.perf_counter()
         run.model.train()
-        order = torch.randperm(len(data.train), generator=run.generator, device=device)
         losses = torch.zeros((), device=device)
-        for i in range(steps):
-            batch = order[i * size : (i + 1) * size]
-            x, y = augment(data.inputs.prepare(data.train.x[batch]), data.train.y[batch])
+        for i, (x, y) in enumerate(islice(train_split.epoch(size, run.generator), steps)):
+            x, y = augment(inputs.prepare(x), y)
 
             with precision.autocast():
-                logits = run.model(x.contiguous(memory_format=torch.channels_last))
-            loss = config.task.loss(logits, y, config.train.label_smoothing)
+                logits = run.model(x)
+            loss = config.task.loss(logits, y, config.train.label_smoothing, weights)
             loss.backward()
             losses += loss.detach()
 
@@ -84,12 +88,12 @@ def train(
             run.optimizer.zero_grad(set_to_none=True)
             run.average(step, steps)
 
-        metrics = evaluate(run.evaluated, data.valid, data.inputs, config.task)
+        metrics = evaluate(run.evaluated, valid_split, inputs, config.task)
         train_loss = losses.item() / steps  # with the line above, the only waits for the device
         if not math.isfinite(train_loss) or not math.isfinite(metrics["loss"]):
             raise Diverged(f"loss {train_loss} in epoch {number}")
         seconds = time.perf_counter() - began
-        run.history.append(Epoch(number, train_loss, metrics, seconds, steps * size))
+        run.history.append(Epoch(number, train_loss, metrics, seconds, len(data.train)))
 
         now = time.perf_counter()
         if checkpoint and (number == last or cost < SAVING * (now - saved)):
@@ -98,34 +102,59 @@ def train(
         yield run.history[-1]
 
 
-def evaluate(model: nn.Module, split: Split, inputs: Images, task: Task) -> dict[str, float]:
-    """Loss and metrics over a split, in float32. `split` lies where the model does."""
+@functools.lru_cache(maxsize=2)  # as trials mostly read alike, data goes to the device once
+def encoded(inputs: Inputs, data: Data, device: torch.device) -> tuple[Split, Split]:
+    """Training and validation split as `inputs` has them, on the device."""
+    return inputs.encode(data.train).to(device), inputs.encode(data.valid).to(device)
+
+
+def outputs_of(inputs: Inputs, data: Data) -> int:
+    """Logits a model must give: one a class or, where there is none, one a token."""
+    return len(data.labels) or inputs.outputs
+
+
+def class_weights(kind: str, data: Data, device: torch.device) -> Tensor | None:
+    """(K,) with mean 1 over the training examples; None: all count alike."""
+    if not data.labels:
+        return None
+    counts = data.train.y.bincount(minlength=len(data.labels)).clamp_min(1).double()
+    if kind == "auto":
+        kind = "root" if counts.max() >= UNBALANCED * counts.min() else "none"
+    if kind == "none":
+        return None
+    weights = counts ** (-0.5 if kind == "root" else -1.0)
+    return (weights * counts.sum() / (weights * counts).sum()).float().to(device)
+
+
+def evaluate(model: nn.Module, split: Split, inputs: Inputs, task: Task) -> dict[str, float]:
+    """Loss and metrics over an encoded split, in float32. It lies where the model does."""
     sums: dict[str, Tensor] = {}
-    for logits, y in predict(model, split, inputs):
-        batch = {"loss": task.loss(logits, y) * len(y), **task.metrics(logits, y)}
+    for _, logits, y in predict(model, split, inputs):
+        batch = task.tally(logits, y)
         sums = {name: sums.get(name, 0) + value for name, value in batch.items()}
-    values = torch.stack([value.double() for value in sums.values()]) / len(split)
-    return dict(zip(sums, values.tolist(), strict=True))
+    return task.scores(sums, split)
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, split: Split, inputs: Images) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits and targets, a batch at a time, in float32."""
+def predict(
+    model: nn.Module, split: Split, inputs: Inputs
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Index, logits and targets, a batch at a time, in float32."""
     was_training = model.training
     model.eval()
-    size = max(1, 2**21 // math.prod(inputs.shape))  # 8 MB of float32 input: 682 CIFAR images
-    for x, y in zip(split.x.split(size), split.y.split(size), strict=True):
-        yield model(inputs.prepare(x).contiguous(memory_format=torch.channels_last)), y
+    budget = 2**21 // inputs.floats  # 8 MB of float32 input: 682 CIFAR images
+    for index, x, y in split.sweep(budget):
+        yield index, model(inputs.prepare(x)), y
     model.train(was_training)
 
 
 class Run:
     """All that changes while a model is trained, and therefore all that a checkpoint holds."""
 
-    def __init__(self, config: Config, data: Data, device: torch.device) -> None:
+    def __init__(self, config: Config, data: Data, inputs: Inputs, device: torch.device) -> None:
         self.of = f"{config.model_dump_json()} {data.fingerprint}"
         torch.manual_seed(config.seed)  # weights, and dropout from here on
-        model = config.model.build(data.inputs, data.outputs)
+        model = config.model.build(inputs, outputs_of(inputs, data))
         self.device, self.on_gpu = device, device.type == "cuda"
         self.model: nn.Module = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # not in its stub
         self.optimizer = config.optimizer.build(self.model)

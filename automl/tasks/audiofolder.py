@@ -1,0 +1,97 @@
+"""The user's own recordings, one folder a class."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from automl.data import Split
+from automl.errors import DataError
+from automl.inputs.sound import Sounds
+from automl.tasks import folders
+from automl.tasks.sounds import SoundTask, recordings
+from automl.tasks.source import Parts, Source, stratified, traces
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga")
+
+
+class AudioFolder(SoundTask):
+    """`path/train/<class>/*`, and `path/valid/` (or `val/`) and `path/test/` in the same way.
+
+    Recordings of any rate and length become one channel of one rate and length: shorter ones end
+    in silence, longer ones are cut to their loudest part. Where `valid/` is missing, a share of the
+    training recordings takes its place. Where `test/` is missing, 15 % of `train/`, drawn once with
+    seed 0 whatever `split_seed` says, are the test split. With `speaker`, both are whole speakers.
+    """
+
+    name: Literal["audiofolder"] = "audiofolder"
+    path: str = Field(
+        ".",
+        min_length=1,
+        description="the folder that holds train/; relative to --data or to the working folder",
+    )
+    rate: int = Field(16_000, ge=4_000, le=48_000, description="samples a second, in Hz")
+    seconds: float = Field(1.0, ge=0.1, le=30, description="length of what a model hears")
+    speaker: Literal["none", "first", "second"] = Field(
+        "none",
+        description="the part of file names, cut at _, that says who speaks: nobody is heard on "
+        "both sides of a split",
+    )
+
+    def shape(self, root: Path | None) -> tuple[Sounds, tuple[str, ...]]:
+        return Sounds(self.rate, round(self.rate * self.seconds)), folders.labels(self._place(root))
+
+    def source(self, root: Path | None) -> Source:
+        place = self._place(root)
+        sounds, labels = self.shape(root)
+        parts = folders.parts(place)
+        files = folders.listed(place, SUFFIXES, "recordings")
+        groups = self._groups(place, files)
+
+        def decode() -> Parts:
+            x, readable = recordings(
+                place, files, sounds.rate, sounds.samples, threads=os.cpu_count() or 1
+            )
+            paths = [name.split("/") for name in files]
+            y = torch.tensor([labels.index(label) for _, label, _ in paths])[readable]
+            whole = Split(x, y, None if groups is None else groups[readable])
+            splits = {}
+            for part, folder in parts.items():
+                inside = torch.tensor([first == folder for first, _, _ in paths])[readable]
+                splits[part] = whole[inside]
+            if "test" not in splits:
+                splits["train"], splits["test"] = stratified(splits["train"], 0.15, 0, labels)
+            return splits
+
+        settings = [sounds.rate, sounds.samples, self.speaker]
+        return Source([settings, traces(files.values())], decode)
+
+    def _place(self, root: Path | None) -> Path:
+        return folders.home(self.name, self.path, root, "recording")
+
+    def _groups(self, place: Path, files: dict[str, Path]) -> Tensor | None:
+        """Who speaks in each file, by number."""
+        if self.speaker == "none":
+            return None
+        numbers: dict[str, int] = {}
+        heard: dict[str, str] = {}  # in which folder
+        for name, path in files.items():
+            told = path.stem.split("_")
+            if self.speaker == "second" and len(told) < 2:
+                raise DataError(
+                    f"{path}: got no _ in the file's name; want the speaker behind the first one"
+                )
+            who = told[self.speaker == "second"]
+            folder = name.split("/")[0]
+            if heard.setdefault(who, folder) != folder:
+                raise DataError(
+                    f"{place}: speaker {who!r} is in {heard[who]}/ and {folder}/; want each in one"
+                )
+            numbers.setdefault(who, len(numbers))
+        order = [path.stem.split("_")[self.speaker == "second"] for path in files.values()]
+        return torch.tensor([numbers[who] for who in order])

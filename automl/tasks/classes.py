@@ -1,0 +1,100 @@
+"""What all tasks of classes share: splits, loss, metrics. Knows no kind of data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from automl.data import Data, Metric, Raw, Split
+from automl.tasks.source import SourceTask, cached, stratified
+
+
+class ClassTask(SourceTask):
+    """Examples in classes. A member says where they come from; cache and splits are common."""
+
+    score: Literal["accuracy", "macro_f1"] = Field(
+        "accuracy", description="what trials are ranked by; macro_f1: all classes count alike"
+    )
+    valid: float = Field(
+        0.1, ge=0.01, le=0.5, description="share of the training examples held out for validation"
+    )
+    split_seed: int = Field(
+        0, ge=0, lt=2**31, description="of the draw of the validation examples; 0 to 2^31 - 1"
+    )
+    per_class: int | None = Field(
+        None, ge=2, description="use at most the first so many training examples of each class"
+    )
+
+    @property
+    def metric(self) -> Metric:
+        return Metric(self.score)
+
+    def load(self, root: Path | None) -> Data:
+        raw, labels = self.shape(root)
+        source = self.source(root)
+        train, about = cached(self.name, source, labels, "train")
+
+        if self.per_class is not None:
+            classes = [(train.y == k).nonzero().flatten() for k in range(len(labels))]
+            train = train[torch.cat([members[: self.per_class] for members in classes])]
+        if "valid" in about["digests"]:
+            valid, _ = cached(self.name, source, labels, "valid")
+        else:
+            train, valid = stratified(train, self.valid, self.split_seed, labels)
+
+        settings = [about["digests"], labels, self.valid, self.split_seed, self.per_class]
+        return Data(
+            train=train,
+            valid=valid,
+            inputs=self.measured(raw, train),
+            labels=labels,
+            fingerprint=hashlib.sha256(json.dumps(settings).encode()).hexdigest(),
+            sealed=about["counts"]["test"],
+        )
+
+    def measured(self, raw: Raw, train: Split) -> Raw:
+        """What the training split tells of its examples."""
+        return raw
+
+    def loss(
+        self, logits: Tensor, y: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
+    ) -> Tensor:
+        """Of logits (N, K) against classes (N,) or shares of them (N, K)."""
+        return F.cross_entropy(logits.float(), y, weights, label_smoothing=smoothing)
+
+    def tally(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
+        count = logits.shape[1]
+        confusion = (y * count + logits.argmax(1)).bincount(minlength=count**2)
+        nats = F.cross_entropy(logits.double(), y, reduction="sum")
+        return {"nats": nats, "confusion": confusion.view(count, count)}
+
+    def scores(self, tally: dict[str, Tensor], split: Split) -> dict[str, float]:
+        confusion = tally["confusion"].double().cpu()  # rows: classes, columns: answers
+        return {
+            "loss": tally["nats"].item() / len(split),
+            "accuracy": (confusion.trace() / confusion.sum()).item(),
+            "macro_f1": macro_f1(confusion),
+        }
+
+    def chance(self, data: Data) -> tuple[str, float]:
+        most = data.train.y.bincount().argmax()
+        return "the most frequent class", self.judged(most.expand_as(data.valid.y), data.valid.y)
+
+    def judged(self, answers: Tensor, y: Tensor) -> float:
+        """The metric of answers (N,)."""
+        logits = F.one_hot(answers, int(max(answers.max(), y.max())) + 1).float()
+        return self.scores(self.tally(logits, y), Split(y, y))[self.metric.name]
+
+
+def macro_f1(confusion: Tensor) -> float:
+    """Mean F1 over the classes that occur, from counts (class, answer)."""
+    right, occur, said = confusion.diag(), confusion.sum(1), confusion.sum(0)
+    f1 = 2 * right / (occur + said).clamp_min(1)
+    return f1[occur > 0].mean().item()

@@ -1,0 +1,66 @@
+"""What tasks share that read the user's own files, one folder a class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from automl.errors import DataError
+
+
+def home(task: str, path: str, root: Path | None, want: str) -> Path:
+    """The folder that holds train/; a path counts from the data folder or the working folder."""
+    given = Path(path).expanduser()
+    places = [*([root / given] if root else []), given]
+    for place in places:
+        if (place / "train").is_dir():
+            return place
+    raise DataError(
+        f"{task}: no folder train/ in {' or '.join(str(p) for p in places)}; "
+        f"want train/<class>/<{want}>"
+    )
+
+
+def labels(place: Path) -> tuple[str, ...]:
+    """The classes, at least two, as the folders of train/ name them."""
+    found = tuple(folder.name for folder in _classes(place / "train"))
+    if len(found) < 2:
+        raise DataError(f"{place / 'train'}: got {len(found)} class folders; want at least 2")
+    return found
+
+
+def parts(place: Path) -> dict[str, str]:
+    """Part to folder, of those that exist."""
+    found = [name for name in ("valid", "val", "test") if (place / name).is_dir()]
+    if {"valid", "val"} <= set(found):
+        raise DataError(f"{place}: holds both valid/ and val/; want one of them")
+    return {"train": "train"} | {"valid" if name == "val" else name: name for name in found}
+
+
+def listed(place: Path, suffixes: Sequence[str], what: str) -> dict[str, Path]:
+    """All files of these kinds, sorted, by `<folder>/<class>/<name>`."""
+    known = labels(place)
+    files: dict[str, Path] = {}
+    for folder in parts(place).values():
+        for label in _classes(place / folder):
+            if label.name not in known:
+                raise DataError(
+                    f"{label}: class {label.name!r} is not in train/, which has {', '.join(known)}"
+                )
+            found = sorted(
+                path
+                for path in label.iterdir()
+                if _visible(path) and path.suffix.lower() in suffixes
+            )
+            if not found:
+                raise DataError(f"{label}: holds no {what}; want {' '.join(suffixes)}")
+            files |= {f"{folder}/{label.name}/{path.name}": path for path in found}
+    return files
+
+
+def _classes(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and _visible(path))
+
+
+def _visible(path: Path) -> bool:
+    return not path.name.startswith(".")

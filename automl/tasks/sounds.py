@@ -1,0 +1,89 @@
+"""What sound tasks share: decoding, and a baseline. Knows no models and no terminal."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from automl.data import Data, Rows
+from automl.errors import DataError
+from automl.inputs.sound import UNREADABLE, LogMel, sound
+from automl.tasks.classes import ClassTask
+
+log = logging.getLogger("automl")
+
+CORRUPT = 0.01  # share of the recordings of a set that may be unreadable
+LARGEST = 2**33  # bytes of all samples of a set, which are held in memory
+
+
+class SoundTask(ClassTask):
+    """Recordings in classes."""
+
+    gives: ClassVar[str] = "sounds"
+    input: ClassVar[str] = "logmel"
+
+    def baseline(self, data: Data) -> tuple[str, float]:
+        """Logistic regression on mean and deviation over time of at most 5,000 spectrograms."""
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+        from threadpoolctl import threadpool_limits
+
+        inputs = LogMel().expect(data.inputs)
+
+        def features(x: Rows) -> Tensor:
+            assert isinstance(x, Tensor)
+            loud = [inputs.loudness(chunk) for chunk in x.split(256)]
+            return torch.cat([torch.cat([c.mean(2), c.std(2, correction=0)], 1) for c in loud])
+
+        drawn = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:5000]
+        x, y = features(data.train[drawn].x), data.train.y[drawn]
+        mean, std = x.mean(0), x.std(0, correction=0).clamp_min(1e-2)
+        # one thread: on 2 cores shared with other work, two took about twice as long
+        with threadpool_limits(1), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # 100 steps come close enough
+            model = LogisticRegression(max_iter=100).fit((x - mean) / std, y)
+        guesses = torch.from_numpy(model.predict((features(data.valid.x) - mean) / std))
+        score = self.judged(guesses, data.valid.y)
+        return "logistic regression on the mean spectrogram", score
+
+
+def recordings(
+    place: Path, files: Mapping[str, bytes | Path], rate: int, samples: int, *, threads: int = 1
+) -> tuple[Tensor, Tensor]:
+    """int16 (N, samples) of the recordings that can be read, and bool (all,) that says which.
+
+    Up to one in a hundred may be corrupt: one line of the log names them. Beyond: DataError.
+    """
+    if (size := 2 * samples * len(files)) > LARGEST:
+        told = (
+            f"{len(files):,} recordings of {samples / rate:g} s at {rate:,} Hz are {size:,} bytes"
+        )
+        raise DataError(f"{place}: {told}; want at most {LARGEST:,}")
+    x = torch.empty((len(files), samples), dtype=torch.int16)
+    given = list(files.values())
+
+    def read(number: int) -> bool:
+        try:
+            x[number] = sound(given[number], rate, samples)
+        except UNREADABLE:
+            return False
+        return True
+
+    with ThreadPoolExecutor(threads) as pool:
+        readable = torch.tensor(list(pool.map(read, range(len(given)))), dtype=torch.bool)
+
+    corrupt = [name for name, fine in zip(files, readable.tolist(), strict=True) if not fine]
+    if corrupt:
+        named = ", ".join(corrupt[:5]) + (", ..." if len(corrupt) > 5 else "")
+        told = f"{place}: {len(corrupt):,} of {len(given):,} recordings cannot be read: {named}"
+        if len(corrupt) > CORRUPT * len(given):
+            raise DataError(f"{told}; want at most {CORRUPT:.0%}")
+        log.warning("%s; going on without them", told)
+    return (x[readable] if corrupt else x), readable

@@ -1,0 +1,264 @@
+"""What tasks share: find the files, decode them once into a checked cache, split them.
+
+Nothing is unpickled and nothing is unpacked: archives are read as a stream, member by member.
+Knows no models and no terminal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import logging
+import re
+import tarfile
+import tempfile
+import urllib.request
+import warnings
+import zlib
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from lzma import LZMAError
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from automl import cache
+from automl.config import Task
+from automl.data import Split
+from automl.errors import DataError
+
+log = logging.getLogger("automl")
+
+LARGEST = 2**28  # bytes of a download
+FORMAT = 3  # of the cache; raise it when the same files are to give other examples
+
+Parts = dict[str, Split]  # "train", "test" and, where the data comes with one, "valid"
+Reader = Callable[[Path], Parts]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that was found: what tells it from any other, and how to read it whole."""
+
+    identity: object  # plain values, for the name of the cache folder
+    decode: Callable[[], Parts]
+
+
+class SourceTask(Task):
+    """Data that is found on disk or downloaded, and cached once it is decoded."""
+
+    @abstractmethod
+    def source(self, root: Path | None) -> Source:
+        """The data, not read yet. Raises DataError."""
+
+    def test(self, root: Path | None) -> Split:
+        _, labels = self.shape(root)
+        return cached(self.name, self.source(root), labels, "test")[0]
+
+
+class Published(SourceTask):
+    """A data set all have the same copy of: found on disk, else downloaded, and counted."""
+
+    labels: ClassVar[tuple[str, ...]]
+    counts: ClassVar[Mapping[str, int]]  # examples in "train" and "test"
+    folders: ClassVar[Sequence[str]] = ()  # where it lies if not in one of its own name
+    pickles: ClassVar[Sequence[str]] = ()  # the forms of the set that are not read
+
+    @abstractmethod
+    def places(self) -> Mapping[str, Reader]:
+        """Where it may lie in a folder, best first: an archive, or an entry of its own folder."""
+
+    @abstractmethod
+    def download(self, folder: Path) -> None:
+        """Fetch it, with checksum, so that it lies in one of the places."""
+
+    def source(self, root: Path | None) -> Source:
+        downloads = cache.folder() / "downloads"
+        names = (self.name, *self.folders, ".")
+        folders = [*([root / name for name in names] if root else []), downloads / self.name]
+        folders.append(downloads)
+        found = self._find(folders)
+        if found is None:
+            failure = self._download(downloads)
+            found = self._find(folders[-2:])
+        if found is None:
+            pickles = [folder / name for folder in folders for name in self.pickles]
+            pickles = [path for path in pickles if path.exists()]
+            raise DataError(
+                f"{self.name}: not found in {', '.join(map(str, folders))} as "
+                f"{', '.join(self.places())}, and the download failed ({failure}); give the folder "
+                "that holds it with --data or AUTOML_DATA"
+                + (f"; {pickles[0]} is a pickle, which is never read" if pickles else "")
+            )
+        place, reader = found
+
+        def decode() -> Parts:
+            log.info("%s: reading %s", self.name, place)
+            parts = reader(place)
+            for split in parts.values():
+                if self.labels and not 0 <= split.y.min() <= split.y.max() < len(self.labels):
+                    raise DataError(
+                        f"{place}: got labels {split.y.min()} to {split.y.max()}; "
+                        f"want 0 to {len(self.labels) - 1}"
+                    )
+            return parts
+
+        paths = sorted(place.rglob("*")) if place.is_dir() else [place]
+        return Source(traces(paths), decode)
+
+    def count(self, place: Path, part: str, got: int) -> None:
+        """Raises DataError unless the part has as many images as were published."""
+        if got != self.counts[part]:
+            raise DataError(
+                f"{place}: got {got:,} {part} examples of {self.name}; want {self.counts[part]:,}"
+            )
+
+    def _find(self, folders: Iterable[Path]) -> tuple[Path, Reader] | None:
+        for folder in folders:
+            for name, reader in self.places().items():
+                path = folder / name
+                if path.exists():
+                    return path if ".tar." in path.name else path.parent, reader
+        return None
+
+    def _download(self, downloads: Path) -> str:
+        """What went wrong. Arrives whole or not at all, even if two processes fetch at once."""
+        try:
+            downloads.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=downloads) as unfinished:
+                self.download(Path(unfinished))
+                for item in Path(unfinished).iterdir():
+                    item.replace(downloads / item.name)
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            return " ".join(str(error).split())  # torchvision's messages have line breaks
+        return "it brought nothing"
+
+
+def fetch(url: str, sha256: str, path: Path) -> None:
+    """A file from the network, whole and as published, or not at all. Raises OSError."""
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        raw = answer.read(LARGEST + 1)
+    got = hashlib.sha256(raw).hexdigest()
+    if got != sha256:
+        raise OSError(f"{url}: got sha256 {got}; want {sha256}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(raw)
+
+
+def cached(
+    task: str, source: Source, labels: Sequence[str], part: str
+) -> tuple[Split, dict[str, Any]]:
+    """A part of the decoded data, and what is known of all; only this part's file is opened."""
+    key = hashlib.sha256(json.dumps([FORMAT, source.identity, labels]).encode()).hexdigest()[:16]
+    folder = cache.folder() / f"{task}-{key}"
+    path = folder / f"{part}.safetensors"
+    try:
+        return cache.read(path, part)
+    except FileNotFoundError:
+        pass
+    except cache.DAMAGED as error:
+        log.warning("%s is damaged (%s); reading the data again", path, error)
+
+    parts = source.decode()
+    about = {
+        "labels": labels,
+        "counts": {name: len(split) for name, split in parts.items()},
+        "digests": {name: cache.digest(split) for name, split in parts.items()},
+    }
+    try:
+        cache.write(folder, parts, json.dumps(about))
+    except cache.DAMAGED as error:
+        raise DataError(
+            f"{folder}: cannot be written ({error}); name another folder in AUTOML_CACHE"
+        ) from error
+    return parts[part], about
+
+
+def stratified(split: Split, share: float, seed: int, labels: Sequence[str]) -> tuple[Split, Split]:
+    """What stays and what is drawn: the share of every class, at least one example on either side.
+
+    Where the examples have groups, whole groups are drawn, with the share met about.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.zeros(len(split), dtype=torch.bool)
+    for k, label in enumerate(labels):
+        members = (split.y == k).nonzero().flatten()
+        if len(members) < 2:
+            raise DataError(
+                f"class {label!r}: got {len(members)} readable training examples; want at least 2, "
+                "for a share of each class is held out"
+            )
+        count = min(max(1, round(share * len(members))), len(members) - 1)
+        drawn[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+    if split.groups is not None:
+        drawn = _whole_groups(split.groups, split.y, share, seed)
+    return split[~drawn], split[drawn]
+
+
+def _whole_groups(groups: Tensor, y: Tensor, share: float, seed: int) -> Tensor:
+    """Which examples are drawn, bool (N,): groups at random, classes as even as they allow."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    number = len(groups.unique())
+    if number < 2:
+        raise DataError("all training examples are of one group; want at least 2, to hold one out")
+    folds = StratifiedGroupKFold(min(number, round(1 / share)), shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a class with fewer examples than folds
+        _, held = next(folds.split(y, y, groups))
+    drawn = torch.zeros(len(y), dtype=torch.bool)
+    drawn[torch.from_numpy(held)] = True
+    return drawn
+
+
+def traces(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Path, size and time of change of each file, to notice that one is not what it was."""
+    found = []
+    for path in paths:
+        try:
+            status = path.stat()
+            found.append((str(path.absolute()), status.st_size, status.st_mtime_ns))
+        except OSError:  # a link to nowhere: counted among the unreadable images later
+            found.append((str(path.absolute()), 0, 0))
+    return found
+
+
+def files(place: Path, wanted: str, *, largest: int, most: int) -> dict[str, bytes]:
+    """The files of a folder or tar archive whose whole path matches `wanted`, by path, sorted.
+
+    All else is passed over: links, devices, paths that lead elsewhere. More than `most` files,
+    one above `largest` bytes or one path given twice is a DataError.
+    """
+    found: dict[str, bytes] = {}
+    try:
+        for path, size, read in _entries(place):
+            path = path.removeprefix("./")
+            if not re.fullmatch(wanted, path):
+                continue
+            if size > largest:
+                raise DataError(f"{place}: {path} has {size:,} bytes; want at most {largest:,}")
+            if path in found:
+                raise DataError(f"{place}: holds {path} twice")
+            if len(found) == most:
+                raise DataError(f"{place}: holds more than the {most:,} files of the data set")
+            found[path] = read()
+    except (OSError, EOFError, ValueError, tarfile.TarError, LZMAError, zlib.error) as error:
+        raise DataError(f"{place}: cannot be read to its end: {error}") from error
+    return dict(sorted(found.items()))
+
+
+def _entries(place: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+    if place.is_dir():
+        for path in place.rglob("*"):
+            if path.is_file():
+                yield path.relative_to(place).as_posix(), path.stat().st_size, path.read_bytes
+        return
+    with tarfile.open(place, "r|*") as archive:  # a stream: going back in .xz takes seconds a time
+        for member in archive:
+            file = archive.extractfile(member) if member.isreg() else None
+            if file:
+                yield member.name, member.size, file.read

@@ -1,0 +1,58 @@
+"""Which kind of answer a question asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+
+from automl.data import Split
+from automl.errors import DataError
+from automl.inputs.text import Texts, pack
+from automl.tasks.source import Parts, Published, Reader, fetch, files
+from automl.tasks.texts import TextTask
+
+URL = "https://cogcomp.seas.upenn.edu/Data/QA/QC"
+SHA256 = {
+    "train.txt": "9e4c8bdcaffb96ed61041bd64b564183d52793a8e91d84fc3a8646885f466ec3",
+    "test.txt": "033f22c028c2bbba9ca682f68ffe204dc1aa6e1cf35dd6207f2d4ca67f0d0e8e",
+}
+
+
+class Trec(Published, TextTask):
+    """5,952 questions in 6 kinds, from ABBR (86 to train) to ENTY (1,250). Li and Roth 2002."""
+
+    name: Literal["trec"] = "trec"
+    labels: ClassVar[tuple[str, ...]] = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
+    counts: ClassVar[Mapping[str, int]] = {"train": 5452, "test": 500}
+
+    def shape(self, root: Path | None) -> tuple[Texts, tuple[str, ...]]:
+        return Texts(), self.labels
+
+    def places(self) -> Mapping[str, Reader]:
+        return {"train.txt": self.read}
+
+    def download(self, folder: Path) -> None:
+        fetch(f"{URL}/train_5500.label", SHA256["train.txt"], folder / "trec" / "train.txt")
+        fetch(f"{URL}/TREC_10.label", SHA256["test.txt"], folder / "trec" / "test.txt")
+
+    def read(self, place: Path) -> Parts:
+        """Lines of `KIND:more question`, in Latin-1."""
+        found = files(place, r"(train|test)\.txt", largest=2**22, most=2)
+        parts = {}
+        for name, raw in found.items():
+            lines = raw.decode("latin-1").splitlines()
+            kinds = [line.partition(":")[0] for line in lines]
+            if odd := sorted(set(kinds) - set(self.labels)):
+                raise DataError(
+                    f"{place / name}: got the kind {odd[0]!r}; want one of {self.labels}"
+                )
+            part = name.removesuffix(".txt")
+            self.count(place, part, len(lines))
+            texts = pack(line.partition(" ")[2] for line in lines)
+            parts[part] = Split(texts, torch.tensor([self.labels.index(kind) for kind in kinds]))
+        if set(parts) != set(self.counts):
+            raise DataError(f"{place}: got {', '.join(found)}; want train.txt and test.txt")
+        return parts

@@ -1,0 +1,205 @@
+"""Every model family that reads tokens keeps the promises a trainer relies on."""
+
+from __future__ import annotations
+
+import io
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from automl.config import Model
+from automl.errors import SpaceError
+from automl.inputs.text import Tokens
+
+TEXTS = {name: name for name, family in Model.members().items() if "tokens" in family.reads}
+PROSE = {name: name for name, family in Model.members().items() if "next tokens" in family.reads}
+LABELLED: dict[str, Any] = TEXTS | {
+    "-".join(("rnn", cell, way, pooling)): {
+        "name": "rnn",
+        "cell": cell,
+        "direction": way,
+        "pooling": pooling,
+        "layers": 2,
+        "layer_norm": way == "both",
+        "residual": pooling == "max",
+        "dropout": 0.2,
+        "embedding_dropout": 0.2,
+    }
+    for cell, way, pooling in product(
+        ("vanilla", "gru", "lstm"), ("forward", "both"), ("last", "mean", "max", "attention")
+    )
+}
+LABELLED |= {
+    f"textcnn-{pooling}": {"name": "textcnn", "kernels": [1, 2, 9], "pooling": pooling}
+    for pooling in ("max", "mean", "attention")
+}
+CAUSAL: dict[str, Any] = PROSE | {
+    f"rnn-{cell}": {"name": "rnn", "cell": cell, "layers": 2, "residual": True, "layer_norm": True}
+    for cell in ("vanilla", "gru", "lstm")
+}
+labelled = pytest.mark.parametrize("model", LABELLED.values(), ids=list(LABELLED))
+causal = pytest.mark.parametrize("model", CAUSAL.values(), ids=list(CAUSAL))
+SIZE = 30  # tokens
+
+
+@pytest.fixture(autouse=True)
+def _one_seed() -> None:
+    torch.manual_seed(0)
+
+
+def built(model: Any, *, continues: bool = False) -> nn.Module:
+    inputs = Tokens(size=SIZE, length=20, causal=continues)
+    return Model.of(model).build(inputs, SIZE if continues else 5)
+
+
+def texts(*lengths: int) -> Tensor:
+    """Texts of random tokens, padded behind their ends."""
+    x = torch.randint(2, SIZE, (len(lengths), max(lengths)))
+    return x * (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1))
+
+
+@labelled
+def test_texts_of_any_length_give_one_logit_a_class(model: Any) -> None:
+    net = built(model)
+    for lengths in [(1,), (3, 1, 20), (5, 5)]:
+        logits = net(texts(*lengths))
+        assert logits.shape == (len(lengths), 5)
+        assert logits.isfinite().all()
+
+
+@labelled
+def test_a_text_without_tokens_has_an_answer(model: Any) -> None:
+    assert built(model).eval()(torch.zeros(2, 3, dtype=torch.long)).isfinite().all()
+
+
+@labelled
+def test_an_answer_knows_nothing_of_padding_or_of_the_batch(model: Any) -> None:
+    net = built(model).eval()
+    x = texts(4, 9, 1)
+    together = net(x)
+    wider = net(nn.functional.pad(x, (0, 6)))
+    torch.testing.assert_close(wider, together, rtol=1e-4, atol=1e-5)
+    for row, length in enumerate((4, 9, 1)):
+        alone = net(x[row : row + 1, :length])
+        torch.testing.assert_close(alone[0], together[row], rtol=1e-4, atol=1e-5)
+
+
+@labelled
+def test_every_weight_learns(model: Any) -> None:
+    net = built(model)
+    x = torch.arange(1, SIZE).repeat(8, 1)[:, torch.randperm(SIZE - 1)]
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.05)
+    nn.functional.cross_entropy(net(x), torch.arange(8) % 5).backward()
+    for name, weight in net.named_parameters():
+        assert weight.grad is not None, name
+        assert weight.grad.isfinite().all(), name
+        assert weight.grad.any() or "weigh.bias" in name, name  # softmax knows no shift
+
+
+@labelled
+def test_padding_has_no_embedding(model: Any) -> None:
+    net = built(model)
+    assert not net.embedding.table.weight[0].any()
+    net(texts(3, 9)).square().sum().backward()
+    assert not net.embedding.table.weight.grad[0].any()
+
+
+@pytest.mark.parametrize("model", (LABELLED | CAUSAL).values(), ids=list(LABELLED | CAUSAL))
+def test_seeds_copies_and_the_meta_device(model: Any) -> None:
+    torch.manual_seed(3)
+    one = built(model)
+    torch.manual_seed(3)
+    same, other = built(model).state_dict(), built(model).state_dict()
+    assert all(torch.equal(weight, same[name]) for name, weight in one.state_dict().items())
+    assert not all(torch.equal(weight, other[name]) for name, weight in one.state_dict().items())
+
+    file, x = io.BytesIO(), texts(4, 9)
+    torch.save(one.state_dict(), file)
+    file.seek(0)
+    copy = built(model)
+    copy.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(one.eval()(x), copy.eval()(x))
+
+    with torch.device("meta"):
+        assert built(model)(torch.ones(2, 8, dtype=torch.long)).shape == (2, 5)
+    assert Model.of(Model.of(model).model_dump(mode="json")) == Model.of(model)
+
+
+@pytest.mark.parametrize("model", (LABELLED | CAUSAL).values(), ids=list(LABELLED | CAUSAL))
+def test_bfloat16_answers_nearly_the_same(model: Any) -> None:
+    net, x = built(model).eval(), texts(20, 7, 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        quick = net(x).float()
+    exact = net(x)
+    assert (quick - exact).norm() < 0.05 * exact.norm()
+
+
+@causal
+def test_what_comes_later_is_not_known(model: Any) -> None:
+    net = built(model, continues=True).eval()
+    x = texts(12, 12)
+    logits = net(x)
+    assert logits.shape == (2, 12, SIZE)
+    changed = x.clone()
+    changed[:, 7:] = texts(5, 5)
+    torch.testing.assert_close(net(changed)[:, :7], logits[:, :7], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(net(changed)[:, 7:], logits[:, 7:])
+
+
+@causal
+def test_the_weights_that_say_are_those_that_read(model: Any) -> None:
+    net = built(model, continues=True)
+    shapes = [tuple(weight.shape) for weight in net.parameters()]
+    assert sum(SIZE in shape and len(shape) == 2 for shape in shapes) == 1
+    net(texts(12, 12)).square().sum().backward()
+    assert all(weight.grad is not None for weight in net.parameters())
+
+
+@causal
+def test_token_by_token_is_as_all_at_once(model: Any) -> None:
+    net = built(model, continues=True).eval()
+    if not hasattr(net, "step"):
+        assert Model.of(model).name != "rnn"
+        return
+    x, state, said = texts(12, 12), None, []
+    for tokens in x.unbind(1):
+        logits, state = net.step(tokens, state)
+        said.append(logits)
+    torch.testing.assert_close(torch.stack(said, 1), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_both_directions_cannot_tell_the_next_token() -> None:
+    with pytest.raises(ValueError, match="direction both reads what is to be told"):
+        built({"name": "rnn", "direction": "both"}, continues=True)
+
+
+def test_an_lstm_forgets_little_at_first() -> None:
+    net = built({"name": "rnn", "cell": "lstm", "width": 7})
+    bias = net.layers[0].ways[0].bias_ih_l0
+    assert bias.tolist() == [0.0] * 7 + [1.0] * 7 + [0.0] * 14
+
+
+def test_a_bag_of_words_is_a_point_of_the_space() -> None:
+    net = built({"name": "textcnn", "kernels": [1], "pooling": "mean"}).eval()
+    x = texts(9)
+    torch.testing.assert_close(net(x), net(x[:, torch.randperm(9)]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ({"name": "rnn", "cell": "grus"}, "cell: got 'grus'; want 'vanilla', 'gru' or 'lstm'"),
+        ({"name": "rnn", "layers": 9}, "layers: got 9; want at most 4"),
+        ({"name": "textcnn", "kernels": []}, "kernels: got 0 items"),
+        ({"name": "textcnn", "pooling": "last"}, "pooling: got 'last'"),
+    ],
+)
+def test_a_wrong_knob_is_told_with_its_place(model: dict[str, Any], told: str) -> None:
+    with pytest.raises(SpaceError) as error:
+        Model.of(model)
+    assert told in str(error.value)

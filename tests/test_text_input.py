@@ -1,0 +1,248 @@
+"""Claims about tokens: learned from the training split alone, saved with the model, never lost."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from automl.config import Config, Input
+from automl.data import UNSCORED, Data, Ragged, Split, Windows
+from automl.errors import DataError, SpaceError
+from automl.inputs.text import PAD, PIECE, SPECIAL, UNKNOWN, TextInput, Texts, Tokens, pack, unpack
+
+KINDS = [name for name, part in Input.members().items() if issubclass(part, TextInput)]
+SPELLING = [name for name in KINDS if "prose" in Input.members()[name].turns]
+TEXTS = [
+    "Hello, World! don't  stop\n\nnow",
+    "a b c hello world",
+    "",
+    "x <unk> <pad> y",
+    "é 世界 é",
+] * 8
+
+
+def classes(texts: list[str], heard: list[str] | None = None) -> Data:
+    """Texts to train on, and others to validate."""
+    train, valid = (
+        Split(pack(some), torch.zeros(len(some), dtype=torch.long))
+        for some in (texts, heard or texts)
+    )
+    return Data(train, valid, Texts(), ("a", "b"), "fingerprint")
+
+
+def prose(text: str) -> Data:
+    raw = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+    split = Split(raw, torch.zeros(0, dtype=torch.long))
+    return Data(split, split, Texts(prose=True), (), "fingerprint")
+
+
+def fitted(kind: str, data: Data, **knobs: Any) -> Tokens:
+    made = Input.of({"name": kind, **knobs}).fit(data)
+    assert isinstance(made, Tokens)
+    return made
+
+
+@given(st.text())
+def test_cutting_a_text_into_pieces_loses_nothing(text: str) -> None:
+    assert "".join(PIECE.findall(text)) == text
+
+
+@given(st.lists(st.text(), min_size=1))
+def test_texts_come_back_as_they_were(texts: list[str]) -> None:
+    told = [text.encode("utf-8", "replace").decode() for text in texts]
+    assert unpack(pack(texts)) == told
+
+
+@pytest.mark.parametrize("kind", SPELLING)
+def test_what_can_spell_spells_what_it_was_given(kind: str) -> None:
+    inputs = fitted(kind, classes(TEXTS))
+    encoded = inputs.encode(classes(TEXTS).train).x
+    assert isinstance(encoded, Ragged)
+    for number, text in enumerate(TEXTS):
+        assert inputs.spell(encoded[torch.tensor([number])].values.tolist()) == text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_vocabulary_knows_nothing_of_the_validation_split(kind: str) -> None:
+    alone = fitted(kind, classes(TEXTS))
+    beside = fitted(kind, classes(TEXTS, ["zebra Ω quartz"] * 40))
+    assert alone.files() == beside.files()
+
+
+@pytest.mark.parametrize("kind", ["characters", "words"])
+def test_what_was_not_seen_is_unknown_and_never_padding(kind: str) -> None:
+    inputs = fitted(kind, classes(TEXTS))
+    split = inputs.read("Ω")
+    assert isinstance(split.x, Ragged)
+    assert split.x.values.tolist() == [UNKNOWN]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_text_makes_a_special_token(kind: str) -> None:
+    encoded = fitted(kind, classes(TEXTS)).encode(classes(TEXTS).train).x
+    assert isinstance(encoded, Ragged)
+    assert not (encoded.values == PAD).any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_alone_reads_as_it_does_among_others(kind: str) -> None:
+    inputs = fitted(kind, classes(TEXTS), length=12)
+    together = inputs.encode(classes(TEXTS).train).x
+    assert isinstance(together, Ragged)
+    assert together.lengths.max() <= 12
+    for number, text in enumerate(TEXTS):
+        alone = inputs.read(text).x
+        assert isinstance(alone, Ragged)
+        assert torch.equal(alone.values, together[torch.tensor([number])].values)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_library_alone_reads_a_tokenizer_json_alike(kind: str) -> None:
+    from tokenizers import Tokenizer
+
+    inputs = fitted(kind, classes(TEXTS))
+    theirs = Tokenizer.from_str(inputs.files()["tokenizer.json"])
+    for text in TEXTS:
+        encoded = inputs.read(text).x
+        assert isinstance(encoded, Ragged)
+        if kind != "words":  # it makes a token of white space, which is none of ours
+            assert theirs.encode(text).ids == encoded.values.tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_tokenizer_comes_back(kind: str) -> None:
+    inputs = fitted(kind, classes(TEXTS))
+    part = Input.of({"name": kind})
+    again = part.restore(json.dumps(inputs.facts()), lambda name: inputs.files()[name])
+    assert isinstance(again, Tokens)
+    assert again == inputs
+    assert again.tokenize(TEXTS) == inputs.tokenize(TEXTS)
+
+
+HOSTILE = {
+    "a number twice": lambda held: held["vocab"].update(dict.fromkeys(held["vocab"], 0)),
+    "a number too many": lambda held: held["vocab"].update({"more": 10**9}),
+    "no special tokens": lambda held: held["vocab"].pop(SPECIAL[0]),
+    "merges of nothing": lambda held: held.update(merges=[["never", "seen"]]),
+}
+
+
+@pytest.mark.parametrize("damage", HOSTILE)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tokenizer_that_does_not_fit_is_refused(kind: str, damage: str) -> None:
+    inputs = fitted(kind, classes(TEXTS))
+    whole = json.loads(inputs.files()["tokenizer.json"])
+    HOSTILE[damage](whole["model"])
+    with pytest.raises(DataError, match=r"tokenizer.json: want \d+ tokens, numbered"):
+        Input.of({"name": kind}).restore(json.dumps(inputs.facts()), lambda _: json.dumps(whole))
+
+
+def test_a_small_vocabulary_is_the_beginning_of_a_larger_one() -> None:
+    data = classes(["the cat sat on the mat and the rat ran"] * 9)
+    small, large = fitted("bpe", data, vocab=300), fitted("bpe", data, vocab=2000)
+    assert small.size <= 300 < 256 + len(SPECIAL) + 50
+    ours = json.loads(small.files()["tokenizer.json"])["model"]["merges"]
+    theirs = json.loads(large.files()["tokenizer.json"])["model"]["merges"]
+    assert ours == theirs[: len(ours)]
+
+
+def test_words_that_are_rare_are_not_told_apart() -> None:
+    data = classes(["often often once", "often"])
+    assert fitted("words", data, seen=2).size == 3
+    assert fitted("words", data, seen=1).size == 4
+
+
+@pytest.mark.parametrize("raw", [7, ["a", 7], [], None])
+def test_what_is_no_text_is_told(raw: Any) -> None:
+    with pytest.raises(DataError, match=r"text: got .*; want a text or a list of texts"):
+        fitted("words", classes(TEXTS)).read(raw)
+
+
+# Batches.
+
+
+def test_padding_is_zero_and_rows_are_whole() -> None:
+    rows = [torch.arange(1, n + 1) for n in (3, 1, 0, 5)]
+    ragged = Ragged.of(rows)
+    padded = ragged.padded(torch.tensor([3, 0, 2]))
+    assert padded.tolist() == [[1, 2, 3, 4, 5], [1, 2, 3, 0, 0], [0] * 5]
+    assert ragged[torch.tensor([True, False, False, True])].lengths.tolist() == [3, 5]
+
+
+@given(st.lists(st.integers(0, 30), min_size=2, max_size=60), st.integers(1, 9), st.integers(0, 99))
+def test_an_epoch_gives_no_row_twice_and_leaves_out_less_than_a_batch(
+    lengths: list[int], size: int, seed: int
+) -> None:
+    split = Split(
+        Ragged.of(torch.full((n,), i + 1) for i, n in enumerate(lengths)),
+        torch.arange(len(lengths)),
+    )
+    size = min(size, len(lengths))
+    batches = list(split.epoch(size, torch.Generator().manual_seed(seed)))
+    seen = torch.cat([y for _, y in batches]).tolist()
+    assert len(set(seen)) == len(seen) == len(lengths) // size * size
+    for x, y in batches:
+        for row, i in zip(x.tolist(), y.tolist(), strict=True):
+            assert row == [i + 1] * lengths[i] + [0] * (x.shape[1] - lengths[i])
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.integers(1, 200))
+def test_a_sweep_gives_every_row_once_within_its_budget(lengths: list[int], budget: int) -> None:
+    rows = Ragged.of(torch.ones(n, dtype=torch.int32) for n in lengths)
+    index = []
+    for rows_of, x, _ in Split(rows, torch.arange(len(lengths))).sweep(budget):
+        index += rows_of.tolist()
+        assert len(x) == 1 or x.numel() <= budget
+    assert sorted(index) == list(range(len(lengths)))
+
+
+def test_batches_hold_texts_of_nearly_one_length() -> None:
+    lengths = torch.randint(1, 200, (2000,), generator=torch.Generator().manual_seed(0)).tolist()
+    split = Split(Ragged.of(torch.ones(n) for n in lengths), torch.zeros(2000, dtype=torch.long))
+    batches = [x for x, _ in split.epoch(20, torch.Generator().manual_seed(0))]
+    padding = sum(int((x == 0).sum()) for x in batches) / sum(x.numel() for x in batches)
+    assert padding < 0.05
+    longest = [x.shape[1] for x in batches]
+    assert longest != sorted(longest), "lengths come in random order"
+
+
+@given(st.integers(2, 400), st.integers(2, 40))
+def test_every_token_of_a_text_but_the_first_is_judged_once(tokens: int, length: int) -> None:
+    split = Split(Windows(torch.arange(tokens), length, tokens), torch.zeros(0))
+    judged = torch.cat([y[y != UNSCORED] for _, _, y in split.sweep(100)])
+    assert judged.sort().values.tolist() == list(range(1, tokens))
+
+
+@given(st.integers(2, 400), st.integers(2, 40), st.integers(0, 50))
+def test_windows_of_training_say_what_comes_next(tokens: int, length: int, seed: int) -> None:
+    split = Split(Windows(torch.arange(tokens), length, tokens), torch.zeros(0))
+    for x, y in split.epoch(1, torch.Generator().manual_seed(seed)):
+        scored = y != UNSCORED
+        assert (y[scored] == x[scored] + 1).all()
+        assert scored.any()
+
+
+def test_a_text_counts_by_characters() -> None:
+    assert len(prose("héllo").train) == 5
+    assert len(fitted("bpe", prose("héllo" * 9)).encode(prose("héllo").train)) == 5
+
+
+# Who reads what is known before there is data.
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"input": "words"}, "input: words reads texts; digits gives images; want pixels"),
+        ({"model": "rnn"}, "model: rnn reads next tokens and tokens; "),
+    ],
+)
+def test_parts_that_do_not_go_together_are_told(told: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpaceError) as error:
+        Config.of({"task": "digits", "model": "mlp", **told})
+    assert message in str(error.value)
