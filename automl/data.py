@@ -82,7 +82,7 @@ class Windows:
         places = starts.unsqueeze(1) + torch.arange(self.length + 1, device=starts.device)
         inside = places < len(self.values)
         tokens = self.values[places.clamp_max(len(self.values) - 1)] * inside
-        return tokens[:, :-1], tokens[:, 1:].masked_fill(~inside[:, 1:], UNSCORED)
+        return tokens[:, :-1], tokens[:, 1:].long().masked_fill(~inside[:, 1:], UNSCORED)
 
 
 Rows = Tensor | Ragged | Windows

@@ -10,8 +10,8 @@ import torch
 from pydantic import Field
 
 from automl.data import Split
-from automl.errors import DataError
 from automl.inputs.images import Images
+from automl.tasks import folders
 from automl.tasks.images import ImageTask, pictures
 from automl.tasks.source import Parts, Source, stratified, traces
 
@@ -36,29 +36,14 @@ class ImageFolder(ImageTask):
     grey: bool = Field(False, description="drop the colours")
 
     def shape(self, root: Path | None) -> tuple[Images, tuple[str, ...]]:
-        labels = tuple(folder.name for folder in _classes(self._place(root) / "train"))
-        if len(labels) < 2:
-            raise DataError(
-                f"{self._place(root) / 'train'}: got {len(labels)} class folders; want at least 2"
-            )
+        labels = folders.labels(self._place(root))
         return Images((1 if self.grey else 3, self.size, self.size)), labels
 
     def source(self, root: Path | None) -> Source:
         place = self._place(root)
         inputs, labels = self.shape(root)
-        parts = {"train": "train", **self._held_out(place)}
-        images: dict[str, Path] = {}  # by path below the place
-        for folder in parts.values():
-            for label in _classes(place / folder):
-                found = sorted(p for p in label.iterdir() if _visible(p) and _is_image(p))
-                if label.name not in labels:
-                    raise DataError(
-                        f"{label}: class {label.name!r} is not in train/, which has "
-                        f"{', '.join(labels)}"
-                    )
-                if not found:
-                    raise DataError(f"{label}: holds no images; want {' '.join(SUFFIXES)}")
-                images |= {f"{folder}/{label.name}/{path.name}": path for path in found}
+        parts = folders.parts(place)
+        images = folders.listed(place, SUFFIXES, "images")
 
         def decode() -> Parts:
             x, readable = pictures(place, images, inputs.shape, threads=os.cpu_count() or 1)
@@ -75,31 +60,4 @@ class ImageFolder(ImageTask):
         return Source([inputs.shape, traces(images.values())], decode)
 
     def _place(self, root: Path | None) -> Path:
-        path = Path(self.path).expanduser()
-        places = [*([root / path] if root else []), path]
-        for place in places:
-            if (place / "train").is_dir():
-                return place
-        raise DataError(
-            f"imagefolder: no folder train/ in {' or '.join(str(p) for p in places)}; "
-            "want train/<class>/<image>"
-        )
-
-    def _held_out(self, place: Path) -> dict[str, str]:
-        """Part to folder, of those that exist."""
-        found = [name for name in ("valid", "val", "test") if (place / name).is_dir()]
-        if {"valid", "val"} <= set(found):
-            raise DataError(f"{place}: holds both valid/ and val/; want one of them")
-        return {"valid" if name == "val" else name: name for name in found}
-
-
-def _classes(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and _visible(path))
-
-
-def _visible(path: Path) -> bool:
-    return not path.name.startswith(".")
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
+        return folders.home(self.name, self.path, root, "image")

@@ -46,9 +46,8 @@ class Trec(Published, TextTask):
             lines = raw.decode("latin-1").splitlines()
             kinds = [line.partition(":")[0] for line in lines]
             if odd := sorted(set(kinds) - set(self.labels)):
-                raise DataError(
-                    f"{place / name}: got the kind {odd[0]!r}; want one of {self.labels}"
-                )
+                told = f"got the kind {odd[0][:60]!r}; want {', '.join(self.labels)}"
+                raise DataError(f"{place / name}: {told}")
             part = name.removesuffix(".txt")
             self.count(place, part, len(lines))
             texts = pack(line.partition(" ")[2] for line in lines)
