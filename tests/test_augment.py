@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from automl.augment import coloured, cut, mirrored, mixed, moved
+from automl.augment import coloured, cut, masked, mirrored, mixed, moved, shifted
 from automl.config import Augment
 from automl.inputs.images import Images
 
@@ -21,8 +21,18 @@ EVERYTHING = {
     "cutout": 3,
     "mixup": 0.5,
 }
-ONE_EACH = [{"name": "images", knob: EVERYTHING[knob]} for knob in list(EVERYTHING)[1:]]
-CONFIGS: list[Any] = [*Augment.members(), EVERYTHING, *ONE_EACH]
+SPEECH = {
+    "name": "spectrogram",
+    "time_mask": 0.4,
+    "frequency_mask": 0.4,
+    "shift": 0.3,
+    "gain": 0.5,
+    "mixup": 0.5,
+}
+ONE_EACH = [
+    {"name": of["name"], knob: of[knob]} for of in (EVERYTHING, SPEECH) for knob in list(of)[1:]
+]
+CONFIGS: list[Any] = [*Augment.members(), EVERYTHING, SPEECH, {**SPEECH, "masks": 2}, *ONE_EACH]
 
 configs = pytest.mark.parametrize("config", CONFIGS, ids=str)
 
@@ -63,14 +73,14 @@ def test_the_generator_fixes_the_changes(config: Any) -> None:
     assert torch.equal(one_y, same_y)
 
 
-@pytest.mark.parametrize("config", [EVERYTHING, *ONE_EACH], ids=str)
+@pytest.mark.parametrize("config", [EVERYTHING, SPEECH, *ONE_EACH], ids=str)
 def test_another_draw_gives_other_changes(config: Any) -> None:
     x = images()
     assert not torch.equal(applied(config, x, seed=1)[0], x)
     assert not torch.equal(applied(config, x, seed=1)[0], applied(config, x, seed=2)[0])
 
 
-@pytest.mark.parametrize("config", ["none", "images"])
+@pytest.mark.parametrize("config", ["none", "images", "spectrogram"])
 def test_nothing_changes_where_all_is_off(config: str) -> None:
     x = images()
     changed, y = applied(config, x)
@@ -198,3 +208,47 @@ def test_colour_changes_saturation_apart_from_contrast() -> None:
     assert (saturation > 0.799).all()
     assert (saturation < 1.201).all()
     assert saturation.std() > 0.05
+
+
+# Spectrograms: (N, 1, bands, frames).
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_a_mask_hides_neighbours_of_one_kind_up_to_its_width(dim: int) -> None:
+    x = images(500, (1, 10, 12))
+    changed = masked(x, 4, dim, draw())
+    hole = changed == 0
+    assert torch.equal(changed[~hole], x[~hole])
+    other = 5 - dim
+    assert (hole.all(other) == hole.any(other)).all()  # whole bands, or whole frames
+    lines = hole.all(other)[:, 0]  # (N, size)
+    assert set(lines.sum(1).tolist()) == set(range(5))  # each draws its own width
+    assert (lines.int().diff(dim=1).abs().sum(1) <= 2).all()  # side by side
+    assert lines.any(0).all()  # no place is spared
+
+
+def test_masks_cover_at_most_their_share() -> None:
+    x = images(300, (1, 20, 30))
+    one, _ = applied({"name": "spectrogram", "time_mask": 0.2}, x)
+    two, _ = applied({"name": "spectrogram", "time_mask": 0.2, "masks": 2}, x)
+    assert (one == 0).all(2)[:, 0].sum(1).max() == 6
+    assert 6 < (two == 0).all(2)[:, 0].sum(1).max() <= 12
+
+
+def test_a_shift_moves_whole_frames_and_brings_in_quiet_ones() -> None:
+    x, reach = images(300, (1, 5, 12)), 3
+    changed = shifted(x, reach, draw())
+    quiet = x.amin(3, keepdim=True).expand(-1, -1, -1, reach)
+    padded = torch.cat([quiet, x, quiet], 3).unfold(3, 12, 1)  # (N, 1, 5, 7, 12)
+    same = (padded == changed.unsqueeze(3)).all(4).all(2)[:, 0]  # (N, 7)
+    assert (same.sum(1) == 1).all()
+    assert same.any(0).all()  # every way, and not at all
+
+
+def test_gain_is_one_number_for_each_recording() -> None:
+    x = images(300, (1, 5, 12))
+    changed, _ = applied({"name": "spectrogram", "gain": 0.5}, x)
+    louder = (changed - x).flatten(1)
+    torch.testing.assert_close(louder.amin(1), louder.amax(1), atol=1e-5, rtol=0)
+    assert louder.abs().max() <= 0.5001
+    assert louder[:, 0].std() > 0.2

@@ -78,20 +78,20 @@ class AudioFolder(SoundTask):
         """Who speaks in each file, by number."""
         if self.speaker == "none":
             return None
-        numbers: dict[str, int] = {}
+        who = [self._speaker(path) for path in files.values()]
         heard: dict[str, str] = {}  # in which folder
-        for name, path in files.items():
-            told = path.stem.split("_")
-            if self.speaker == "second" and len(told) < 2:
-                raise DataError(
-                    f"{path}: got no _ in the file's name; want the speaker behind the first one"
-                )
-            who = told[self.speaker == "second"]
+        for name, speaker in zip(files, who, strict=True):
             folder = name.split("/")[0]
-            if heard.setdefault(who, folder) != folder:
-                raise DataError(
-                    f"{place}: speaker {who!r} is in {heard[who]}/ and {folder}/; want each in one"
-                )
-            numbers.setdefault(who, len(numbers))
-        order = [path.stem.split("_")[self.speaker == "second"] for path in files.values()]
-        return torch.tensor([numbers[who] for who in order])
+            if heard.setdefault(speaker, folder) != folder:
+                told = f"speaker {speaker!r} is in {heard[speaker]}/ and {folder}/"
+                raise DataError(f"{place}: {told}; want each in one of them")
+        numbers = {speaker: number for number, speaker in enumerate(heard)}
+        return torch.tensor([numbers[speaker] for speaker in who])
+
+    def _speaker(self, path: Path) -> str:
+        first, mark, rest = path.stem.partition("_")
+        if self.speaker == "first":
+            return first
+        if not mark:
+            raise DataError(f"{path}: got a name without _; want the speaker behind the first one")
+        return rest.partition("_")[0]
