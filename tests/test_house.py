@@ -32,6 +32,7 @@ SHARED = {
     "automl.models.layers",
     "automl.inputs.images",
     "automl.tasks.classes",
+    "automl.tasks.folders",
     "automl.tasks.images",
     "automl.tasks.sounds",
     "automl.tasks.source",
