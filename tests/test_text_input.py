@@ -120,7 +120,7 @@ def test_a_saved_tokenizer_comes_back(kind: str) -> None:
     part = Input.of({"name": kind})
     again = part.restore(json.dumps(inputs.facts()), lambda name: inputs.files()[name])
     assert isinstance(again, Tokens)
-    assert again == inputs
+    assert again.facts() == inputs.facts()
     assert again.tokenize(TEXTS) == inputs.tokenize(TEXTS)
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import automl
 from automl.cli import app
-from automl.config import Config, Task
+from automl.config import Config, Input, Task
 from automl.data import Data, Split
 from automl.errors import DataError, OptionError
 from automl.inputs.text import unpack
@@ -27,6 +27,7 @@ from automl.tasks.sst2 import Sst2
 from automl.tasks.texts import ProseTask, TextTask, written
 from automl.tasks.trec import Trec
 from automl.training import train
+from automl.training.loop import encoded
 
 CLASSES = [name for name, task in Task.members().items() if issubclass(task, TextTask)]
 PROSE = [name for name, task in Task.members().items() if issubclass(task, ProseTask)]
@@ -312,6 +313,17 @@ def test_the_real_sets_are_as_published(name: str, sizes: tuple[int, int, int]) 
     assert (len(data.train), len(data.valid), data.sealed) == sizes
     assert isinstance(data.train, Split)
     assert task.metric.better(task.baseline(data)[1], task.chance(data)[1])
+
+
+def test_vocabularies_of_one_size_are_not_mistaken_for_each_other(small: Any) -> None:
+    task, root = small("trec")
+    data = task.load(root)
+    device, size = torch.device("cpu"), 20
+    words = Input.of({"name": "words", "vocab": size, "seen": 1, "length": 30}).fit(data)
+    letters = Input.of({"name": "characters", "vocab": size, "length": 30}).fit(data)
+    assert words.outputs == letters.outputs
+    first, second = (encoded(inputs, data, device)[0] for inputs in (words, letters))
+    assert not torch.equal(first.x.lengths, second.x.lengths)
 
 
 # From a space to answers, in real processes.

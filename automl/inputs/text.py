@@ -91,14 +91,14 @@ def cut(x: Rows) -> Pieces:
     return Pieces(list(numbers), Ragged.of(rows))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is itself: equal sizes say nothing of equal words
 class Tokens(Inputs):
     """Texts as numbers of tokens: 0 pads, 1 is what was not seen in training."""
 
     size: Annotated[int, Field(ge=3, le=LARGEST)]  # tokens of the vocabulary, with these two
     length: Annotated[int, Field(ge=2, le=LONGEST)]  # most of an example; of a text, a window's
     causal: bool = False  # whether the next token is asked for
-    tokenizer: Any = field(default=None, repr=False, compare=False)
+    tokenizer: Any = field(default=None, repr=False)
 
     @property
     def summary(self) -> str:
