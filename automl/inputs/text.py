@@ -1,8 +1,9 @@
 """Texts to tokens: characters, words or byte-level BPE, learned from the training split alone.
 
 Every text is first cut into pieces: words with the space before them, runs of marks, white space.
-No token crosses a piece, so each distinct piece is tokenized once and looked up ever after: 7
-million pieces of IMDB take 2 s, where tokenizing the texts one by one took 10 to 17 s on one core.
+No token crosses a piece, so each distinct piece is tokenized once and looked up ever after. IMDB's
+22,507 reviews to train are cut in 2.5 s, once, and made tokens in 2.1 s (words) to 2.6 s (BPE);
+tokenizing all 25,000 one by one took 10 s and 17 s (one core of an AMD EPYC).
 """
 
 from __future__ import annotations
