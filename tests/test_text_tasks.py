@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import os
 import urllib.error
@@ -22,7 +23,9 @@ from automl.data import Data, Split
 from automl.errors import DataError, OptionError
 from automl.inputs.text import unpack
 from automl.tasks import shakespeare, source
+from automl.tasks.agnews import AgNews, clean
 from automl.tasks.imdb import Imdb
+from automl.tasks.newsgroups import Newsgroups, stripped
 from automl.tasks.sst2 import Sst2
 from automl.tasks.texts import ProseTask, TextTask, written
 from automl.tasks.trec import Trec
@@ -63,6 +66,28 @@ def table(part: str, films: int, each: int) -> str:
     return file.getvalue()
 
 
+def items(part: str, count: int) -> str:
+    """As agnews has them: class, title, description."""
+    rows = [
+        f'"{n % 4 + 1}","{part} {n}","{WORDS[n % 4]} for  #36;{n}\\and ""{WORDS[n % 7]}"""\n'
+        for n in range(count)
+    ]
+    return "".join(rows)
+
+
+def posts(part: str, count: int) -> str:
+    """As 20newsgroups has them: label, id, text."""
+    file = io.StringIO()
+    out = csv.writer(file)
+    out.writerow(["label", "id", "text"])
+    for n in range(count):
+        label = Newsgroups.labels[n % 20]
+        body = f"{part} {n} {label.replace('.', '')}"
+        text = f"From: HEADER\n\nA man writes:\n> QUOTE\n{body}\n\n--\nFOOTER\n"
+        out.writerow([label, n, text])
+    return file.getvalue()
+
+
 def make(name: str, root: Path, monkeypatch: pytest.MonkeyPatch, **knobs: Any) -> Any:
     """The task, with small data of its kind below the root."""
     folder = root / name
@@ -83,6 +108,24 @@ def make(name: str, root: Path, monkeypatch: pytest.MonkeyPatch, **knobs: Any) -
             (folder / "imdb.tar.xz").write_bytes(
                 packed({f"imdb/{p}.csv": table(p, n // 4, 4) for p, n in Imdb.counts.items()})
             )
+        case "imdb-lm":
+            monkeypatch.setattr(Imdb, "counts", {"train": 400, "test": 60})
+            (folder / "imdb.tar.xz").write_bytes(
+                packed({f"imdb/{p}.csv": table(p, n // 4, 4) for p, n in Imdb.counts.items()})
+            )
+        case "agnews":
+            monkeypatch.setattr(AgNews, "counts", {"train": 200, "test": 80})
+            for part, count in AgNews.counts.items():
+                (folder / f"{part}.csv").write_text(items(part, count))
+        case "20newsgroups":
+            monkeypatch.setattr(Newsgroups, "counts", {"train": 200, "test": 40})
+            counts = Newsgroups.counts.items()
+            tables = {f"20newsgroups/{part}.csv": posts(part, count) for part, count in counts}
+            (folder / "20newsgroups.tar.xz").write_bytes(packed(tables))
+        case "textcsv":
+            lines = [f"{review(n, n % 2)},{WORDS[n % 2]}" for n in range(200)]
+            (folder / "train.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+            knobs.setdefault("path", str(folder / "train.csv"))
         case "shakespeare":
             (folder / "input.txt").write_text(PLAY)
         case "textfile":
@@ -191,7 +234,7 @@ def test_the_original_form_of_imdb_gives_the_same_reviews(
     assert not set(second.train.groups.tolist()) & set(second.valid.groups.tolist())
 
 
-@pytest.mark.parametrize("name", PROSE)
+@pytest.mark.parametrize("name", sorted({*PROSE} - {"imdb-lm"}))
 def test_a_text_is_split_by_position(name: str, small: Any) -> None:
     task, root = small(name, valid=0.1, sealed=0.2)
     data, test = task.load(root), task.test(root)
@@ -199,6 +242,240 @@ def test_a_text_is_split_by_position(name: str, small: Any) -> None:
     assert "".join(parts) == PLAY
     assert [len(split) for split in (data.train, data.valid, test)] == [len(p) for p in parts]
     assert [round(len(part) / len(PLAY), 2) for part in parts] == [0.7, 0.1, 0.2]
+
+
+def test_reviews_to_go_on_with_keep_a_film_on_one_side(small: Any) -> None:
+    task, root = small("imdb-lm", valid=0.1, sealed=0.2, reviews=200)
+    data, test = task.load(root), task.test(root)
+    parts = [unpack(split.x)[0].splitlines() for split in (data.train, data.valid, test)]
+    assert sum(map(len, parts)) == 200
+    films = [[int(line.split()[0]) // 4 for line in part] for part in parts]
+    assert not set(films[0]) & set(films[1])
+    assert not set(films[0] + films[1]) & set(films[2])
+    assert films[0] != sorted(films[0])
+    assert [round(len(part) / 200, 1) for part in parts] == [0.7, 0.1, 0.2]
+    assert not any("RATING" in line or line.endswith("test") for part in parts for line in part)
+
+
+def test_without_its_training_file_agnews_is_the_test_file_split(
+    small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, root = small("agnews")
+    (root / "agnews" / "train.csv").unlink()
+    (root / "agnews").rename(root / "agnews-test")
+    monkeypatch.setattr(AgNews, "counts", {"train": 200, "test": 76})
+    (root / "agnews-test" / "test.csv").write_text(items("test", 76))
+    data, test = task.load(root), task.test(root)
+    assert test.y.bincount().tolist() == [4] * 4
+    assert len(data.train) + len(data.valid) == 60
+    other = task.model_copy(update={"split_seed": 1})
+    assert unpack(other.load(root).valid.x) != unpack(data.valid.x)
+    assert unpack(other.test(root).x) == unpack(test.x)
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("a second\\team for the  #36;10 million", "a second\nteam for the $10 million"),
+        ("AT amp;T  quot;buys quot;", 'AT&T "buys"'),
+        ("&lt;b&gt;fine&lt;/b&gt;", "<b>fine</b>"),
+        ("nothing; to see #1", "nothing; to see #1"),
+    ],
+)
+def test_news_are_cleaned(text: str, want: str) -> None:
+    assert clean(text) == want
+
+
+def test_posts_are_stripped_if_so_asked(small: Any) -> None:
+    task, root = small("20newsgroups")
+    texts = unpack(task.load(root).train.x)
+    assert not any(word in text for text in texts for word in ("HEADER", "QUOTE", "FOOTER"))
+    whole = task.model_copy(update={"strip": False})
+    texts = unpack(whole.load(root).train.x)
+    assert all(word in text for text in texts for word in ("HEADER", "QUOTE", "FOOTER"))
+    assert stripped("") == ""
+
+
+def test_the_original_form_of_20newsgroups_is_read(tmp_path: Path, small: Any) -> None:
+    task, _ = small("20newsgroups")
+    for part, count in Newsgroups.counts.items():
+        for n in range(count):
+            folder = tmp_path / "theirs" / f"20news-bydate-{part}" / Newsgroups.labels[n % 20]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / str(n)).write_bytes(f"From: a\n\n{part} caf\xe9 {n}".encode("latin-1"))
+    data = task.load(tmp_path / "theirs")
+    assert len(data.train) + len(data.valid) == 200
+    assert all("train café" in text for text in unpack(data.train.x))
+
+
+def test_the_kinds_of_questions_can_be_fine(small: Any) -> None:
+    task, root = small("trec", fine=True)
+    _, labels = task.shape(root)
+    assert len(labels) == 50
+    for part, count in Trec.counts.items():
+        lines = [f"{labels[n % 50]} {part} what {n}" for n in range(count)]
+        (root / "trec" / f"{part}.txt").write_text("\n".join(lines) + "\n", "latin-1")
+    data = task.load(root)
+    assert data.labels == labels
+    assert data.train.y.unique().tolist() == list(range(50))
+    assert unpack(data.train.x)[0].startswith("train what")
+
+
+# The user's own table.
+
+GOOD = "\n".join(f"so {n},{'ab'[n % 2]}" for n in range(20))
+
+
+def own(tmp_path: Path, content: str | bytes, name: str = "mine.csv", **knobs: Any) -> Any:
+    raw = content.encode() if isinstance(content, str) else content
+    (tmp_path / name).write_bytes(raw)
+    return Task.of({"name": "textcsv", "path": str(tmp_path / name), **knobs})
+
+
+def every(data: Data, test: Split) -> dict[str, str]:
+    """Text to label."""
+    splits = (data.train, data.valid, test)
+    return {
+        text: data.labels[y]
+        for split in splits
+        for text, y in zip(unpack(split.x), split.y.tolist(), strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("mine.csv", f"text,label\n{GOOD}\n"),
+        ("mine.csv", f"\ufefftext,label\r\n{GOOD}".replace("\n", "\r\n")),
+        ("mine.csv", f"text;label\n{GOOD.replace(',', ';')}\n\n"),
+        ("mine.tsv", f"text\tlabel\n{GOOD}".replace(",", "\t")),
+        ("mine.TSV", f"label\ttext\n{GOOD}".replace(",", "\t")),
+        ("mine.jsonl", "\n".join(
+            json.dumps({"label": "ab"[n % 2], "text": f"so {n}", "more": None}) for n in range(20)
+        )),
+    ],
+    ids=["csv", "windows", "semicolons", "tsv", "other names", "json lines"],
+)  # fmt: skip
+def test_tables_of_many_kinds_are_the_same_data(name: str, content: str, tmp_path: Path) -> None:
+    swapped = content.startswith("label\t")
+    knobs = {"text": "label", "label": "text"} if swapped else {}
+    task = own(tmp_path, content, name, **knobs)
+    found = every(task.load(None), task.test(None))
+    assert found == {f"so {n}": "ab"[n % 2] for n in range(20)}
+
+
+@pytest.mark.parametrize(
+    ("written", "encoding"),
+    [("utf-16", "utf-8"), ("utf-8-sig", "latin-1"), ("cp1252", "cp1252"), ("latin-1", "latin-1")],
+)
+def test_a_table_may_be_in_another_encoding(written: str, encoding: str, tmp_path: Path) -> None:
+    content = f"text,label\n{GOOD.replace('so', 'naïve')}\n"
+    task = own(tmp_path, content.encode(written), encoding=encoding)
+    assert every(task.load(None), task.test(None))["naïve 3"] == "b"
+
+
+def test_cells_may_be_large_quoted_and_of_any_script(tmp_path: Path) -> None:
+    large = "wort " * 60_000
+    rows = [f'"Ω, ""{n}""\nzwei",{"ab"[n % 2]}' for n in range(20)]
+    task = own(tmp_path, "\n".join(["text,label", *rows, f"{large},a"]))
+    found = every(task.load(None), task.test(None))
+    assert found['Ω, "3"\nzwei'] == "b"
+    assert found[large] == "a"
+
+
+def test_a_label_may_be_a_number_or_a_truth_in_json(tmp_path: Path) -> None:
+    for values, want in (((0, 1), ("0", "1")), ((True, False), ("false", "true"))):
+        lines = [json.dumps({"text": f"so {n}", "label": values[n % 2]}) for n in range(20)]
+        task = own(tmp_path, "\n".join(lines), "mine.jsonl")
+        assert task.shape(None)[1] == want
+
+
+def test_a_folder_may_hold_all_parts_in_any_format(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(f"text,label\n{GOOD}\n")
+    (tmp_path / "val.tsv").write_text("text\tlabel\nv\ta\nw\tb\n")
+    (tmp_path / "test.jsonl").write_text('{"text": "t", "label": "a"}\n')
+    task = Task.of({"name": "textcsv", "path": "."})
+    data = task.load(tmp_path)
+    assert (len(data.train), len(data.valid), data.sealed) == (20, 2, 1)
+    (tmp_path / "val.tsv").write_text("text\tlabel\nv\ta\nw\tc\n")
+    with pytest.raises(DataError, match=r"val.tsv: got the label 'c', which is not in train.csv"):
+        task.load(tmp_path)
+    (tmp_path / "valid.csv").write_text("text,label\n")
+    with pytest.raises(DataError, match=r"holds both valid.csv and val.tsv; want one of them"):
+        task.load(tmp_path)
+
+
+def test_a_few_bad_rows_are_named_once_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [f"so {n},{'ab'[n % 2]}" for n in range(300)]
+    rows[10], rows[20] = ",a", "a text, with a comma,b"
+    task = own(tmp_path, "\n".join(["text,label", *rows]))
+    data = task.load(None)
+    assert len(data.train) + len(data.valid) + data.sealed == 298
+    (told,) = [r.getMessage() for r in caplog.records if "of no use" in r.getMessage()]
+    assert told == (
+        f"{tmp_path / 'mine.csv'}: 2 of 300 rows are of no use: lines 12, 22 (line 12: empty "
+        "text); going on without them"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("m.csv", "", "got no rows"),
+        ("m.csv", "text,label\n", "got no rows"),
+        ("m.csv", f"texts,label\n{GOOD}",
+         "no column is called 'text'; did you mean 'texts'? Known: label, texts."),
+        ("m.csv", f"text,label\n{GOOD}\n,a",
+         "1 of 21 rows are of no use: line 22 (line 22: empty text); want at most 1%"),
+        ("m.csv", f"text,label\nso, \n{GOOD}",
+         "1 of 21 rows are of no use: line 2 (line 2: empty label); want at most 1%"),
+        ("m.csv", f"text,label\n{GOOD}\nlonely",
+         "1 of 21 rows are of no use: line 22 (line 22: got 1 cells, want 2); want at most 1%"),
+        ("m.csv", f"text,label\n{GOOD}\nze\0ro,a",
+         "1 of 21 rows are of no use: line 22 (line 22: a zero byte); want at most 1%"),
+        ("m.csv", f'text,label\n{GOOD}\n"open,a\nb,a',
+         "line 22: got a quote that nothing closes"),
+        ("m.csv", f'text,label\n"open,a\n{GOOD}\nclosed" odd,a\n' + f"{GOOD}\n" * 90,
+         "22 of 1,822 rows are of no use: lines 2, 3, 4, 5, 6, ... (line 2: "),
+        ("m.csv", b"text,label\nfine,a\nna\xefve,b\n",
+         "line 3: got the byte 0xef; want utf-8 text, or set encoding"),
+        ("m.csv", "text,label\nfine,a\ngood,a\n",
+         "got 1 different labels in column 'label'; want 2 to 1,000"),
+        ("m.csv", "text,label\n" + "\n".join(f"a,{n}" for n in range(1001)),
+         "got 1,001 different labels in column 'label'; want 2 to 1,000"),
+        ("m.jsonl", '{"text": "fine", "label": "a"}\n{"text": "fi',
+         "1 of 2 rows are of no use: line 2 (line 2: no JSON); want at most 1%"),
+        ("m.jsonl", "[" * 100_000, "1 of 1 rows are of no use: line 1 (line 1: no JSON)"),
+        ("m.jsonl", '{"body": "fine", "label": "a"}',
+         "no column is called 'text'; Known: body, label."),
+        ("m.jsonl", '{"text": 3, "label": "a"}',
+         "1 of 1 rows are of no use: line 1 (line 1: 'text' is no text); want at most 1%"),
+        ("m.txt", "text", "got the suffix '.txt'; want .csv, .tsv, .jsonl"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_table_is_one_line(
+    name: str, content: str | bytes, told: str, tmp_path: Path
+) -> None:
+    task = own(tmp_path, content, name)
+    with pytest.raises(DataError) as error:
+        task.load(None)
+    assert str(error.value).startswith(f"{tmp_path / name}: {told}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_label_with_one_row_is_told(tmp_path: Path) -> None:
+    task = own(tmp_path, f"text,label\n{GOOD}\nalone,c")
+    with pytest.raises(DataError, match="class 'c': got 1 readable training examples"):
+        task.load(None)
+
+
+def test_a_table_that_changed_is_read_again(tmp_path: Path) -> None:
+    first = own(tmp_path, f"text,label\n{GOOD}").load(None)
+    second = own(tmp_path, f"text,label\n{GOOD}\nnew,c\nnewer,c\nnewest,c").load(None)
+    assert first.labels == ("a", "b")
+    assert second.labels == ("a", "b", "c")
 
 
 def test_a_guess_among_all_costs_the_logarithm_of_their_number(small: Any) -> None:
@@ -303,7 +580,7 @@ def test_a_recurrent_network_learns_to_go_on(small: Any) -> None:
 @pytest.mark.skipif(not REAL, reason="AUTOML_DATA names no folder with the real sets")
 @pytest.mark.parametrize(
     ("name", "sizes"),
-    [("trec", (4906, 546, 500)), ("sst2", (6920, 872, 1821)),
+    [("trec", (4906, 546, 500)), ("sst2", (6920, 872, 1821)), ("agnews", (5400, 600, 1600)),
      ("shakespeare", (1_003_855, 55_770, 55_769))],
 )  # fmt: skip
 def test_the_real_sets_are_as_published(name: str, sizes: tuple[int, int, int]) -> None:

@@ -1,4 +1,4 @@
-"""Film reviews, good or bad."""
+"""Film reviews, good or bad, and as a text to go on with."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 
 from automl.data import Split
 from automl.errors import DataError
-from automl.inputs.text import Texts, pack
-from automl.tasks.source import Parts, Published, Reader, files
-from automl.tasks.texts import TextTask
+from automl.inputs.text import Texts, pack, unpack
+from automl.tasks.source import Parts, Published, Reader, Source, files
+from automl.tasks.texts import ProseTask, TextTask, written
 
 Review = tuple[str, int, str]  # text, 0 or 1, film
 URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
@@ -90,3 +92,54 @@ class Imdb(Published, TextTask):
         if set(parts) != set(self.counts):
             raise DataError(f"{place}: got {', '.join(parts) or 'nothing'}; want train and test")
         return parts
+
+
+class ImdbProse(Published, ProseTask):
+    """Training reviews, a line each, in random order but those of a film one behind the other.
+
+    Films are not cut: each is on one side of a split, which therefore meets the shares about.
+    """
+
+    name: Literal["imdb-lm"] = "imdb-lm"
+    reviews: int = Field(5_000, ge=100, le=25_000, description="how many, about 1,300 bytes each")
+
+    labels: ClassVar[tuple[str, ...]] = ()
+    counts: ClassVar[Mapping[str, int]] = {}
+    folders: ClassVar[tuple[str, ...]] = ("imdb",)
+
+    def places(self) -> Mapping[str, Reader]:
+        def prose(read: Reader) -> Reader:
+            return lambda place: self.lines(place, read(place)["train"])
+
+        return {name: prose(read) for name, read in Imdb().places().items()}
+
+    def download(self, folder: Path) -> None:
+        Imdb().download(folder)
+
+    def source(self, root: Path | None) -> Source:
+        found = super().source(root)
+        settings = [self.reviews, self.valid, self.sealed]
+        return replace(found, identity=[found.identity, settings])
+
+    def lines(self, place: Path, given: Split) -> Parts:
+        """Each film goes to the part that its first character is in."""
+        assert given.groups is not None
+        order = torch.randperm(
+            int(given.groups.max()) + 1, generator=torch.Generator().manual_seed(0)
+        )
+        kept = order[given.groups].argsort(stable=True)[: self.reviews]
+        drawn = given[kept]
+        assert drawn.groups is not None
+        texts = [" ".join(text.split("\n")) + "\n" for text in unpack(drawn.x)]
+        ends = [sum(map(len, texts)) * (1 - s) for s in (self.valid + self.sealed, self.sealed)]
+        parts: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
+        place_of: dict[int, str] = {}  # film to part
+        before = 0
+        for film, text in zip(drawn.groups.tolist(), texts, strict=True):
+            part = ("train", "valid", "test")[sum(before >= end for end in ends)]
+            parts[place_of.setdefault(film, part)].append(text)
+            before += len(text)
+        if empty := [part for part, held in parts.items() if not held]:
+            told = f"got no film for the {empty[0]} split; want a larger share or more reviews"
+            raise DataError(f"{place}: {told}")
+        return {part: written("".join(held)) for part, held in parts.items()}

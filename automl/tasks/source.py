@@ -95,15 +95,16 @@ class Published(SourceTask):
                 + (f"; {pickles[0]} is a pickle, which is never read" if pickles else "")
             )
         place, reader = found
+        _, labels = self.shape(root)  # those of the knobs
 
         def decode() -> Parts:
             log.info("%s: reading %s", self.name, place)
             parts = reader(place)
             for split in parts.values():
-                if self.labels and not 0 <= split.y.min() <= split.y.max() < len(self.labels):
+                if labels and not 0 <= split.y.min() <= split.y.max() < len(labels):
                     raise DataError(
                         f"{place}: got labels {split.y.min()} to {split.y.max()}; "
-                        f"want 0 to {len(self.labels) - 1}"
+                        f"want 0 to {len(labels) - 1}"
                     )
             return parts
 

@@ -1,0 +1,261 @@
+"""The user's own texts, a row each."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import functools
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from automl.config import nearest
+from automl.data import Split
+from automl.errors import DataError
+from automl.inputs.text import Texts, pack
+from automl.tasks.source import Parts, Source, stratified, traces
+from automl.tasks.texts import TextTask
+
+log = logging.getLogger("automl")
+
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+SUFFIXES = (".csv", ".tsv", ".jsonl")
+NAMES = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
+LARGEST = 2**29  # bytes of a file
+CELL = 2**24  # characters of a cell
+CLASSES = 1000  # more of them are another column
+BAD = 0.01  # share of the rows of a file that may be of no use
+
+Row = tuple[str, str]  # text, label
+Found = tuple[int, Row | str]  # line, and what it holds or what is wrong with it
+
+
+class TextCsv(TextTask):
+    """A CSV, TSV or JSON lines file with a column of texts and one of labels.
+
+    Or a folder with `train.csv` and, if you have them, `valid.csv` and `test.csv` (or .tsv, or
+    .jsonl). Where there is no file to validate, a share of the training rows takes its place. Where
+    there is none to test, 15 % of each class, drawn once with seed 0 whatever `split_seed` says,
+    are the test split.
+    """
+
+    name: Literal["textcsv"] = "textcsv"
+    path: str = Field(
+        "train.csv",
+        min_length=1,
+        description="file, or folder with train.csv; relative to --data or to the working folder",
+    )
+    text: str = Field("text", min_length=1, description="the column of texts")
+    label: str = Field("label", min_length=1, description="the column of labels")
+    encoding: Literal["utf-8", "cp1252", "latin-1"] = Field(
+        "utf-8", description="of files without a byte order mark, such as Excel's Unicode text has"
+    )
+
+    def shape(self, root: Path | None) -> tuple[Texts, tuple[str, ...]]:
+        path = self._parts(root)["train"]
+        return Texts(), _labels(path, *self._columns, json.dumps(traces([path])))
+
+    def source(self, root: Path | None) -> Source:
+        parts = self._parts(root)
+        _, labels = self.shape(root)
+
+        def decode() -> Parts:
+            splits = {}
+            for part, path in parts.items():
+                rows = _rows(path, *self._columns, warn=log.warning)
+                if odd := sorted({label for _, label in rows} - set(labels)):
+                    told = f"got the label {odd[0][:60]!r}, which is not in {parts['train'].name}"
+                    raise DataError(f"{path}: {told}{nearest(odd[0], labels)}")
+                y = torch.tensor([labels.index(label) for _, label in rows])
+                splits[part] = Split(pack(text for text, _ in rows), y)
+            if "test" not in splits:
+                splits["train"], splits["test"] = stratified(splits["train"], 0.15, 0, labels)
+            return splits
+
+        return Source([*self._columns, traces(parts.values())], decode)
+
+    @property
+    def _columns(self) -> tuple[str, str, str]:
+        return self.text, self.label, self.encoding
+
+    def _parts(self, root: Path | None) -> dict[str, Path]:
+        """Part to file, of those that exist."""
+        given = Path(self.path).expanduser()
+        places = [*([root / given] if root else []), given]
+        for place in places:
+            if place.is_file():
+                if place.suffix.lower() not in SUFFIXES:
+                    got = f"got the suffix {place.suffix!r}"
+                    raise DataError(f"{place}: {got}; want {', '.join(SUFFIXES)}")
+                return {"train": place}
+            parts: dict[str, Path] = {}
+            for part, names in NAMES.items():
+                files = [place / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
+                files = [file for file in files if file.is_file()]
+                if len(files) > 1:
+                    told = f"holds both {files[0].name} and {files[1].name}"
+                    raise DataError(f"{place}: {told}; want one of them")
+                parts.update((part, file) for file in files)
+            if "train" in parts:
+                return parts
+        raise DataError(
+            f"textcsv: no file {' or '.join(map(str, places))}, and no train.csv, train.tsv or "
+            "train.jsonl in a folder of that name"
+        )
+
+
+@functools.lru_cache(maxsize=8)  # asked for often, and it takes reading the whole file
+def _labels(path: Path, text: str, label: str, encoding: str, _changed: str) -> tuple[str, ...]:
+    found = sorted({label for _, label in _rows(path, text, label, encoding)})
+    if not 2 <= len(found) <= CLASSES:
+        told = f"got {len(found):,} different labels in column {label!r}"
+        raise DataError(f"{path}: {told}; want 2 to {CLASSES:,}")
+    return tuple(found)
+
+
+def _rows(
+    path: Path, text: str, label: str, encoding: str, warn: Callable[..., None] | None = None
+) -> list[Row]:
+    """All rows but the bad ones; up to one in a hundred may be. Beyond: DataError."""
+    read = _json_lines if path.suffix.lower() == ".jsonl" else _table
+    rows: list[Row] = []
+    bad: list[tuple[int, str]] = []
+    for line, found in read(path, _content(path, encoding), text, label):
+        if not isinstance(found, str):
+            found = _checked(*found)
+        if isinstance(found, str):
+            bad.append((line, found))
+        else:
+            rows.append(found)
+    if not rows and not bad:
+        raise DataError(f"{path}: got no rows")
+    if bad:
+        lines = ", ".join(f"{line:,}" for line, _ in bad[:5]) + (", ..." if len(bad) > 5 else "")
+        told = f"{path}: {len(bad):,} of {len(bad) + len(rows):,} rows are of no use: "
+        told += f"line{'s' * (len(bad) > 1)} {lines} (line {bad[0][0]:,}: {bad[0][1]})"
+        if len(bad) > BAD * (len(bad) + len(rows)):
+            raise DataError(f"{told}; want at most {BAD:.0%}")
+        if warn:
+            warn("%s; going on without them", told)
+    return rows
+
+
+def _checked(text: str, label: str) -> Row | str:
+    label = " ".join(label.encode("utf-8", "replace").decode().split())
+    if not text.strip():
+        return "empty text"
+    if not label:
+        return "empty label"
+    if "\0" in text or "\0" in label:
+        return "a zero byte"
+    return text, label
+
+
+def _content(path: Path, encoding: str) -> str:
+    try:
+        if path.stat().st_size > LARGEST:
+            raise DataError(f"{path}: larger than {LARGEST:,} bytes")
+        raw = path.read_bytes()
+        for mark, marked in MARKS.items():
+            if raw.startswith(mark):
+                encoding = marked
+        content = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        told = (
+            f"got the byte 0x{error.object[error.start]:02x}; want {encoding} text, or set encoding"
+        )
+        raise DataError(f"{path}: line {line:,}: {told}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if not content.strip():
+        raise DataError(f"{path}: got no rows")
+    return content
+
+
+def _table(path: Path, content: str, text: str, label: str) -> Iterator[Found]:
+    csv.field_size_limit(CELL)
+    marks = "\t" if path.suffix.lower() == ".tsv" else ",;"
+    try:
+        headers = {mark: _header(content, mark) for mark in marks}
+    except csv.Error as error:
+        raise DataError(f"{path}: line 1: {error}") from error
+    # of two marks, the one that cuts out the wanted columns, else the one that cuts more
+    mark = max(headers, key=lambda mark: (text in headers[mark], len(headers[mark])))
+    columns = headers[mark]
+    for wanted in (text, label):
+        if wanted not in columns:
+            raise _no_column(path, wanted, columns)
+    places = columns.index(text), columns.index(label)
+
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=mark, strict=True)
+    next(reader)
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if "unexpected end" in str(error):  # it took all rows to the end for one cell
+                told = "got a quote that nothing closes"
+                raise DataError(f"{path}: line {line:,}: {told}") from error
+            # a stray quote takes whole rows into its cell: all of these count as bad
+            yield from ((lost, str(error)) for lost in range(line, reader.line_num + 1))
+            continue
+        if not row:  # an empty line
+            continue
+        if len(row) != len(columns):
+            told = f"got {len(row)} cells, want {len(columns)}"
+            yield from ((lost, told) for lost in range(line, reader.line_num + 1))
+            continue
+        yield line, (row[places[0]], row[places[1]])
+
+
+def _header(content: str, mark: str) -> list[str]:
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=mark, strict=True)
+    return [column.strip() for column in next(reader, [])]
+
+
+def _json_lines(path: Path, content: str, text: str, label: str) -> Iterator[Found]:
+    columns: set[str] = set()
+    for line, written in enumerate(io.StringIO(content, newline="\n"), 1):
+        if not written.strip():
+            continue
+        try:
+            row = json.loads(written)
+        except (ValueError, RecursionError):
+            yield line, "no JSON"
+            continue
+        if not isinstance(row, dict):
+            yield line, "no JSON object"
+            continue
+        if len(columns) < 100:
+            columns |= row.keys()
+        said, kind = row.get(text), row.get(label)
+        if isinstance(kind, bool):
+            kind = "true" if kind else "false"
+        if not isinstance(said, str) or len(said) > CELL:
+            yield line, f"{text!r} is no text" if text in row else f"no {text!r}"
+        elif not isinstance(kind, str | int):
+            yield line, f"{label!r} is no text or whole number" if label in row else f"no {label!r}"
+        else:
+            yield line, (said, str(kind))
+    for wanted in (text, label):
+        if columns and wanted not in columns:
+            raise _no_column(path, wanted, columns)
+
+
+def _no_column(path: Path, wanted: str, columns: list[str] | set[str]) -> DataError:
+    told = f"no column is called {wanted[:60]!r}{nearest(wanted, columns)}"
+    return DataError(f"{path}: {told}")
