@@ -36,6 +36,17 @@ LABELLED |= {
     f"textcnn-{pooling}": {"name": "textcnn", "kernels": [1, 2, 9], "pooling": pooling}
     for pooling in ("max", "mean", "attention")
 }
+LABELLED |= {
+    f"transformer-{pooling}": {
+        "name": "transformer",
+        "heads": 2,
+        "head": 16,
+        "pooling": pooling,
+        "dropout": 0.2,
+        "embedding_dropout": 0.2,
+    }
+    for pooling in ("mean", "max", "attention")
+}
 CAUSAL: dict[str, Any] = PROSE | {
     f"rnn-{cell}": {"name": "rnn", "cell": cell, "layers": 2, "residual": True, "layer_norm": True}
     for cell in ("vanilla", "gru", "lstm")
@@ -53,6 +64,15 @@ def _one_seed() -> None:
 def built(model: Any, *, continues: bool = False) -> nn.Module:
     inputs = Tokens(size=SIZE, length=20, causal=continues)
     return Model.of(model).build(inputs, SIZE if continues else 5)
+
+
+def stirred(net: nn.Module) -> nn.Module:
+    """The net off its start, where what begins at zero would hide what it scales."""
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.05)
+        net.embedding.table.weight[0] = 0
+    return net
 
 
 def texts(*lengths: int) -> Tensor:
@@ -77,7 +97,7 @@ def test_a_text_without_tokens_has_an_answer(model: Any) -> None:
 
 @labelled
 def test_an_answer_knows_nothing_of_padding_or_of_the_batch(model: Any) -> None:
-    net = built(model).eval()
+    net = stirred(built(model)).eval()
     x = texts(4, 9, 1)
     together = net(x)
     wider = net(nn.functional.pad(x, (0, 6)))
@@ -89,11 +109,8 @@ def test_an_answer_knows_nothing_of_padding_or_of_the_batch(model: Any) -> None:
 
 @labelled
 def test_every_weight_learns(model: Any) -> None:
-    net = built(model)
+    net = stirred(built(model))
     x = torch.arange(1, SIZE).repeat(8, 1)[:, torch.randperm(SIZE - 1)]
-    with torch.no_grad():
-        for weight in net.parameters():
-            weight.add_(torch.randn_like(weight), alpha=0.05)
     nn.functional.cross_entropy(net(x), torch.arange(8) % 5).backward()
     for name, weight in net.named_parameters():
         assert weight.grad is not None, name
@@ -141,7 +158,7 @@ def test_bfloat16_answers_nearly_the_same(model: Any) -> None:
 
 @causal
 def test_what_comes_later_is_not_known(model: Any) -> None:
-    net = built(model, continues=True).eval()
+    net = stirred(built(model, continues=True)).eval()
     x = texts(12, 12)
     logits = net(x)
     assert logits.shape == (2, 12, SIZE)
@@ -162,15 +179,25 @@ def test_the_weights_that_say_are_those_that_read(model: Any) -> None:
 
 @causal
 def test_token_by_token_is_as_all_at_once(model: Any) -> None:
-    net = built(model, continues=True).eval()
-    if not hasattr(net, "step"):
-        assert Model.of(model).name != "rnn"
-        return
+    net = stirred(built(model, continues=True)).eval()
     x, state, said = texts(12, 12), None, []
     for tokens in x.unbind(1):
         logits, state = net.step(tokens, state)
         said.append(logits)
     torch.testing.assert_close(torch.stack(said, 1), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_transformer_remembers_as_much_as_it_was_trained_with() -> None:
+    net = stirred(built({"name": "transformer", "layers": 1}, continues=True)).eval()
+    x, state = texts(50), None
+    for tokens in x.unbind(1):
+        logits, state = net.step(tokens, state)
+    torch.testing.assert_close(logits, net(x[:, -20:])[:, -1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_transformer_tells_places_apart() -> None:
+    net, x = stirred(built("transformer")).eval(), texts(9)
+    assert not torch.allclose(net(x), net(x.flip(1)), rtol=1e-3)
 
 
 def test_both_directions_cannot_tell_the_next_token() -> None:

@@ -1,4 +1,7 @@
-"""What model families share: activations, norms, embeddings, pooling. Knows no family."""
+"""What model families share: activations, norms, embeddings, recurrence, pooling.
+
+Knows no family.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,72 @@ def norm(kind: Norm, channels: int, *, maps: bool) -> list[nn.Module]:
             return [nn.GroupNorm(1, channels)]
         case "none":
             return []
+
+
+Cell = Literal["vanilla", "gru", "lstm"]
+State = tuple[Tensor, ...]  # of a recurrent layer: (1, N, width), for an LSTM two of them
+
+CELLS: dict[Cell, type[nn.RNN | nn.GRU | nn.LSTM]] = {
+    "vanilla": nn.RNN,
+    "gru": nn.GRU,
+    "lstm": nn.LSTM,
+}
+
+
+class Recurrent(nn.Module):
+    """One recurrent layer, read forward or both ways; each way ends where the sequence ends.
+
+    The way back reads each sequence turned around within its own length, so that no packed one,
+    which would have to wait for the device, is needed and padding is read after all else.
+    """
+
+    def __init__(
+        self, cell: Cell, inputs: int, width: int, *, both: bool, norm: bool, residual: bool
+    ) -> None:
+        super().__init__()
+        self.ways = nn.ModuleList(
+            CELLS[cell](inputs, width, batch_first=True) for _ in range(2 if both else 1)
+        )
+        outputs = width * len(self.ways)
+        self.norm = nn.LayerNorm(outputs) if norm else nn.Identity()
+        self.residual = residual and inputs == outputs
+        for way in self.ways:
+            for name, weight in way.named_parameters():
+                if name.startswith("weight_hh"):
+                    for gate in weight.split(width):
+                        nn.init.orthogonal_(gate)
+                elif name.startswith("bias"):
+                    nn.init.zeros_(weight)
+                    if cell == "lstm" and name.startswith("bias_ih"):
+                        nn.init.ones_(weight[width : 2 * width])  # forgets little at first
+
+    def forward(self, x: Tensor, back: Tensor) -> Tensor:
+        """(N, T, inputs) in, (N, T, outputs) out. `back` is what `turn` gives."""
+        states = [self.ways[0](x)[0]]
+        if len(self.ways) == 2:
+            states.append(turned(self.ways[1](turned(x, back))[0], back))
+        return self.joined(x, torch.cat(states, 2))
+
+    def step(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """One token further, (N, 1, inputs) in."""
+        lstm = isinstance(self.ways[0], nn.LSTM)
+        given = state if state is None or lstm else state[0]
+        out, new = self.ways[0](x, given)
+        return self.joined(x, out), new if lstm else (new,)
+
+    def joined(self, x: Tensor, out: Tensor) -> Tensor:
+        normed: Tensor = self.norm(out)
+        return x + normed if self.residual else normed
+
+
+def turn(mask: Tensor) -> Tensor:
+    """Places (N, T) that turn each sequence around, from where the mask (N, T) says it is."""
+    places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+    return torch.where(mask, mask.sum(1, keepdim=True) - 1 - places, places)
+
+
+def turned(x: Tensor, back: Tensor) -> Tensor:
+    return x.gather(1, back.unsqueeze(2).expand(-1, -1, x.shape[2]))
 
 
 LOW = -1e4  # below all states, and a number of bfloat16

@@ -20,9 +20,12 @@ from automl.tasks.texts import TextTask
 
 URL = (
     "https://raw.githubusercontent.com/mhjabreel/CharCnn_Keras/"
-    "555590db4219b1243abb1918effd6a7425a2d75f/data/ag_news_csv/test.csv"
+    "555590db4219b1243abb1918effd6a7425a2d75f/data/ag_news_csv/"
 )
-SHA256 = "521465c2428ed7f02f8d6db6ffdd4b5447c1c701962353eb2c40d548c3c85699"
+SHA256 = {
+    "train.csv": "76a0a2d2f92b286371fe4d4044640910a04a803fdd2538e0f3f29a5c6f6b672e",
+    "test.csv": "521465c2428ed7f02f8d6db6ffdd4b5447c1c701962353eb2c40d548c3c85699",
+}
 # the & before an entity is gone: nothing or a space stands in its place
 ENTITY = re.compile(r"(?:[ &]|\b|^)(#\d{1,5}|amp|quot|lt|gt|nbsp);")
 
@@ -30,8 +33,8 @@ ENTITY = re.compile(r"(?:[ &]|\b|^)(#\d{1,5}|amp|quot|lt|gt|nbsp);")
 class AgNews(Published, TextTask):
     """127,600 items (Zhang et al. 2015) in 4 equal classes; 7,600 are the test split.
 
-    Where only `test.csv` is found, or nothing and it is downloaded, it is a small set of its own:
-    1,600 of its items are the test split, drawn with seed 0, and the others the training split.
+    Where only `test.csv` is found, it is a small set of its own: 1,600 of its items are the test
+    split, drawn with seed 0, and the other 6,000 the training split.
     """
 
     name: Literal["agnews"] = "agnews"
@@ -46,7 +49,8 @@ class AgNews(Published, TextTask):
         return {"train.csv": self.whole, "test.csv": self.small}
 
     def download(self, folder: Path) -> None:
-        fetch(URL, SHA256, folder / "agnews" / "test.csv")
+        for name, sha256 in SHA256.items():
+            fetch(URL + name, sha256, folder / "agnews" / name)
 
     def whole(self, place: Path) -> Parts:
         found = files(place, r"(train|test)\.csv", largest=2**26, most=2)
