@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from automl.config import Model
 from automl.errors import SpaceError
-from automl.inputs.text import Tokens
+from automl.inputs.text import LARGEST, Tokens
+from automl.models import bag
 
 TEXTS = {name: name for name, family in Model.members().items() if "tokens" in family.reads}
 PROSE = {name: name for name, family in Model.members().items() if "next tokens" in family.reads}
@@ -35,6 +36,10 @@ LABELLED: dict[str, Any] = TEXTS | {
 LABELLED |= {
     f"textcnn-{pooling}": {"name": "textcnn", "kernels": [1, 2, 9], "pooling": pooling}
     for pooling in ("max", "mean", "attention")
+}
+LABELLED |= {
+    f"bag-{ngrams}": {"name": "bag", "ngrams": ngrams, "buckets": 1000, "embedding_dropout": 0.2}
+    for ngrams in (1, 3, 5)
 }
 LABELLED |= {
     f"transformer-{pooling}": {
@@ -71,7 +76,9 @@ def stirred(net: nn.Module) -> nn.Module:
     with torch.no_grad():
         for weight in net.parameters():
             weight.add_(torch.randn_like(weight), alpha=0.05)
-        net.embedding.table.weight[0] = 0
+        for module in net.modules():
+            if isinstance(module, nn.Embedding):
+                module.weight[0] = 0  # what padding has
     return net
 
 
@@ -215,6 +222,18 @@ def test_a_bag_of_words_is_a_point_of_the_space() -> None:
     net = built({"name": "textcnn", "kernels": [1], "pooling": "mean"}).eval()
     x = texts(9)
     torch.testing.assert_close(net(x), net(x[:, torch.randperm(9)]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_bag_of_pairs_knows_neighbours_and_no_more() -> None:
+    net = stirred(built({"name": "bag", "ngrams": 2})).eval()
+    one, same, other = torch.tensor([[2, 3, 2, 4, 2], [2, 4, 2, 3, 2], [2, 2, 3, 4, 2]])
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(net(one[None]), net(same[None]), **close)
+    assert not torch.allclose(net(one[None]), net(other[None]), **close)
+
+
+def test_the_longest_hash_of_the_largest_vocabulary_fits() -> None:
+    assert bag.PRIME * bag.FACTOR + LARGEST < 2**63
 
 
 @pytest.mark.parametrize(
