@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -184,6 +185,14 @@ class Metric:
 
     def better(self, a: float, b: float) -> bool:
         return a > b if self.higher_is_better else a < b
+
+    def beyond(self, score: float, chance: float, examples: int) -> bool:
+        """Whether a score, the best of many, is more than luck.
+
+        A share of right answers must be three standard errors above chance; a loss below it.
+        """
+        luck = 3 * math.sqrt(chance * (1 - chance) / examples) if self.higher_is_better else 0.0
+        return self.better(score, chance + luck)
 
 
 class Raw(ABC):

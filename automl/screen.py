@@ -167,7 +167,7 @@ class Screen:
         print(f"test {metric.name} {event.test[metric.name]:.4f} on {size:,} examples"
               f" (validation {valid:.4f}, baseline there {self.opened.baseline[1]:.4f},"
               f" chance {chance:.4f})")  # fmt: skip
-        if not metric.better(valid, chance):
+        if not metric.beyond(valid, chance, best.metrics["valid_examples"]):
             print("warning: the best model is no better than chance; do not use it")
         elif not metric.better(valid, self.opened.baseline[1]):
             print(f"warning: {self.opened.baseline[0]} does as well; more trials or data may help")

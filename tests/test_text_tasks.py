@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import random
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 import automl
 from automl.cli import app
 from automl.config import Config, Input, Task
-from automl.data import Data, Split
+from automl.data import Data, Metric, Split
 from automl.errors import DataError, OptionError
 from automl.inputs.text import unpack
 from automl.tasks import shakespeare, source
@@ -390,6 +391,15 @@ def test_a_label_may_be_a_number_or_a_truth_in_json(tmp_path: Path) -> None:
         assert task.shape(None)[1] == want
 
 
+def test_the_data_may_be_named_as_a_file(tmp_path: Path) -> None:
+    own(tmp_path, f"text,label\n{GOOD}", "reviews.csv")
+    assert Task.of("textcsv").load(tmp_path / "reviews.csv").labels == ("a", "b")
+    (tmp_path / "novel").write_text(PLAY)
+    assert PLAY.startswith(unpack(Task.of("textfile").load(tmp_path / "novel").train.x)[0])
+    with pytest.raises(DataError, match=r"textcsv: no train.csv, train.tsv or train.jsonl in "):
+        Task.of("textcsv").load(tmp_path)
+
+
 def test_a_folder_may_hold_all_parts_in_any_format(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text(f"text,label\n{GOOD}\n")
     (tmp_path / "val.tsv").write_text("text\tlabel\nv\ta\nw\tb\n")
@@ -426,7 +436,8 @@ def test_a_few_bad_rows_are_named_once_and_left_out(
         ("m.csv", "", "got no rows"),
         ("m.csv", "text,label\n", "got no rows"),
         ("m.csv", f"texts,label\n{GOOD}",
-         "no column is called 'text'; did you mean 'texts'? Known: label, texts."),
+         "no column is called 'text'; did you mean 'texts'? Known: label, texts. "
+         "Name the columns in task.text and task.label."),
         ("m.csv", f"text,label\n{GOOD}\n,a",
          "1 of 21 rows are of no use: line 22 (line 22: empty text); want at most 1%"),
         ("m.csv", f"text,label\nso, \n{GOOD}",
@@ -645,6 +656,36 @@ def test_a_search_over_texts_ends_with_a_model_that_reads_texts(tmp_path: Path) 
     assert tested["accuracy"] == pytest.approx(best.metrics["test"]["accuracy"], abs=1e-6)
     with pytest.raises(DataError, match="continues no text; use predict"):
         best.generate("a")
+
+
+def test_a_text_model_at_chance_level_ends_with_a_warning_that_says_so(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    rows = [f"{' '.join(draw.choices(WORDS, k=6))},{draw.choice('ab')}" for _ in range(400)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]))
+    (tmp_path / "mine.yaml").write_text(LABELS.replace("task: sst2", "task: textcsv"))
+    words = ["search", str(tmp_path / "mine.yaml"), "--trials", "3", "--workers", "1"]
+    words += ["--data", str(tmp_path), "--studies", str(tmp_path / "studies")]
+    shown = CliRunner().invoke(app, words)
+    assert shown.exit_code == 0
+    assert "warning: the best model is no better than chance; do not use it" in shown.stdout
+    card = (tmp_path / "studies" / "mine" / "best" / "card.md").read_text()
+    assert "**This model is no better than chance. Do not use it.**" in card
+
+
+@pytest.mark.parametrize(
+    ("metric", "score", "examples", "beyond"),
+    [
+        (Metric("accuracy"), 0.28, 600, False),  # of four classes: luck gets as far
+        (Metric("accuracy"), 0.32, 600, True),
+        (Metric("accuracy"), 0.28, 20_000, True),
+        (Metric("bits_per_character", higher_is_better=False), 0.24, 600, True),
+        (Metric("bits_per_character", higher_is_better=False), 0.25, 600, False),
+    ],
+)
+def test_luck_is_not_taken_for_skill(
+    metric: Metric, score: float, examples: int, beyond: bool
+) -> None:
+    assert metric.beyond(score, 0.25, examples) == beyond
 
 
 def test_a_search_over_prose_ends_with_a_model_that_writes(small: Any) -> None:

@@ -31,7 +31,8 @@ def text(config: Config, metrics: dict[str, Any]) -> str:
     table = "\n".join(f"| {what} | {value:.4f} |" for what, value in rows)
     state = "" if tested else "\nNot tested: the search was not over when this was written.\n"
     warning = ""
-    if not config.task.metric.better(metrics["valid"][name], metrics["chance"][name]):
+    scores = metrics["valid"][name], metrics["chance"][name]
+    if not config.task.metric.beyond(*scores, metrics["valid_examples"]):
         warning = "\n**This model is no better than chance. Do not use it.**\n"
     usage = USAGE[config.task.gives]
     trial = "" if metrics["trial"] is None else f", trial {metrics['trial']}"

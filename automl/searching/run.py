@@ -238,7 +238,7 @@ def root(given: str | Path | None) -> Path | None:
     named = given or os.environ.get("AUTOML_DATA")
     if not named:
         return None
-    if not Path(named).is_dir():
+    if not Path(named).exists():
         source = "--data" if given else "AUTOML_DATA"
-        raise OptionError(f"{source}: got {str(named)!r}; want a folder that exists")
+        raise OptionError(f"{source}: got {str(named)!r}; want a file or folder that exists")
     return Path(named)

@@ -46,12 +46,14 @@ class TextFile(ProseTask):
 
     name: Literal["textfile"] = "textfile"
     path: str = Field(
-        "text.txt", min_length=1, description="relative to --data or to the working folder"
+        "text.txt",
+        min_length=1,
+        description="relative to --data, which may be the text itself, or to the working folder",
     )
 
     def source(self, root: Path | None) -> Source:
         path = Path(self.path).expanduser()
-        places = [*([root / path] if root else []), path]
+        places = [*([root / path, root] if root else []), path]
         found = next((place for place in places if place.is_file()), None)
         if found is None:
             named = " or ".join(map(str, places))

@@ -51,7 +51,7 @@ class TextCsv(TextTask):
 
     name: Literal["textcsv"] = "textcsv"
     path: str = Field(
-        "train.csv",
+        ".",
         min_length=1,
         description="file, or folder with train.csv; relative to --data or to the working folder",
     )
@@ -109,8 +109,8 @@ class TextCsv(TextTask):
             if "train" in parts:
                 return parts
         raise DataError(
-            f"textcsv: no file {' or '.join(map(str, places))}, and no train.csv, train.tsv or "
-            "train.jsonl in a folder of that name"
+            f"textcsv: no train.csv, train.tsv or train.jsonl in {' or '.join(map(str, places))}; "
+            "want one there, or a file with --data"
         )
 
 
@@ -258,4 +258,4 @@ def _json_lines(path: Path, content: str, text: str, label: str) -> Iterator[Fou
 
 def _no_column(path: Path, wanted: str, columns: list[str] | set[str]) -> DataError:
     told = f"no column is called {wanted[:60]!r}{nearest(wanted, columns)}"
-    return DataError(f"{path}: {told}")
+    return DataError(f"{path}: {told} Name the columns in task.text and task.label.")
