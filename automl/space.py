@@ -160,6 +160,11 @@ class Space:
         """The config of these values by knob name; a knob without one takes its lowest or first."""
         return self.fill(lambda name, hole: values.get(name, ends_of(hole)[0]))
 
+    def beginnings(self) -> list[dict[str, Any]]:
+        """The values of the configs tried first: each of `start:`, then the believed one."""
+        believed = self.believed()
+        return [*self.start, *([believed] if believed else [])]
+
     def knobs(self) -> dict[str, Hole]:
         """Every open value by name; of a repeated thing the first one, named `[0]`."""
         return {name: hole for _, seen in self.probes() for name, hole in seen.items()}

@@ -163,12 +163,13 @@ def run(
 
 
 def prove(space: Space, labels: int, inputs: Callable[[Input], Inputs]) -> tuple[int, int]:
-    """Build the model of every probe for its inputs; the fewest and most parameters.
+    """Build the models of every probe and of what is tried first; the fewest and most parameters.
 
-    Raises SpaceError where one does not fit. What one probe's model is, is not built twice.
+    Raises SpaceError where one does not fit. No model is built twice.
     """
     counts: dict[str, int] = {}
-    for config, _ in space.probes():
+    first = (space.with_values(values) for values in space.beginnings())
+    for config in (*(config for config, _ in space.probes()), *first):
         key = config.input.model_dump_json() + config.model.model_dump_json()
         if key not in counts:
             counts[key] = measure(config, inputs(config.input), labels)

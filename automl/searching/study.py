@@ -142,8 +142,7 @@ def begin(path: Path, space: Space, manifest: Manifest, metric: Metric) -> optun
         load_if_exists=True,
     )
     if not file.exists():
-        believed = space.believed()
-        for values in [*space.start, *([believed] if believed else [])]:
+        for values in space.beginnings():
             study.enqueue_trial(values, skip_if_exists=True)
         (path / "space.yaml").write_text(space.text, encoding="utf-8")
         write(file, json.dumps(asdict(manifest), indent=2) + "\n")
