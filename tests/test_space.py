@@ -18,6 +18,7 @@ from automl.errors import OptionError, SpaceError
 from automl.holes import Choice, Value
 from automl.inputs.images import Images
 from automl.reader import HOLES, MAX_BYTES, Reader
+from automl.searching.run import prove
 from automl.space import Space, find, measure, shipped
 
 few = settings(deadline=None, derandomize=True, max_examples=20)
@@ -1113,3 +1114,19 @@ def test_a_model_that_does_not_fit_its_inputs_is_refused() -> None:
     config = Config.of({"task": "digits", "model": stem})
     with pytest.raises(SpaceError, match="model: does not fit 1x1 grey images: "):
         measure(config, Images((1, 1, 1)), 10)
+
+
+def test_what_is_tried_first_is_measured_too() -> None:
+    space = Space.parse(
+        "task: digits\n"
+        "model:\n"
+        "  choice:\n"
+        "    - {name: mlp, widths: [{int: [8, 999]}, {int: [8, 999]}]}\n"
+        "    - {name: cnn, stem: {channels: 8}, stages: [plain]}\n"
+        "start:\n"
+        "  - model: {name: mlp, widths: [999, 999]}\n"
+    )
+    raw, labels = space.task.shape(None)
+    _, most = prove(space, len(labels), lambda part: part.expect(raw))
+    tried = space.with_values(space.start[0])
+    assert most == measure(tried, tried.input.expect(raw), len(labels))
