@@ -299,18 +299,35 @@ class Sampler(Part):
     home: ClassVar[str] = "automl.searching.samplers"
 
     @abstractmethod
-    def build(self, seed: int) -> Any:
-        """An Optuna sampler."""
+    def build(self, seed: int, space: Any, ledger: Any) -> Any:
+        """An Optuna sampler for a `Space`; what was tried so far stands in the `Ledger`."""
 
 
 class Pruner(Part):
-    """Who decides, after every epoch, whether a trial goes on."""
+    """Who decides, after every epoch, whether a trial goes on, and which paused one does."""
 
     home: ClassVar[str] = "automl.searching.pruners"
+    pauses: ClassVar[bool] = False
 
     @abstractmethod
-    def stop(self, curve: list[float], others: list[list[float]], epochs: int) -> str | None:
-        """The reason to stop, or None. Values are per epoch and larger is better."""
+    def stop(self, entry: Any, ledger: Any) -> str | None:
+        """The reason to end the trial of this `Entry` for good, or None."""
+
+    def pause(self, entry: Any, ledger: Any) -> bool:
+        """Whether it shall wait, with its weights kept, while others have their turn."""
+        return False
+
+    def promote(self, ledger: Any) -> int | None:
+        """The paused trial to go on with now; None: rather a new one."""
+        return None
+
+    def drop(self, ledger: Any) -> dict[int, str]:
+        """Paused trials that will never go on, with the reason."""
+        return {}
+
+    def saves(self, epochs: int) -> list[int]:
+        """The epochs after which a trial may pause: its weights are on disk then."""
+        return []
 
 
 class Train(Strict):

@@ -121,23 +121,43 @@ def fill(node: Node, name: str, place: Place, draw: Draw, lines: dict[Place, int
 
 
 def random_value(hole: Hole, rng: random.Random) -> Any:
+    return value_at(hole, rng.random())
+
+
+def value_at(hole: Hole, share: float) -> Any:
+    """The value that lies this share, 0 to 1, of the way from the first to the last."""
     match hole:
         case Choice():
-            return rng.choice(list(hole.options))
+            options = list(hole.options)
+            return options[min(int(share * len(options)), len(options) - 1)]
         case Int(log=True):
-            drawn = math.exp(rng.uniform(math.log(hole.low - 0.5), math.log(hole.high + 0.5)))
-            return min(max(round(drawn), hole.low), hole.high)
+            low, high = math.log(hole.low - 0.5), math.log(hole.high + 0.5)
+            return min(max(round(math.exp(low + share * (high - low))), hole.low), hole.high)
         case Int():
-            return rng.randrange(hole.low, hole.high + 1, hole.step)
+            count = (hole.high - hole.low) // hole.step + 1
+            return hole.low + hole.step * min(int(share * count), count - 1)
         case Float(step=None):
             if not hole.log:
-                return rng.uniform(hole.low, hole.high)
-            drawn = math.exp(rng.uniform(math.log(hole.low), math.log(hole.high)))
-            return min(max(drawn, hole.low), hole.high)
+                return min(max(hole.low + share * (hole.high - hole.low), hole.low), hole.high)
+            low, high = math.log(hole.low), math.log(hole.high)
+            return min(max(math.exp(low + share * (high - low)), hole.low), hole.high)
         case Float(step=float() as step):
-            drawn = hole.low + step * rng.randrange(round((hole.high - hole.low) / step) + 1)
-            return min(drawn, hole.high)  # 3 * 0.1 > 0.3
+            count = round((hole.high - hole.low) / step) + 1
+            return min(hole.low + step * min(int(share * count), count - 1), hole.high)  # 3*0.1>0.3
     raise AssertionError(hole)
+
+
+def share_of(hole: Int | Float, value: float) -> float:
+    """Where a value lies, 0 to 1: `value_at` backwards."""
+    low, high = hole.low, hole.high
+    if isinstance(hole, Int):
+        half = 0.5 if hole.log else hole.step / 2
+        low, high = low - half, high + half
+    elif hole.step:
+        low, high = low - hole.step / 2, high + hole.step / 2
+    if hole.log:
+        low, high, value = math.log(low), math.log(high), math.log(value)
+    return (value - low) / (high - low) if high > low else 0.5
 
 
 def middle_of(hole: Hole) -> Any:
@@ -195,6 +215,30 @@ def holes_in(node: Node) -> Iterator[Int | Float | Choice | Repeat]:
         case Listing():
             for child in node.items:
                 yield from holes_in(child)
+
+
+def named_holes(node: Node, name: str = "") -> Iterator[tuple[str, Hole]]:
+    """Every hole that any filling can meet, under the name that `fill` gives it."""
+    match node:
+        case Int() | Float():
+            yield name, node
+        case Choice():
+            yield name, node
+            for label, option in node.options.items():
+                if not isinstance(option, Value):
+                    yield from named_holes(option, f"{name}.{label}")
+        case Fields():
+            for key, child in node.items.items():
+                yield from named_holes(child, f"{name}.{key}" if name else key)
+        case Listing():
+            for i, child in enumerate(node.items):
+                yield from named_holes(child, f"{name}[{i}]")
+        case Repeat():
+            if not isinstance(node.count, int):
+                yield name, node.count
+            most = node.count if isinstance(node.count, int) else node.count.high
+            for item in ["*"] if node.same else map(str, range(most)):
+                yield from named_holes(node.item, f"{name}[{item}]")
 
 
 def size_of(node: Node) -> int:

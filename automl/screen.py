@@ -20,7 +20,7 @@ from rich.text import Text
 from automl.data import Metric
 from automl.holes import Choice, Hole
 from automl.results.leaderboard import Row
-from automl.searching.driver import Closed, Trained
+from automl.searching.driver import Closed, Paused, Trained
 from automl.searching.run import Finished, Opened, Told
 from automl.space import Space
 from automl.training.loop import UNBALANCED
@@ -65,6 +65,8 @@ class Screen:
                 share = f"{event.epoch.number}/{event.epochs}"
                 self.under_way[event.trial] = f"trial {event.trial} epoch {share}"
                 self.bar.update(self.task, now="   ".join(self.under_way.values()))
+            case Paused():
+                self.under_way.pop(event.trial, None)
             case Closed():
                 self.under_way.pop(event.row.trial, None)
                 self._close(event)

@@ -30,7 +30,7 @@ from automl.inputs.images import Images
 from automl.results import leaderboard
 from automl.results.leaderboard import Row
 from automl.searching.driver import Closed, Driver, Trained
-from automl.searching.study import Manifest, asked, begin, mend, storage
+from automl.searching.study import Manifest, begin, mend, storage
 from automl.space import Space
 
 ACCURACY = Metric("accuracy")
@@ -124,7 +124,6 @@ def opened(
     folder.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(space.digest, "digits", "fingerprint", seed, "cpu", {})
     study = begin(folder, space, manifest, ACCURACY)
-    study.sampler = space.search.sampler.build(seed + 7919 * asked(study))
     driver = Driver(
         study,
         space,

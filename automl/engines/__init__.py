@@ -13,8 +13,9 @@ One request, one event, and the driver cannot tell what lies between: a process 
 from __future__ import annotations
 
 import json
+import time
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from automl.data import Epoch
@@ -39,6 +40,7 @@ class Job:
     config: dict[str, Any]
     checkpoint: str
     until: int
+    saves: list[int] = field(default_factory=list)  # epochs after which a checkpoint is a must
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,10 @@ class Engine(ABC):
     """Workers in numbered slots. `wait` gives each event with the slot that it came from."""
 
     slots: int
+
+    def now(self) -> float:
+        """Seconds on the clock that deadlines are by."""
+        return time.monotonic()
 
     @abstractmethod
     def start(self, slot: int) -> None:

@@ -85,7 +85,9 @@ def main() -> None:
 def start(job: Job, data: Data, device: torch.device) -> Iterator[Epoch]:
     config, checkpoint = Config.of(job.config), Path(job.checkpoint)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    return train(config, data, device=device, checkpoint=checkpoint, until=job.until)
+    return train(
+        config, data, device=device, checkpoint=checkpoint, until=job.until, saves=job.saves
+    )
 
 
 def step(epochs: Iterator[Epoch]) -> Event:

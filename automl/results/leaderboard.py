@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -59,7 +59,7 @@ def rows(trials: list[FrozenTrial], metric: Metric) -> list[Row]:
 
     asked = [row(trial) for trial in trials if trial.state != TrialState.WAITING]
     ranked = sorted(asked, key=order)
-    return [Row(**{**asdict(entry), "rank": rank}) for rank, entry in enumerate(ranked, 1)]
+    return [replace(entry, rank=rank) for rank, entry in enumerate(ranked, 1)]
 
 
 def markdown(rows: list[Row], metric: Metric) -> str:

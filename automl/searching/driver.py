@@ -7,7 +7,6 @@ happened, and whoever stops asking stops the search.
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from automl.errors import PartBug, SpaceError, StudyError
 from automl.holes import Draw, Float, Hole, Int
 from automl.results import leaderboard
 from automl.results.leaderboard import Row
+from automl.searching.ledger import Entry, Ledger
 from automl.searching.study import asked
 from automl.space import Space, measure
 from automl.training import checkpoint as disk
@@ -50,6 +50,14 @@ class Forecast:
 
 
 @dataclass(frozen=True)
+class Paused:
+    """A trial waits with its checkpoint, and may go on later."""
+
+    trial: int
+    epoch: int
+
+
+@dataclass(frozen=True)
 class Closed:
     """A trial has ended."""
 
@@ -66,6 +74,7 @@ class Active:
 
     trial: optuna.Trial
     config: Config
+    entry: Entry
     history: list[Epoch] = field(default_factory=list)
     reported: int = 0  # epochs that the study has
     attempts: int = 0
@@ -84,18 +93,29 @@ class Driver:
         trials: int,
         seed: int,
         deadline: float | None = None,
+        chance: float | None = None,
     ) -> None:
-        """`deadline` is by time.monotonic(); the best model is to be tested before it."""
+        """`deadline` is by the engine's clock; the best model is to be tested before it.
+
+        `chance` is the score of a guess: who is no better is stopped.
+        """
         self.study, self.space, self.engine, self.folder = study, space, engine, folder
         self.data, self.trials, self.seed, self.deadline = data, trials, seed, deadline
         self.metric = space.task.metric
         self.sign = 1 if self.metric.higher_is_better else -1
-        self.curves: dict[int, list[float]] = {}  # by trial, larger is better
+        self.pruner = space.search.pruner
+        self.ledger = Ledger(epochs=space.epochs, feasible=self._feasible)
+        if chance is not None:
+            self.ledger.chance = self.sign * chance
+        study.sampler = space.search.sampler.build(seed + 7919 * asked(study), space, self.ledger)
+        self.sizes: dict[str, int] = {}  # parameters, by what decides them
         self.waiting: deque[Active] = deque()  # interrupted trials, to go on with first
+        self.paused: dict[int, Active] = {}  # by trial; the pruner may go on with them
         self.active: dict[int, Active] = {}  # by slot
         self.idle: set[int] = set()
         self.failed_starts = 0
-        self.spent: list[float] = []  # seconds of a worker, for each trial closed here
+        self.busy = 0.0  # seconds of workers
+        self.worked = set[int]()  # trials that they were spent on
         self.top = -math.inf  # best score of any epoch here, larger is better
         self.pace = 0.0  # seconds an example, in the epoch of that score
         self._recall()
@@ -104,14 +124,28 @@ class Driver:
         """What an earlier search left: curves of closed trials, and those to go on with."""
         for frozen in self.study.get_trials(deepcopy=False):
             curve = [self.sign * v for _, v in sorted(frozen.intermediate_values.items())]
-            if frozen.state in (TrialState.COMPLETE, TrialState.PRUNED) and curve:
-                self.curves[frozen.number] = curve
+            if frozen.state == TrialState.WAITING:
+                continue
             if frozen.state == TrialState.RUNNING:
                 trial = optuna.Trial(self.study, frozen._trial_id)
                 active = self._opened(trial)  # asks again for what a crash left unasked
                 if active:
-                    active.reported = len(curve)
-                    self.waiting.append(active)
+                    active.entry.curve, active.reported = curve, len(curve)
+                    if curve and frozen.user_attrs.get("paused") == len(curve):
+                        active.entry.state = "paused"
+                        self.paused[frozen.number] = active
+                    else:
+                        self.waiting.append(active)
+            else:
+                entry = Entry(frozen.number, frozen.params, "closed", curve)
+                entry.whole = frozen.user_attrs.get("whole", False)
+                if any(value > 0 for value in frozen.constraints.values()):
+                    entry.state = "infeasible"
+                self.ledger.entries[frozen.number] = entry
+        if self.ledger.entries:
+            for entry in self.ledger.scored:
+                told = self.study.trials[entry.number].user_attrs.get("seconds", 0.0)
+                entry.seconds = told / entry.epoch
 
     @property
     def done(self) -> int:
@@ -119,13 +153,14 @@ class Driver:
 
     @property
     def over(self) -> bool:
-        return not self.remaining or not (self.active or self.waiting or self._may_ask())
+        to_do = self.active or self.waiting or self.paused or self._may_ask()
+        return not self.remaining or not to_do
 
     def start(self) -> None:
         for slot in range(self.engine.slots):
             self.engine.start(slot)
 
-    def run(self) -> Generator[Trained | Closed]:
+    def run(self) -> Generator[Trained | Paused | Closed]:
         """Until all trials are closed or time is up. What is then under way can go on later."""
         while not self.over:
             for slot in sorted(self.idle):
@@ -141,8 +176,10 @@ class Driver:
 
     @property
     def best(self) -> int | None:
+        return self._best(self.rows())
+
+    def _best(self, rows: list[Row]) -> int | None:
         """The trial to deliver: the best finished one, else the best that has weights on disk."""
-        rows = self.rows()
         if rows and rows[0].state == "finished":
             return rows[0].trial
         return next((row.trial for row in rows if self.checkpoint(row.trial).exists()), None)
@@ -163,35 +200,70 @@ class Driver:
         """
         if self.deadline is None:
             return math.inf
-        return max(0.0, self.deadline - self.data.sealed * self.pace / 2 - time.monotonic())
+        return max(0.0, self.deadline - self.data.sealed * self.pace / 2 - self.engine.now())
 
     def _occupy(self, slot: int) -> Iterator[Closed]:
         """Give an idle worker the next trial. Trials that cannot be trained close on the way."""
         while slot in self.idle and self.remaining:
-            if self.waiting:
-                active: Active | None = self.waiting.popleft()
-            elif self._may_ask():
+            active = self.waiting.popleft() if self.waiting else None
+            if active is None:
+                self.ledger.may_ask, self.ledger.seconds_left = self._may_ask(), self.remaining
+                number = self.pruner.promote(self.ledger)
+                active = None if number is None else self.paused.pop(number)
+            if active is None and self._may_ask():
                 trial = self.study.ask()
                 active = self._opened(trial)
                 if active is None:
                     yield self._ended(trial.number)
-            else:
-                return
+                    continue
             if active:
-                self.idle.remove(slot)
-                self.active[slot] = active
-                active.began = time.monotonic()
-                active.history = []  # the worker tells all epochs, those in the checkpoint too
-                number = active.trial.number
-                path = str(self.checkpoint(number).resolve())
-                epochs = active.config.train.epochs
-                self.engine.send(slot, Job(number, active.config.dump(), path, epochs))
+                self._begin(slot, active)
+            elif self.active:
+                return  # what they come to may promote a paused one
+            for number, reason in self.pruner.drop(self.ledger).items():
+                yield self._stop(self.paused.pop(number), reason)
+            if active is None:
+                return
+
+    def _begin(self, slot: int, active: Active) -> None:
+        self.idle.remove(slot)
+        self.active[slot] = active
+        active.began = self.engine.now()
+        active.history = []  # the worker tells all epochs, those in the checkpoint too
+        active.entry.state = "under way"
+        number, epochs = active.trial.number, active.config.train.epochs
+        path = str(self.checkpoint(number).resolve())
+        saves = self.pruner.saves(epochs)
+        self.engine.send(slot, Job(number, active.config.dump(), path, epochs, saves))
+
+    def _feasible(self, values: dict[str, Any]) -> bool:
+        """Whether a config can be trained, as far as is known without training."""
+        try:
+            params = self._measure(self.space.with_values(values))
+        except SpaceError:
+            return False
+        limit = self.space.search.max_params
+        return not limit or params <= limit
+
+    def _measure(self, config: Config) -> int:
+        key = config.input.model_dump_json() + config.model.model_dump_json()
+        if key not in self.sizes:
+            inputs = config.input.fit(self.data)
+            self.sizes[key] = measure(config, inputs, len(self.data.labels))
+        return self.sizes[key]
 
     def _opened(self, trial: optuna.Trial) -> Active | None:
         """The trial with its config; None if the config cannot be trained, which is then told."""
+        entry = Entry(trial.number, {})
         try:
             config = self.space.fill(suggest(trial)).model_copy(update={"seed": self.seed})
-            params = measure(config, config.input.fit(self.data), len(self.data.labels))
+            entry.values = trial.params
+            model = self.ledger.model
+            if model and model.proposal and model.proposal.values == trial.params:
+                trial.set_user_attr("whole", model.proposal.whole)
+            entry.whole = trial.user_attrs.get("whole", False)
+            self.ledger.entries[trial.number] = entry
+            params = self._measure(config)
         except SpaceError as error:  # knobs that are fine alone and do not go together
             self._refuse(trial, "infeasible shape", str(error))
             return None
@@ -201,9 +273,9 @@ class Driver:
         if limit and params > limit:
             self._refuse(trial, "too large", f"{params:,} parameters, limit {limit:,}")
             return None
-        return Active(trial, config)
+        return Active(trial, config, entry)
 
-    def _hear(self, slot: int, event: Event) -> Iterator[Trained | Closed]:
+    def _hear(self, slot: int, event: Event) -> Iterator[Trained | Paused | Closed]:
         match event:
             case Ready():
                 self.failed_starts = 0
@@ -221,7 +293,7 @@ class Driver:
             case Lost():
                 yield from self._lost(slot, event)
 
-    def _judge(self, slot: int, epoch: Epoch) -> Iterator[Trained | Closed]:
+    def _judge(self, slot: int, epoch: Epoch) -> Iterator[Trained | Paused | Closed]:
         active = self.active[slot]
         trial, number = active.trial, active.trial.number
         epochs = active.config.train.epochs
@@ -229,25 +301,41 @@ class Driver:
         active.history.append(epoch)
         if self.sign * score > self.top:
             self.top, self.pace = self.sign * score, epoch.seconds / epoch.examples
-        curve = [self.sign * e.metrics[self.metric.name] for e in active.history]
-        self.curves[number] = curve
-        if epoch.number > active.reported:
+        entry = active.entry
+        fresh = epoch.number > active.reported
+        if fresh:
+            entry.curve.append(self.sign * score)
             trial.report(score, epoch.number)
             active.reported = epoch.number
+        entry.seconds = sum(e.seconds for e in active.history) / len(active.history)
         yield Trained(number, epoch, epochs)
 
         if epoch.number == epochs:
-            self._tell(active, TrialState.COMPLETE, score)
+            self._release(slot)
+            yield self._finish(active, score)
+            return
+        reason = self.pruner.stop(entry, self.ledger) if fresh else None
+        if reason is not None:
+            self._release(slot)
+            yield self._stop(active, reason)
+        elif fresh and self.pruner.pause(entry, self.ledger):
+            self._release(slot)
+            entry.state = "paused"
+            trial.set_user_attr("paused", epoch.number)
+            self._note_seconds(active)
+            self.paused[number] = active
+            yield Paused(number, epoch.number)
         else:
-            others = [other for n, other in self.curves.items() if n != number]
-            reason = self.space.search.pruner.stop(curve, others, epochs)
-            if reason is None:
-                self.engine.send(slot, Go())
-                return
-            trial.set_user_attr("reason", reason)
-            self._tell(active, TrialState.PRUNED)
-        self._release(slot)
-        yield self._ended(number)
+            self.engine.send(slot, Go())
+
+    def _finish(self, active: Active, score: float) -> Closed:
+        self._tell(active, TrialState.COMPLETE, score)
+        return self._ended(active.trial.number)
+
+    def _stop(self, active: Active, reason: str) -> Closed:
+        active.trial.set_user_attr("reason", reason)
+        self._tell(active, TrialState.PRUNED)
+        return self._ended(active.trial.number)
 
     def _lost(self, slot: int, event: Lost) -> Iterator[Closed]:
         """A worker is gone: its trial goes on elsewhere, from its checkpoint, as the same trial."""
@@ -269,7 +357,8 @@ class Driver:
 
     def _release(self, slot: int) -> Active:
         active = self.active.pop(slot)
-        self.spent.append(time.monotonic() - active.began)
+        self.busy += self.engine.now() - active.began
+        self.worked.add(active.trial.number)
         self.idle.add(slot)
         return active
 
@@ -279,24 +368,27 @@ class Driver:
         trial.set_user_attr("detail", detail[:500])
         trial.set_constraint("runnable", 1.0)
         self.study.tell(trial, state=TrialState.PRUNED)
+        if trial.number in self.ledger.entries:
+            self.ledger.entries[trial.number].state = "infeasible"
         disk.remove(self.checkpoint(trial.number))
 
     def _tell(self, active: Active, state: TrialState, score: float | None = None) -> None:
+        active.entry.state = "closed"
         self._note_seconds(active)
         self.study.tell(active.trial, score, state=state)
-        self._tidy()
 
     def _note_seconds(self, active: Active) -> None:
+        if not active.history:
+            return  # it was paused, and noted then
         seconds = sum(epoch.seconds for epoch in active.history)
         active.trial.set_user_attr("seconds", round(seconds, 3))
 
-    def _tidy(self) -> None:
+    def _tidy(self, rows: list[Row]) -> None:
         """Weights of the best few finished trials and of those under way stay on disk."""
-        rows = self.rows()
         finished = [row.trial for row in rows if row.state == "finished"]
         keep = set(finished[:KEPT]) | {row.trial for row in rows if row.state == "paused"}
-        if self.best is not None:
-            keep.add(self.best)  # something to deliver if time runs out
+        if (best := self._best(rows)) is not None:
+            keep.add(best)  # something to deliver if time runs out
         for folder in (self.folder / "trials").glob("*"):
             if folder.name.isdigit() and int(folder.name) not in keep:
                 disk.remove(folder / "checkpoint.pt")
@@ -304,6 +396,7 @@ class Driver:
 
     def _ended(self, number: int) -> Closed:
         rows = self.rows()
+        self._tidy(rows)
         ended = next(row for row in rows if row.trial == number)
         finished = [row for row in rows if row.state == "finished"]
         best = finished[0] if finished else None
@@ -313,9 +406,9 @@ class Driver:
     @property
     def forecast(self) -> Forecast | None:
         """From the mean trial so far; None until a few have ended."""
-        if len(self.spent) < min(ATTEMPTS, self.trials):
+        if len(self.worked) < min(ATTEMPTS, self.trials):
             return None
-        each = sum(self.spent) / len(self.spent) / self.engine.slots
+        each = self.busy / len(self.worked) / self.engine.slots
         work = (self.trials - self.done) * each
         if work <= self.remaining:
             return Forecast(work, self.trials)

@@ -1,4 +1,4 @@
-"""Who decides, after every epoch, whether a trial goes on.
+"""Who decides, after every epoch, whether a trial goes on, and which paused one does.
 
 Optuna's own pruners are not used: with their defaults they decide at the first epoch, where ranks
 say nothing of the end, and a median of five finished trials never comes in a short search.
@@ -8,21 +8,121 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from automl.config import Pruner
+from automl.searching.ledger import Entry, Ledger
+
+STEP = 1.7  # each rung is this many times the one before
+WAITING = 16  # paused trials whose weights are kept, at most
 
 
 class Auto(Pruner):
-    """Rungs at growing shares of the training; at each, only the best third goes on.
+    """Trials pause at rungs and go on from there when they are worth it.
 
-    Asynchronous successive halving (Li et al. 2020) without its brackets. The first rung is near a
-    ninth of the training: earlier ranks mislead. A trial counts by its best epoch so far.
+    With `sampler: auto`, its model says how likely a trial is to be the best in the end, and what
+    is expected of it for what it still costs: freeze-thaw optimization (Swersky et al. 2014). The
+    first few trials are trained to their end whatever they score, for only they tell without bias
+    what an early score is worth. With other samplers a rung lets its best third through, as
+    asynchronous successive halving does (Li et al. 2020), and takes up later who belongs to it.
     """
 
     name: Literal["auto"] = "auto"
+    pauses: ClassVar[bool] = True
+    first: float = Field(
+        default=1 / 9, gt=0, le=1, description="first rung, as a share of all epochs"
+    )
+    whole: int = Field(
+        default=4, ge=0, le=100, description="first trials that are trained to their end"
+    )
+    likely: float = Field(
+        default=0.1, gt=0, lt=0.5, description="a trial pauses that is less likely to be the best"
+    )
+    factor: float = Field(
+        default=3.0, ge=1.5, le=10, description="without a model, one in this many goes on"
+    )
+
+    def saves(self, epochs: int) -> list[int]:
+        return sorted({*rungs(self.first, epochs), *rungs(self.first, epochs, self.factor)})
+
+    def _decides(self, ledger: Ledger) -> list[int]:
+        """The rungs; without a model each is `factor` times the last, so that all cost alike."""
+        return rungs(self.first, ledger.epochs, STEP if ledger.model else self.factor)
+
+    def stop(self, entry: Entry, ledger: Ledger) -> str | None:
+        """For good: at or below the score of a guess, after a while or after better scores."""
+        if entry.curve[-1] > ledger.chance:
+            return None
+        if max(entry.curve) > ledger.chance:
+            return f"fell apart at epoch {entry.epoch}"
+        patience = max(2, *self._decides(ledger)[:1])
+        return f"at chance at epoch {entry.epoch}" if entry.epoch >= patience else None
+
+    def pause(self, entry: Entry, ledger: Ledger) -> bool:
+        if entry.epoch not in self._decides(ledger):
+            return False
+        if ledger.model is None:
+            return entry not in self._through(entry.epoch, ledger)
+        if entry.whole or entry.number < self.whole:
+            return False
+        return not ledger.model.ready or ledger.model.chance_to_win([entry])[0] < self.likely
+
+    def promote(self, ledger: Ledger) -> int | None:
+        paused = [entry for entry in ledger.of("paused") if ledger.can_finish(entry)]
+        if not paused:
+            return None
+        if ledger.model is None:
+            for rung in reversed(self._decides(ledger)):
+                for entry in self._through(rung, ledger):
+                    if entry in paused and entry.epoch == rung:
+                        return entry.number
+            return None
+        if not ledger.model.ready:
+            return None
+        if not ledger.time_for_one_more:  # no budget is left on the table
+            return paused[int(ledger.model.predict(paused)[0].argmax())].number
+        gains = ledger.model.gain(paused)
+        worth = [gain / (ledger.epochs - e.epoch) for gain, e in zip(gains, paused, strict=True)]
+        best = max(range(len(paused)), key=worth.__getitem__)
+        if ledger.may_ask:
+            better = worth[best] >= ledger.model.propose().gain / ledger.epochs
+        else:
+            better = ledger.model.chance_to_win([paused[best]])[0] >= self.likely
+        return paused[best].number if better else None
+
+    def drop(self, ledger: Ledger) -> dict[int, str]:
+        paused = ledger.of("paused")
+        if len(paused) <= WAITING and ledger.may_ask:
+            return {}
+        if ledger.model is not None and ledger.model.ready:
+            hopes = ledger.model.chance_to_win(paused)
+            told = [f"{hope:.0%} likely to be best, at epoch {e.epoch}"
+                    for hope, e in zip(hopes, paused, strict=True)]  # fmt: skip
+            order = sorted(range(len(paused)), key=lambda i: -hopes[i])
+        else:
+            ranks = [ledger.rank(entry) for entry in paused]
+            told = [f"rank {place} of {of} at epoch {e.epoch}"
+                    for (place, of), e in zip(ranks, paused, strict=True)]  # fmt: skip
+            order = sorted(range(len(paused)), key=lambda i: ranks[i][0] / ranks[i][1])
+        return {paused[i].number: told[i] for i in order[WAITING if ledger.may_ask else 0 :]}
+
+    def _through(self, rung: int, ledger: Ledger) -> list[Entry]:
+        """Those that a rung lets through, best first."""
+        seen = [entry for entry in ledger.scored if entry.epoch >= rung]
+        seen.sort(key=lambda entry: -max(entry.curve[:rung]))
+        least = 0 if ledger.may_ask else 1
+        return seen[: max(least, math.floor(len(seen) / self.factor))]
+
+
+class Asha(Pruner):
+    """Asynchronous successive halving (Li et al. 2020): at each rung only the best third goes on.
+
+    Stops for good. The first rung is near a ninth of the training: earlier ranks mislead.
+    """
+
+    name: Literal["asha"] = "asha"
     first: float = Field(
         default=1 / 9, gt=0, le=1, description="first rung, as a share of all epochs"
     )
@@ -33,28 +133,13 @@ class Auto(Pruner):
         default=3, ge=1, le=100, description="trials a rung must have seen before it stops one"
     )
 
-    def rungs(self, epochs: int) -> list[int]:
-        """The epochs after which is decided."""
-        found: list[int] = []
-        share = self.first
-        while (rung := math.ceil(share * epochs)) < epochs:
-            found.append(rung)
-            share *= self.factor
-        return sorted(set(found))
-
-    def stop(self, curve: list[float], others: list[list[float]], epochs: int) -> str | None:
-        rung = len(curve)
-        if rung not in self.rungs(epochs):
+    def stop(self, entry: Entry, ledger: Ledger) -> str | None:
+        if entry.epoch not in rungs(self.first, ledger.epochs, self.factor):
             return None
-        rivals = [max(other[:rung]) for other in others if len(other) >= rung]
-        if len(rivals) < self.wait:
+        place, of = ledger.rank(entry)
+        if of <= self.wait or place <= max(1, math.floor(of / self.factor)):
             return None
-        best = max(curve)
-        rank = 1 + sum(rival >= best for rival in rivals)  # a tie is no reason to spend more
-        goes_on = max(1, math.floor((len(rivals) + 1) / self.factor))
-        if rank <= goes_on:
-            return None
-        return f"rank {rank} of {len(rivals) + 1} at epoch {rung}"
+        return f"rank {place} of {of} at epoch {entry.epoch}"
 
 
 class Median(Pruner):
@@ -64,15 +149,14 @@ class Median(Pruner):
     warmup: int = Field(default=3, ge=1, le=1000, description="epochs before the first decision")
     wait: int = Field(default=3, ge=1, le=100, description="trials to compare with, at least")
 
-    def stop(self, curve: list[float], others: list[list[float]], epochs: int) -> str | None:
-        rung = len(curve)
-        rivals = [max(other[:rung]) for other in others if len(other) >= rung]
-        if rung < self.warmup or len(rivals) < self.wait:
+    def stop(self, entry: Entry, ledger: Ledger) -> str | None:
+        rivals = ledger.rivals(entry)
+        if entry.epoch < self.warmup or len(rivals) < self.wait:
             return None
         median = statistics.median(rivals)
-        if max(curve) >= median:
+        if max(entry.curve) >= median:
             return None
-        return f"below the median {median:.4g} at epoch {rung}"
+        return f"below the median {median:.4g} at epoch {entry.epoch}"
 
 
 class Never(Pruner):
@@ -80,5 +164,14 @@ class Never(Pruner):
 
     name: Literal["none"] = "none"
 
-    def stop(self, curve: list[float], others: list[list[float]], epochs: int) -> str | None:
+    def stop(self, entry: Entry, ledger: Ledger) -> str | None:
         return None
+
+
+def rungs(first: float, epochs: int, factor: float = STEP) -> list[int]:
+    """The epochs after which is decided: a share of all, then each `factor` times the last."""
+    found: list[int] = []
+    while (rung := math.ceil(first * epochs - 1e-9)) < epochs:
+        found.append(rung)
+        first *= factor
+    return sorted(set(found))

@@ -19,7 +19,7 @@ from automl.engines.local import Local, devices
 from automl.errors import OptionError, SpaceError
 from automl.results.delivery import Delivery
 from automl.searching import study as on_disk
-from automl.searching.driver import Closed, Driver, Trained
+from automl.searching.driver import Closed, Driver, Paused, Trained
 from automl.searching.study import Manifest, Study
 from automl.space import Space, find, measure
 from automl.training import precision
@@ -53,7 +53,7 @@ class Finished:
     seconds: float
 
 
-Told = Opened | Trained | Closed | Finished
+Told = Opened | Trained | Paused | Closed | Finished
 
 
 def run(
@@ -103,7 +103,6 @@ def run(
     logging.getLogger("optuna").setLevel(logging.WARNING)
     with on_disk.alone(path), contextlib.ExitStack() as stack:
         study = on_disk.begin(path, space, manifest, task.metric)
-        study.sampler = space.search.sampler.build(seed + 7919 * on_disk.asked(study))
         setup = Setup(
             task=task.model_dump(mode="json"),
             data=str(data.resolve()) if data else None,
@@ -122,6 +121,7 @@ def run(
             trials=trials,
             seed=seed,
             deadline=None if seconds is None else began + seconds - FINISH,
+            chance=task.chance(loaded)[1],
         )
         if not driver.over:
             driver.start()  # workers import and load while the baseline is found

@@ -10,7 +10,7 @@ import copy
 import functools
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -39,13 +39,15 @@ def train(
     device: torch.device,
     checkpoint: Path | None = None,
     until: int | None = None,
+    saves: Collection[int] = (),
 ) -> Generator[Epoch]:
     """Train epoch by epoch; a caller that stops asking stops the training.
 
     `data` is as its task gives it. With `checkpoint`, epochs already in that file are given again
     without training, and training goes on after them, bitwise as if it had never stopped (on a
-    CPU). What another config or other data left in it is written over. Stops after epoch `until`,
-    or after the config's epochs. Raises Diverged.
+    CPU). What another config or other data left in it is written over. It is certainly written
+    after the epochs `saves` and the last one. Stops after epoch `until`, or after the config's
+    epochs. Raises Diverged.
     """
     inputs = config.input.fit(data)
     train_split, valid_split = encoded(inputs, data, device)
@@ -96,7 +98,7 @@ def train(
         run.history.append(Epoch(number, train_loss, metrics, seconds, len(data.train)))
 
         now = time.perf_counter()
-        if checkpoint and (number == last or cost < SAVING * (now - saved)):
+        if checkpoint and (number == last or number in saves or cost < SAVING * (now - saved)):
             disk.save(checkpoint, run.state())
             saved, cost = time.perf_counter(), time.perf_counter() - now
         yield run.history[-1]

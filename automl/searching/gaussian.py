@@ -1,0 +1,165 @@
+"""A Gaussian process over knobs and time: what a curve will be, and how sure that is.
+
+The covariance of config x after a share of training t and x' after t' is
+
+    c(x, x') * (a + b * exp(-|t - t'| / s)) + d * exp(-|t - t'| / s)
+
+with c a Matern 5/2 kernel: what a config is worth all along, how its curve turns, and what all
+curves have in common. Curves decay to where they end, as in freeze-thaw optimization (Swersky et
+al. 2014). Lengthscales have a prior that grows with the number of knobs (Hvarfner et al. 2024), so
+that a handful of trials does not make a thirty-knob space look rugged; all is fitted at its mode.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import Tensor
+
+Array = NDArray[np.float64]
+
+JITTER = 1e-6
+FITTED = 250  # points that the kernel is fitted on, at most: a fit costs their cube
+STEPS = 25  # of the optimizer, each time; a fit goes on from the one before
+CLIMB = 40  # steps of candidates to where more is expected of them
+
+
+class GaussianProcess:
+    """`groups` names, for each column of x, the lengthscale that it shares."""
+
+    def __init__(self, groups: list[int], active: float) -> None:
+        """`active` is how many knobs a config has, which sets the typical lengthscale."""
+        self.groups = torch.tensor(groups)
+        self.scales = max(groups, default=-1) + 1
+        typical = math.log(0.23 * math.sqrt(max(active, 1.0)))
+        lengths = np.full(self.scales, typical)
+        rest = np.log([0.7, 0.3, 0.3, 0.5, 0.01])  # a, b, d as deviations; s; noise
+        self.center = np.concatenate([lengths, rest])
+        self.width = np.concatenate([np.full(self.scales, 0.8), [1.0, 1.0, 1.0, 0.5, 1.5]])
+        low = np.concatenate([lengths - 3.5, [-4, -4, -4, -3, -5]])
+        high = np.concatenate([lengths + 3.5, [2, 2, 2, 2, 0]])
+        self.bounds = list(zip(low, high, strict=True))
+        self._set(self.center.copy())
+
+    def fit(self, x: Array, t: Array, y: Array, rng: np.random.Generator) -> None:
+        """The most probable kernel for points x (N, columns) at times t (N,) of values y (N,)."""
+        if len(x) > FITTED:
+            some = np.sort(rng.choice(len(x), FITTED, replace=False))
+            x, t, y = x[some], t[some], y[some]
+        points, times, values = torch.tensor(x), torch.tensor(t), torch.tensor(y)
+        center, width = torch.tensor(self.center), torch.tensor(self.width)
+
+        def loss(theta: Array) -> tuple[float, Array]:
+            free = torch.tensor(theta, requires_grad=True)
+            try:
+                root = self._factor(self._kernel(free, points, times, points, times), free)
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+                return 1e10, np.zeros_like(theta)
+            white = torch.linalg.solve_triangular(root, values[:, None], upper=False)
+            fits = white.square().sum() / 2 + root.diagonal().log().sum()
+            total = fits + ((free - center) / width).square().sum() / 2
+            total.backward()
+            assert free.grad is not None
+            return total.item(), free.grad.numpy()
+
+        found = minimize(
+            loss,
+            self.theta,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=self.bounds,
+            options={"maxiter": STEPS},
+        )
+        self._set(found.x)
+
+    def _set(self, theta: Array) -> None:
+        """Another kernel: nothing is seen yet by it."""
+        self.theta, self.fixed = theta, torch.tensor(theta)
+        self.seen = torch.zeros(0, len(self.groups), dtype=self.fixed.dtype)
+        self.times = torch.zeros(0, dtype=self.fixed.dtype)
+        self.root = torch.zeros(0, 0, dtype=self.fixed.dtype)
+
+    def condition(self, x: Array, t: Array, y: Array) -> None:
+        """Take these points as seen. Those that begin as the last ones did cost little."""
+        points, times = torch.tensor(x), torch.tensor(t)
+        kept = self._alike(points, times)
+        root = torch.zeros(len(x), len(x), dtype=points.dtype)
+        root[:kept, :kept] = self.root[:kept, :kept]
+        if kept < len(x):
+            new, at = points[kept:], times[kept:]
+            cross = self._kernel(self.fixed, points[:kept], times[:kept], new, at)
+            side = torch.linalg.solve_triangular(self.root[:kept, :kept], cross, upper=False)
+            covariance = self._kernel(self.fixed, new, at, new, at) - side.T @ side
+            root[kept:, :kept] = side.T
+            root[kept:, kept:] = self._factor(covariance, self.fixed)
+        self.seen, self.times, self.root = points, times, root
+        self.weights = torch.cholesky_solve(torch.tensor(y)[:, None], root)
+
+    def _alike(self, points: Tensor, times: Tensor) -> int:
+        """How many points, from the first on, are those of the last time."""
+        most = min(len(points), len(self.seen))
+        differ = (points[:most] != self.seen[:most]).any(1) | (times[:most] != self.times[:most])
+        return int(differ.nonzero()[0]) if differ.any() else most
+
+    def predict(self, x: Array, t: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation (M,) at points x (M, columns) and times t (M,)."""
+        mean, deviation = self._predict(torch.tensor(x), torch.tensor(t))
+        return mean.numpy(), deviation.numpy()
+
+    def climb(self, x: Array, free: NDArray[np.bool_], best: float) -> Array:
+        """Points (M, columns) moved to where, at time 1, more is expected over `best`.
+
+        Within 0 to 1 and only in columns that are `free` (M, columns). Adam (Kingma & Ba 2015) on
+        the logarithm of the expected improvement, which far below the best has a slope still.
+        """
+        points = torch.tensor(x, requires_grad=True)
+        movable, ends = torch.tensor(free), torch.ones(len(x), dtype=points.dtype)
+        optimizer = torch.optim.Adam([points], betas=(0.8, 0.95))
+        for step in range(CLIMB):
+            mean, deviation = self._predict(points, ends)
+            loss = -(deviation.log() + _log_gain((mean - best) / deviation)).sum()
+            (gradient,) = torch.autograd.grad(loss, points)
+            points.grad = gradient * movable
+            optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / CLIMB)
+            optimizer.step()
+            with torch.no_grad():
+                points.clamp_(0, 1)
+        return points.detach().numpy()
+
+    def _predict(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        cross = self._kernel(self.fixed, x, t, self.seen, self.times)
+        mean = (cross @ self.weights)[:, 0]
+        explained = torch.linalg.solve_triangular(self.root, cross.T, upper=False)
+        prior = torch.exp(2 * self.fixed[self.scales : self.scales + 3]).sum()
+        left = (prior - explained.square().sum(0)).clamp_min(1e-10)
+        return mean, left.sqrt()
+
+    def _factor(self, covariance: Tensor, theta: Tensor) -> Tensor:
+        noise = torch.exp(2 * theta[-1]) + JITTER
+        root: Tensor = torch.linalg.cholesky(
+            covariance + noise * torch.eye(len(covariance), dtype=covariance.dtype)
+        )
+        return root
+
+    def _kernel(self, theta: Tensor, x: Tensor, t: Tensor, x2: Tensor, t2: Tensor) -> Tensor:
+        lengths = torch.exp(theta[: self.scales])[self.groups]
+        worth, turn, common = torch.exp(2 * theta[self.scales : self.scales + 3])
+        near, far = x / lengths, x2 / lengths
+        square = near.square().sum(1)[:, None] + far.square().sum(1) - 2 * near @ far.T
+        distance = (5 * square.clamp_min(1e-12)).sqrt()
+        alike = (1 + distance + distance.square() / 3) * torch.exp(-distance)
+        close = torch.exp(-(t[:, None] - t2).abs() / torch.exp(theta[-2]))
+        total: Tensor = alike * (worth + turn * close) + common * close
+        return total
+
+
+def _log_gain(z: Tensor) -> Tensor:
+    """log(z * Phi(z) + phi(z)), of the tail its first term (Ament et al. 2023)."""
+    root = math.sqrt(2 * math.pi)
+    near = z * torch.special.ndtr(z) + torch.exp(-z * z / 2) / root
+    tail = -z * z / 2 - 2 * torch.log(z.abs().clamp_min(1.0)) - math.log(root)
+    return torch.where(z > -5, torch.log(near.clamp_min(1e-30)), tail)

@@ -1,0 +1,74 @@
+"""What a search has seen so far, as its sampler and pruner read it. The driver keeps it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from automl.searching.surrogate import Surrogate
+
+State = Literal["under way", "paused", "closed", "infeasible"]
+
+
+@dataclass(eq=False)
+class Entry:
+    """A trial: its knobs and its scores, of which larger is better."""
+
+    number: int
+    values: dict[str, Any]
+    state: State = "under way"
+    curve: list[float] = field(default_factory=list)  # by epoch
+    seconds: float = 0.0  # an epoch takes
+    whole: bool = False  # whether it trains to its end, whatever it scores on the way
+
+    @property
+    def epoch(self) -> int:
+        return len(self.curve)
+
+
+@dataclass
+class Ledger:
+    """All trials of a study that have been asked for."""
+
+    epochs: int  # of a full training
+    chance: float = -math.inf  # the score of a guess, larger is better
+    feasible: Callable[[dict[str, Any]], bool] = lambda _values: True  # before any training
+    entries: dict[int, Entry] = field(default_factory=dict)
+    may_ask: bool = True  # whether there may be new trials
+    seconds_left: float = math.inf
+    model: Surrogate | None = None  # of a sampler that has one
+
+    def of(self, *states: State) -> list[Entry]:
+        return [entry for entry in self.entries.values() if entry.state in states]
+
+    @property
+    def scored(self) -> list[Entry]:
+        return [e for e in self.entries.values() if e.curve and e.state != "infeasible"]
+
+    @property
+    def finished(self) -> list[Entry]:
+        return [entry for entry in self.scored if entry.epoch >= self.epochs]
+
+    def rivals(self, entry: Entry) -> list[float]:
+        """The best scores of all others that came as far, up to this epoch."""
+        others = (other for other in self.entries.values() if other is not entry)
+        return [max(o.curve[: entry.epoch]) for o in others if o.epoch >= entry.epoch]
+
+    def rank(self, entry: Entry) -> tuple[int, int]:
+        """Place among all that came as far, and their number. A tie is no reason to spend more."""
+        rivals = self.rivals(entry)
+        best = max(entry.curve)
+        return 1 + sum(rival >= best for rival in rivals), len(rivals) + 1
+
+    def can_finish(self, entry: Entry) -> bool:
+        """Whether time suffices for the rest of its epochs."""
+        return (self.epochs - entry.epoch) * entry.seconds <= self.seconds_left
+
+    @property
+    def time_for_one_more(self) -> bool:
+        """Whether a new trial could come to its end, at the mean pace of those seen."""
+        paces = [entry.seconds for entry in self.scored]
+        return not paces or self.epochs * sum(paces) / len(paces) <= self.seconds_left

@@ -1,0 +1,346 @@
+"""Trials that pause and go on, and the model that says which.
+
+The driver and the study are the real ones; workers read their scores off a table.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from optuna.trial import TrialState
+from test_driver import Config, Table, opened, trials, width
+
+from automl.config import Config as Whole
+from automl.data import Epoch
+from automl.engines import Event, Job, Refused, Request
+from automl.holes import Choice, Float, Int, random_value, share_of, value_at
+from automl.searching.driver import Closed, Paused, Trained
+from automl.searching.gaussian import GaussianProcess
+from automl.searching.ledger import Entry, Ledger
+from automl.searching.surrogate import Encoder, Surrogate, key
+from automl.space import Space
+from automl.training import train
+
+SPACE = """
+task: digits
+model: {name: mlp, widths: [{int: [1, 64]}], dropout: {float: [0, 0.9]}}
+optimizer:
+  choice:
+    - {name: adamw, lr: {float: [1e-4, 1e-1], log: true}}
+    - {name: sgd, lr: {float: [1e-3, 1.0], log: true}, momentum: {float: [0, 0.9]}}
+train: {epochs: 18}
+"""
+
+
+def worth(config: Config) -> float:
+    """Best, at 0.9: a wide net with little dropout and AdamW at 0.01."""
+    lr = config["optimizer"]["lr"]
+    off = (1 - width(config) / 64) ** 2 + config["model"]["dropout"] ** 2
+    off += (math.log10(lr) + 2) ** 2 / 4 + 0.5 * (config["optimizer"]["name"] == "sgd")
+    return 0.2 + 0.7 * math.exp(-off)
+
+
+def rising(config: Config, epoch: int) -> float:
+    return worth(config) * (1 - 0.5 * 0.8**epoch)
+
+
+def whole_or_stopped(folder: Path, count: int) -> None:
+    """`count` closed trials, each with the curve of its own config from the first epoch on."""
+    found = trials(folder)
+    assert len(found) == count
+    for trial in found:
+        config = Space.parse(SPACE).with_values(trial.params).dump()
+        epochs = len(trial.intermediate_values)
+        want = {epoch: rising(config, epoch) for epoch in range(1, epochs + 1)}
+        assert trial.intermediate_values == want
+        assert trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("sampler", ["auto", "tpe", "random"])
+def test_paused_trials_go_on_in_their_own_rows(sampler: str, slots: int, tmp_path: Path) -> None:
+    text = SPACE + f"search: {{sampler: {sampler}}}"
+    table = Table(rising, slots=slots)
+    events = list(opened(tmp_path / "s", table, 30, text=text).run())
+    whole_or_stopped(tmp_path / "s", 30)
+    finished = {e.row.trial for e in events if isinstance(e, Closed) and e.row.state == "finished"}
+    for trial in trials(tmp_path / "s"):
+        epochs = len(trial.intermediate_values)
+        assert sorted(trial.intermediate_values) == list(range(1, epochs + 1))
+        assert (epochs == 18) == (trial.state == TrialState.COMPLETE)
+    jobs = Counter(job.trial for job in table.jobs)
+    told = Counter(event.trial for event in events if isinstance(event, Paused))
+    went_on = 0
+    for number, count in jobs.items():  # taken up once for every pause that did not end it
+        assert count == told[number] + (number in finished or number not in told)
+        went_on += count > 1
+    assert went_on, "none of those that paused went on"
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_search_with_paused_trials_stopped_after_any_event_goes_on(
+    slots: int, tmp_path: Path
+) -> None:
+    text = SPACE.replace("epochs: 18", "epochs: 4")
+    whole = len(list(opened(tmp_path / "whole", Table(rising, slots=slots), 9, text=text).run()))
+    for stop in range(0, whole + 1, 3):
+        folder = tmp_path / str(stop)
+        events = opened(folder, Table(rising, slots=slots), 9, text=text).run()
+        seen = list(itertools.islice(events, stop))
+        events.close()
+        closed = {event.row.trial for event in seen if isinstance(event, Closed)}
+        table = Table(rising, slots=slots)
+        driver = opened(folder, table, 9, text=text)
+        list(driver.run())
+        whole_or_stopped(folder, 9)
+        assert closed.isdisjoint(job.trial for job in table.jobs), "trained a closed trial again"
+        assert driver.rows()[0].state == "finished"
+
+
+def test_what_paused_stays_paused_after_a_restart(tmp_path: Path) -> None:
+    events = opened(tmp_path / "s", Table(rising), 30, text=SPACE).run()
+    for event in events:
+        if isinstance(event, Paused):
+            break
+    events.close()
+    driver = opened(tmp_path / "s", Table(rising), 30, text=SPACE)
+    assert list(driver.paused) == [event.trial]
+    assert driver.paused[event.trial].entry.epoch == event.epoch
+    assert not driver.waiting
+
+
+def test_the_model_finds_more_with_less_than_chance_does(tmp_path: Path) -> None:
+    def searched(sampler: str, pruner: str, seed: int) -> tuple[float, int]:
+        table = Table(rising)
+        text = SPACE + f"search: {{sampler: {sampler}, pruner: {pruner}}}"
+        driver = opened(tmp_path / f"{sampler}{seed}", table, 30, text=text, seed=seed)
+        epochs = sum(isinstance(event, Trained) for event in driver.run())
+        rows = driver.rows()
+        assert rows[0].score is not None
+        return rows[0].score, epochs
+
+    ours = [searched("auto", "auto", seed) for seed in range(3)]
+    theirs = [searched("random", "none", seed) for seed in range(3)]
+    assert np.mean([score for score, _ in ours]) > np.mean([score for score, _ in theirs]) + 0.02
+    assert np.mean([score for score, _ in ours]) > 0.85
+    assert sum(epochs for _, epochs in ours) < 0.8 * sum(epochs for _, epochs in theirs)
+
+
+def test_no_config_is_proposed_twice(tmp_path: Path) -> None:
+    text = "task: digits\nmodel: {name: mlp, widths: [{int: [1, 24]}]}\ntrain: {epochs: 9}\n"
+    table = Table(lambda config, epoch: 0.5 + width(config) / 100)
+    list(opened(tmp_path / "s", table, 20, text=text).run())
+    assert len({width(job.config) for job in table.jobs}) == 20
+
+
+def test_the_same_holds_for_workers_side_by_side(tmp_path: Path) -> None:
+    table = Table(rising, slots=4)
+    list(opened(tmp_path / "s", table, 24, text=SPACE).run())
+    params = {key(trial.params) for trial in trials(tmp_path / "s")}
+    assert len(params) == 24
+
+
+def test_a_model_that_is_too_large_is_not_even_proposed(tmp_path: Path) -> None:
+    text = SPACE + "search: {max_params: 1000}"  # 64 + 10 a unit and 10 more
+    driver = opened(tmp_path / "s", Table(rising), 25, text=text)
+    list(driver.run())
+    assert all(row.params is not None and row.params <= 1000 for row in driver.rows())
+    assert {row.state for row in driver.rows()} <= {"finished", "stopped"}
+
+
+def test_a_trial_at_chance_stops_at_once_and_so_does_one_that_falls_apart(tmp_path: Path) -> None:
+    def curve(config: Config, epoch: int) -> float:
+        if config["optimizer"]["name"] == "sgd":
+            return 0.1
+        return 0.05 if width(config) > 32 and epoch > 5 else rising(config, epoch)
+
+    driver = opened(tmp_path / "s", Table(curve), 25, text=SPACE)
+    driver.ledger.chance = 0.1
+    list(driver.run())
+    reasons = Counter(row.reason for row in driver.rows() if row.score is not None)
+    assert reasons["at chance at epoch 2"] > 1
+    for row in driver.rows():
+        if row.reason.startswith("fell apart"):
+            assert row.reason == f"fell apart at epoch {row.epochs}"
+            assert row.epochs == 6
+
+
+class Clocked(Table):
+    """Every epoch takes half a second."""
+
+    clock = 0.0
+
+    def now(self) -> float:
+        return self.clock
+
+    def wait(self, timeout: float) -> list[tuple[int, Event]]:
+        (told,) = super().wait(timeout)
+        if isinstance(told[1], Epoch):
+            self.clock += 0.5
+        return [told]
+
+    def send(self, slot: int, request: Request) -> None:
+        before = self.clock
+        super().send(slot, request)
+        self.clock = before
+
+
+@pytest.mark.parametrize("seconds", [150, 200])
+def test_when_time_is_nearly_up_the_best_that_can_be_finished_is(
+    seconds: int, tmp_path: Path
+) -> None:
+    driver = opened(tmp_path / "s", Clocked(rising), 1000, text=SPACE)
+    driver.deadline = float(seconds)
+    begun = set[int]()
+    for event in driver.run():
+        if isinstance(event, Trained) and event.trial not in begun:
+            begun.add(event.trial)
+            left = seconds - driver.engine.now()
+            could = [a for a in driver.paused.values() if (18 - a.entry.epoch) / 2 <= left]
+            assert left >= 8.5 or not could, "a trial was begun in the time to finish one"
+    assert driver.engine.now() <= seconds + 1
+    assert len(begun) > 10
+
+
+@pytest.mark.parametrize("refused", ["diverged", "out of memory"])
+def test_the_model_learns_from_what_could_not_be_trained(refused: str, tmp_path: Path) -> None:
+    def curve(config: Config, epoch: int) -> float | Event:
+        if config["optimizer"]["name"] == "sgd":
+            return Refused(refused, "")
+        return rising(config, epoch)
+
+    driver = opened(tmp_path / "s", Table(curve), 40, text=SPACE)
+    list(driver.run())
+    states = [row.state for row in sorted(driver.rows(), key=lambda row: row.trial)]
+    assert states[20:].count("infeasible") <= 4, "half of all configs are"
+
+
+HOLES = [
+    Int(2, 9, 1, False, None, 0),
+    Int(2, 20, 3, False, None, 0),
+    Int(1, 1000, 1, True, None, 0),
+    Float(-1.0, 3.0, None, False, None, 0),
+    Float(0.0, 1.0, 0.1, False, None, 0),
+    Float(1e-6, 1.0, None, True, None, 0),
+]
+
+
+@pytest.mark.parametrize("hole", HOLES, ids=str)
+def test_a_value_lies_where_its_share_says(hole: Int | Float) -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        value = random_value(hole, rng)
+        assert hole.low <= value <= hole.high
+        share = share_of(hole, value)
+        assert 0 <= share <= 1
+        assert value_at(hole, share) == pytest.approx(value)
+    assert value_at(hole, 0.0) == pytest.approx(hole.low)
+    assert value_at(hole, 1.0) == pytest.approx(hole.high)
+
+
+@pytest.mark.parametrize("file", sorted(Path("search_spaces").glob("*.yaml")), ids=lambda f: f.stem)
+def test_every_knob_of_every_filling_is_known(file: Path) -> None:
+    space = Space.load(file)
+    known = space.all_knobs()
+    rng = random.Random(0)
+    for _ in range(20):
+        values = space.values(lambda _name, hole: random_value(hole, rng))
+        assert values.keys() <= known.keys()
+        for name, value in values.items():
+            hole = known[name]
+            assert value in hole.options if isinstance(hole, Choice) else hole.low <= value
+        assert isinstance(space.with_values(values), Whole)
+
+
+def test_knobs_that_are_not_there_do_not_count() -> None:
+    space = Space.parse(SPACE)
+    encoder = Encoder(space)
+    lr = "optimizer.adamw.lr"
+    base = {"model.widths[0]": 9, "model.dropout": 0.1, "optimizer": "adamw", lr: 0.01}
+    other = {"model.widths[0]": 9, "model.dropout": 0.1, "optimizer": "adamw", lr: 0.02}
+    a, b = encoder.encode([base, other])
+    moved = np.flatnonzero(a != b)
+    assert [encoder.groups[column] for column in moved] == [list(encoder.columns).index(lr)]
+
+
+def test_a_process_foretells_the_end_of_a_curve_from_those_of_its_like() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.random((12, 1))
+    times = np.array([0.3, 0.6, 1.0])
+
+    def value(x: np.ndarray, t: float) -> np.ndarray:
+        return np.sin(3 * x[:, 0]) * (0.5 + t)
+
+    points = np.concatenate([x, x, x[:8]])
+    at = np.concatenate([np.full(12, 0.3), np.full(12, 0.6), np.full(8, 1.0)])
+    seen = np.concatenate([value(x, 0.3), value(x, 0.6), value(x[:8], 1.0)])
+    process = GaussianProcess([0], 1)
+    process.fit(points, at, seen, rng)
+    process.condition(points, at, seen)
+    mean, deviation = process.predict(x[8:], np.ones(4))
+    assert np.abs(mean - value(x[8:], 1.0)).max() < 0.15
+    known, sure = process.predict(x[:8], np.ones(8))
+    assert np.abs(known - value(x[:8], 1.0)).max() < 0.05
+    assert sure.mean() < deviation.mean()
+    far = process.predict(np.array([[9.0]]), np.ones(1))[1]
+    assert far[0] > 3 * deviation.mean()
+    assert times[-1] == 1.0
+
+
+def test_what_is_under_way_is_not_proposed_again_nearby() -> None:
+    space = Space.parse("task: digits\nmodel: {name: mlp, dropout: {float: [0, 0.9]}}\n")
+    ledger = Ledger(epochs=1)
+    name = "model.dropout"
+    for number, value in enumerate((0.0, 0.3, 0.6, 0.9)):
+        ledger.entries[number] = Entry(number, {name: value}, "closed", [-((value - 0.5) ** 2)])
+    model = Surrogate(space, ledger, seed=0, startup=3)
+    first = model.propose().values
+    ledger.entries[4] = Entry(4, first)
+    second = model.propose().values
+    assert abs(first[name] - 0.5) < 0.15
+    assert abs(second[name] - first[name]) > 0.01
+
+
+def test_asking_stays_quick_with_a_thousand_trials() -> None:
+    space = Space.load(Path("search_spaces/cifar.yaml"))
+    ledger = Ledger(epochs=20)
+    rng = random.Random(0)
+    for number in range(1000):
+        values = space.values(lambda _name, hole: random_value(hole, rng))
+        curve = [rng.random() for _ in range(20 if number % 8 == 0 else 3)]
+        ledger.entries[number] = Entry(number, values, "closed", curve)
+    model = Surrogate(space, ledger, seed=0, startup=6)
+    proposal = model.propose()
+    assert key(proposal.values) not in {key(e.values) for e in ledger.entries.values()}
+    view = model.rungs.process
+    assert view is not None
+    assert len(view.seen) == 800, "points beyond this cost their cube"
+
+
+def test_weights_are_on_disk_after_the_epochs_that_must_be(tmp_path: Path) -> None:
+    config = Whole.of({"task": {"name": "digits", "per_class": 30}, "model": "mlp",
+                       "train": {"epochs": 6}})  # fmt: skip
+    data = config.task.load(None)
+    file = tmp_path / "checkpoint.pt"
+    epochs = train(config, data, device=torch.device("cpu"), checkpoint=file, saves=[3])
+    for _ in range(3):
+        told = next(epochs)
+    epochs.close()
+    again = train(config, data, device=torch.device("cpu"), checkpoint=file, until=3)
+    assert list(again)[-1] == told, "not from the file: seconds are never the same twice"
+
+
+def test_a_job_names_the_epochs_at_which_it_may_pause(tmp_path: Path) -> None:
+    table = Table(rising)
+    list(opened(tmp_path / "s", table, 3, text=SPACE).run())
+    job = table.jobs[0]
+    assert isinstance(job, Job)
+    assert job.saves == [2, 4, 6, 10, 17]
+    assert max(job.saves) < job.until == 18
