@@ -24,6 +24,7 @@ from automl.holes import Choice, Float, Int, random_value, share_of, value_at
 from automl.searching.driver import Closed, Paused, Trained
 from automl.searching.gaussian import GaussianProcess
 from automl.searching.ledger import Entry, Ledger
+from automl.searching.pruners import Auto
 from automl.searching.surrogate import Encoder, Surrogate, key
 from automl.space import Space
 from automl.training import train
@@ -222,6 +223,25 @@ def test_the_model_learns_from_what_could_not_be_trained(refused: str, tmp_path:
     assert states[20:].count("infeasible") <= 4, "half of all configs are"
 
 
+@pytest.mark.parametrize(("told", "rung"), [(1, 2), (6, 6), (99, 17)])
+def test_the_first_rung_is_the_earliest_whose_ranks_agree_with_the_end(
+    told: int, rung: int
+) -> None:
+    """Until epoch `told` scores are noise, and after it they rank as the end does."""
+    rng = random.Random(0)
+    ledger = Ledger(epochs=52, model=Surrogate(Space.parse(SPACE), Ledger(52), 0, 6))
+    pruner = Auto()
+    for number in range(12):
+        usual = pruner.decides(ledger)
+        curve = [rng.random() if epoch < told else number for epoch in range(1, 53)]
+        curve[-1] = number
+        ledger.entries[number] = Entry(number, {}, "closed", curve)
+        if number < 8:
+            assert usual[0] == 6, "too few have finished to know better"
+    assert pruner.decides(ledger)[0] == rung
+    assert pruner.decides(ledger)[0] in pruner.saves(52)
+
+
 HOLES = [
     Int(2, 9, 1, False, None, 0),
     Int(2, 20, 3, False, None, 0),
@@ -342,5 +362,5 @@ def test_a_job_names_the_epochs_at_which_it_may_pause(tmp_path: Path) -> None:
     list(opened(tmp_path / "s", table, 3, text=SPACE).run())
     job = table.jobs[0]
     assert isinstance(job, Job)
-    assert job.saves == [2, 4, 6, 10, 17]
+    assert job.saves == [1, 2, 4, 6, 10, 17]
     assert max(job.saves) < job.until == 18

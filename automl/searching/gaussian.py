@@ -86,7 +86,7 @@ class GaussianProcess:
     def condition(self, x: Array, t: Array, y: Array) -> None:
         """Take these points as seen. Those that begin as the last ones did cost little."""
         points, times = torch.tensor(x), torch.tensor(t)
-        kept = self._alike(points, times)
+        kept = self._shared(points, times)
         root = torch.zeros(len(x), len(x), dtype=points.dtype)
         root[:kept, :kept] = self.root[:kept, :kept]
         if kept < len(x):
@@ -99,7 +99,7 @@ class GaussianProcess:
         self.seen, self.times, self.root = points, times, root
         self.weights = torch.cholesky_solve(torch.tensor(y)[:, None], root)
 
-    def _alike(self, points: Tensor, times: Tensor) -> int:
+    def _shared(self, points: Tensor, times: Tensor) -> int:
         """How many points, from the first on, are those of the last time."""
         most = min(len(points), len(self.seen))
         differ = (points[:most] != self.seen[:most]).any(1) | (times[:most] != self.times[:most])
@@ -130,6 +130,11 @@ class GaussianProcess:
                 points.clamp_(0, 1)
         return points.detach().numpy()
 
+    def likeness(self, x: Array, x2: Array) -> Array:
+        """How alike configs (M, columns) and (N, columns) are, (M, N) from 0 to 1."""
+        told: Array = self._likeness(self.fixed, torch.tensor(x), torch.tensor(x2)).numpy()
+        return told
+
     def _predict(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         cross = self._kernel(self.fixed, x, t, self.seen, self.times)
         mean = (cross @ self.weights)[:, 0]
@@ -146,15 +151,19 @@ class GaussianProcess:
         return root
 
     def _kernel(self, theta: Tensor, x: Tensor, t: Tensor, x2: Tensor, t2: Tensor) -> Tensor:
-        lengths = torch.exp(theta[: self.scales])[self.groups]
         worth, turn, common = torch.exp(2 * theta[self.scales : self.scales + 3])
+        close = torch.exp(-(t[:, None] - t2).abs() / torch.exp(theta[-2]))
+        total: Tensor = self._likeness(theta, x, x2) * (worth + turn * close) + common * close
+        return total
+
+    def _likeness(self, theta: Tensor, x: Tensor, x2: Tensor) -> Tensor:
+        """Matern 5/2, 1 for equal configs."""
+        lengths = torch.exp(theta[: self.scales])[self.groups]
         near, far = x / lengths, x2 / lengths
         square = near.square().sum(1)[:, None] + far.square().sum(1) - 2 * near @ far.T
         distance = (5 * square.clamp_min(1e-12)).sqrt()
-        alike = (1 + distance + distance.square() / 3) * torch.exp(-distance)
-        close = torch.exp(-(t[:, None] - t2).abs() / torch.exp(theta[-2]))
-        total: Tensor = alike * (worth + turn * close) + common * close
-        return total
+        alike: Tensor = (1 + distance + distance.square() / 3) * torch.exp(-distance)
+        return alike
 
 
 def _log_gain(z: Tensor) -> Tensor:

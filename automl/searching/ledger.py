@@ -52,6 +52,11 @@ class Ledger:
     def finished(self) -> list[Entry]:
         return [entry for entry in self.scored if entry.epoch >= self.epochs]
 
+    def leading(self, count: int) -> list[Entry]:
+        """The trials with the best last scores, finished ones first, in the order they began."""
+        best = sorted(self.scored, key=lambda e: (e.epoch < self.epochs, -e.curve[-1]))[:count]
+        return sorted(best, key=lambda entry: entry.number)
+
     def rivals(self, entry: Entry) -> list[float]:
         """The best scores of all others that came as far, up to this epoch."""
         others = (other for other in self.entries.values() if other is not entry)

@@ -11,11 +11,15 @@ import statistics
 from typing import ClassVar, Literal
 
 from pydantic import Field
+from scipy.stats import spearmanr
 
 from automl.config import Pruner
 from automl.searching.ledger import Entry, Ledger
 
 STEP = 1.7  # each rung is this many times the one before
+ENOUGH = 8  # finished trials, to choose the first rung by their ranks
+AGREE = 0.85  # rank correlation (Spearman 1904) with the end, for a rung to be the first
+LATEST = 1 / 3  # of all epochs: the first rung is never later
 WAITING = 16  # paused trials whose weights are kept, at most
 
 
@@ -32,7 +36,10 @@ class Auto(Pruner):
     name: Literal["auto"] = "auto"
     pauses: ClassVar[bool] = True
     first: float = Field(
-        default=1 / 9, gt=0, le=1, description="first rung, as a share of all epochs"
+        default=1 / 9,
+        gt=0,
+        le=1,
+        description="first rung, as a share of all epochs, until ranks tell a better one",
     )
     whole: int = Field(
         default=4, ge=0, le=100, description="first trials that are trained to their end"
@@ -45,11 +52,34 @@ class Auto(Pruner):
     )
 
     def saves(self, epochs: int) -> list[int]:
-        return sorted({*rungs(self.first, epochs), *rungs(self.first, epochs, self.factor)})
+        return sorted({*self._grid(epochs), *rungs(self.first, epochs, self.factor)})
 
-    def _decides(self, ledger: Ledger) -> list[int]:
+    def _grid(self, epochs: int) -> list[int]:
+        """Two rungs before the usual first one, and all after."""
+        return rungs(self.first / STEP**2, epochs)
+
+    def decides(self, ledger: Ledger) -> list[int]:
         """The rungs; without a model each is `factor` times the last, so that all cost alike."""
-        return rungs(self.first, ledger.epochs, STEP if ledger.model else self.factor)
+        if ledger.model is None:
+            return rungs(self.first, ledger.epochs, self.factor)
+        first = self._first(ledger)
+        return [rung for rung in self._grid(ledger.epochs) if rung >= first]
+
+    def _first(self, ledger: Ledger) -> int:
+        """The earliest rung whose ranks agree with those at the end, among all that came there."""
+        usual = math.ceil(self.first * ledger.epochs - 1e-9)
+        ends = ledger.finished
+        if len(ends) < ENOUGH:
+            return usual
+        last = usual
+        for rung in self._grid(ledger.epochs):
+            if rung > max(usual, LATEST * ledger.epochs):
+                break
+            early = [entry.curve[rung - 1] for entry in ends]
+            if spearmanr(early, [entry.curve[-1] for entry in ends]).statistic >= AGREE:
+                return rung
+            last = rung
+        return last
 
     def stop(self, entry: Entry, ledger: Ledger) -> str | None:
         """For good: at or below the score of a guess, after a while or after better scores."""
@@ -57,11 +87,11 @@ class Auto(Pruner):
             return None
         if max(entry.curve) > ledger.chance:
             return f"fell apart at epoch {entry.epoch}"
-        patience = max(2, *self._decides(ledger)[:1])
+        patience = max(2, *self.decides(ledger)[:1])
         return f"at chance at epoch {entry.epoch}" if entry.epoch >= patience else None
 
     def pause(self, entry: Entry, ledger: Ledger) -> bool:
-        if entry.epoch not in self._decides(ledger):
+        if entry.epoch not in self.decides(ledger):
             return False
         if ledger.model is None:
             return entry not in self._through(entry.epoch, ledger)
@@ -74,7 +104,7 @@ class Auto(Pruner):
         if not paused:
             return None
         if ledger.model is None:
-            for rung in reversed(self._decides(ledger)):
+            for rung in reversed(self.decides(ledger)):
                 for entry in self._through(rung, ledger):
                     if entry in paused and entry.epoch == rung:
                         return entry.number

@@ -30,6 +30,7 @@ RANDOM, CENTERS, NEAR = 300, 8, 40  # candidates: random ones, and near each of 
 CHECKED = 60  # of the best candidates, and as many near known ones: too large ones are passed over
 ROUNDS, POLISHED = 4, 80  # of refinement of the best, the last by gradient; how many each time
 WHOLE = 0.5  # of all epochs, for trials that train to their end whatever they score
+LOOKED = 400  # trials, those with the best scores, among which the best by the model are sought
 FEWEST = 4  # finished trials that a model of ends needs
 CLEARLY = 0.03  # of the median's distance to the best: a score better by this is news
 
@@ -147,12 +148,14 @@ class Surrogate:
     @property
     def _best(self) -> float:
         """The final score to beat, in the model's units: a finished one if there is any."""
-        return float(self.predict(self.ledger.finished or self.ledger.scored)[0].max())
+        leading = self.ledger.leading(LOOKED)
+        ended = [entry for entry in leading if entry.epoch >= self.ledger.epochs]
+        return float(self.predict(ended or leading)[0].max())
 
     def _improve(self, view: View) -> Proposal:
         """The config with the largest expected improvement."""
         rng = self._rng(1)
-        entries = self.ledger.scored
+        entries = self.ledger.leading(LOOKED)
         means = view.predict([entry.values for entry in entries])[0]
         ends = [i for i, entry in enumerate(entries) if entry.epoch >= self.ledger.epochs]
         goal = (means[ends].max() if ends else means.max()) + MARGIN * (1 + self._stagnant() / 2)
@@ -172,6 +175,7 @@ class Surrogate:
                 fresh = view.climb(centers, goal)
             many += fresh
             gains = np.concatenate([gains, improvement(*view.predict(fresh), goal)])
+        gains = gains * self._runnable(view, many)
         tried = {key(entry.values) for entry in self.ledger.entries.values()}
         order = [int(i) for i in np.argsort(-gains) if key(many[i]) not in tried]
         known = [i for i in order if RANDOM <= i < RANDOM + CENTERS * NEAR]  # such ones fitted
@@ -182,6 +186,15 @@ class Surrogate:
         if view is self.ends:
             return Proposal(many[chosen], whole=True)  # its turn, whatever is gained
         return Proposal(many[chosen], float(gains[chosen]))
+
+    def _runnable(self, view: View, many: list[Values]) -> Array:
+        """How likely each can be trained, by how those did that are like it; at first all can."""
+        refused = [entry.values for entry in self.ledger.of("infeasible")]
+        if not refused:
+            return np.ones(len(many))
+        fine = [entry.values for entry in self.ledger.leading(LOOKED)]
+        can = 1 + view.likeness(many, fine)
+        return can / (can + view.likeness(many, refused))
 
     def _stagnant(self) -> int:
         """Finished trials since the last that was clearly better than all before.
@@ -294,6 +307,12 @@ class View:
             self.process.condition(
                 np.concatenate([x, ahead]), np.concatenate([t, ends]), np.concatenate([y, told])
             )
+
+    def likeness(self, many: list[Values], others: list[Values]) -> Array:
+        """(M,): to how many of the others each is alike, in all."""
+        assert self.process is not None
+        told = self.process.likeness(self.encoder.encode(many), self.encoder.encode(others))
+        return np.asarray(told.sum(1))
 
     def climb(self, many: list[Values], goal: float) -> list[Values]:
         """Like these, but with ranges moved to where more improvement is expected."""
