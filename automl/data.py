@@ -186,6 +186,15 @@ class Metric:
     def better(self, a: float, b: float) -> bool:
         return a > b if self.higher_is_better else a < b
 
+    def blur(self, score: float, examples: int) -> float:
+        """The smallest difference between two scores that means anything.
+
+        Of shares of right answers half a standard error, and at least one example; of losses 0.
+        """
+        if not self.higher_is_better or not examples:
+            return 0.0
+        return max(math.sqrt(max(score * (1 - score), 0.0) / examples) / 2, 1 / examples)
+
     def beyond(self, score: float, chance: float, examples: int) -> bool:
         """Whether a score, the best of many, is more than luck.
 

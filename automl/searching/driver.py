@@ -105,6 +105,9 @@ class Driver:
         self.sign = 1 if self.metric.higher_is_better else -1
         self.pruner = space.search.pruner
         self.ledger = Ledger(epochs=space.epochs, feasible=self._feasible)
+        if self.metric.higher_is_better and (examples := data.valid.rows):
+            self.ledger.blur = lambda score: self.metric.blur(score, examples)
+            self.ledger.ceiling = 1.0
         if chance is not None:
             self.ledger.chance = self.sign * chance
         study.sampler = space.search.sampler.build(seed + 7919 * asked(study), space, self.ledger)

@@ -35,6 +35,8 @@ class Ledger:
 
     epochs: int  # of a full training
     chance: float = -math.inf  # the score of a guess, larger is better
+    blur: Callable[[float], float] = lambda _score: 0.0  # differences below it mean nothing
+    ceiling: float = math.inf  # no score is above it
     feasible: Callable[[dict[str, Any]], bool] = lambda _values: True  # before any training
     entries: dict[int, Entry] = field(default_factory=dict)
     may_ask: bool = True  # whether there may be new trials

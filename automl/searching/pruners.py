@@ -95,9 +95,13 @@ class Auto(Pruner):
             return False
         if ledger.model is None:
             return entry not in self._through(entry.epoch, ledger)
-        if entry.whole or entry.number < self.whole:
+        if entry.number < self.whole:
             return False
-        return not ledger.model.ready or ledger.model.chance_to_win([entry])[0] < self.likely
+        if not ledger.model.ready:
+            return not entry.whole
+        if entry.whole:  # the model may be wrong of it
+            return ledger.model.unbeatable
+        return bool(ledger.model.chance_to_win([entry])[0] < self.likely)
 
     def promote(self, ledger: Ledger) -> int | None:
         paused = [entry for entry in ledger.of("paused") if ledger.can_finish(entry)]

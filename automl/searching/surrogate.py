@@ -21,6 +21,7 @@ from automl.searching.ledger import Entry, Ledger
 from automl.space import Space
 
 Values = dict[str, Any]
+Scale = Callable[[Array], Array]
 
 POINTS = 800  # that the model takes as seen, at most: it costs their cube
 REFIT = 1.15  # times the points of the last fit, for another
@@ -125,12 +126,12 @@ class Surrogate:
 
     def gain(self, entries: list[Entry]) -> Array:
         """Expected improvement of the best, if each were trained to its end."""
-        return improvement(*self.predict(entries), self._best + MARGIN)
+        return improvement(*self.predict(entries), self._goal + MARGIN)
 
     def chance_to_win(self, entries: list[Entry]) -> Array:
-        """How likely each is to end above the best."""
+        """How likely each is to end clearly above the best."""
         mean, deviation = self.predict(entries)
-        return np.asarray(ndtr((mean - self._best) / deviation))
+        return np.asarray(ndtr((mean - self._goal) / deviation))
 
     def propose(self) -> Proposal:
         """The config to try next: it was not tried, and can be trained as far as is known."""
@@ -146,11 +147,24 @@ class Surrogate:
         return self.proposal
 
     @property
-    def _best(self) -> float:
-        """The final score to beat, in the model's units: a finished one if there is any."""
+    def unbeatable(self) -> bool:
+        """Whether no score can be clearly above the best."""
+        return self._goal == math.inf
+
+    @property
+    def _goal(self) -> float:
+        """The final score to reach, in the model's units: more than blur above the best.
+
+        The best is a finished one if there is any. Where nothing can be better it is out of reach.
+        """
         leading = self.ledger.leading(LOOKED)
-        ended = [entry for entry in leading if entry.epoch >= self.ledger.epochs]
-        return float(self.predict(ended or leading)[0].max())
+        ended = [entry for entry in leading if entry.epoch >= self.ledger.epochs] or leading
+        best = max(entry.curve[-1] for entry in ended)
+        goal = best + self.ledger.blur(best)
+        if goal > self.ledger.ceiling:
+            return math.inf
+        low, high = self.rungs.units(np.array([best, goal]))
+        return float(self.predict(ended)[0].max() + high - low)
 
     def _improve(self, view: View) -> Proposal:
         """The config with the largest expected improvement."""
@@ -262,9 +276,10 @@ class Surrogate:
             bad = self.ledger.of("infeasible")
             points += [Point(entry.values, 1.0, worst) for entry in bad]
         rng = self._rng(0)
-        self.rungs.learn(points, pending, rng)
+        blur = self.ledger.blur(max((entry.curve[-1] for entry in self.ledger.scored), default=0.0))
+        self.rungs.learn(points, pending, blur, rng)
         if len(self.ledger.finished) >= FEWEST:
-            self.ends.learn([point for point in points if point.time == 1.0], pending, rng)
+            self.ends.learn([point for point in points if point.time == 1.0], pending, blur, rng)
         self.known, self.proposal = now, None
 
     def _note_points(self) -> None:
@@ -281,19 +296,25 @@ class Surrogate:
 class View:
     """A Gaussian process with its own scale of scores."""
 
-    def __init__(self, encoder: Encoder, scale: Callable[[Array], Array]) -> None:
+    def __init__(self, encoder: Encoder, scale: Callable[[Array, float], Scale]) -> None:
         self.encoder, self.scale = encoder, scale
+        self.units: Scale = lambda scores: scores  # scores to the model's units
         self.process: GaussianProcess | None = None
         self.fitted = 0  # points of the last fit
 
-    def learn(self, points: list[Point], pending: list[Values], rng: np.random.Generator) -> None:
+    def learn(
+        self, points: list[Point], pending: list[Values], blur: float, rng: np.random.Generator
+    ) -> None:
         """`pending` are under way: taken to end as foretold, so that no two workers try alike."""
         if len(points) > POINTS:
             points = [points[i] for i in np.sort(rng.permutation(len(points))[:POINTS])]
         x = self.encoder.encode([point.values for point in points])
         t = np.array([point.time for point in points])
-        y = self.scale(np.array([point.score for point in points]))
-        y = (y - y.mean()) / (y.std() + 1e-9)
+        scores = np.array([point.score for point in points])
+        scale = self.scale(scores, blur)
+        center, width = scale(scores).mean(), scale(scores).std() + 1e-9
+        self.units = lambda scores: np.asarray((scale(scores) - center) / width)
+        y = self.units(scores)
         if self.process is None:
             active = float(np.mean([len(point.values) for point in points]))
             self.process = GaussianProcess(self.encoder.groups, active)
@@ -334,22 +355,26 @@ def share(epoch: int, epochs: int) -> float:
 
 def improvement(mean: Array, deviation: Array, goal: float) -> Array:
     """Expected improvement over `goal` (Jones et al. 1998)."""
+    if goal == math.inf:
+        return np.zeros(len(mean))
     z = (mean - goal) / deviation
     gain = deviation * (z * ndtr(z) + np.exp(-z * z / 2) / math.sqrt(2 * math.pi))
     return np.asarray(gain)
 
 
-def near(scores: Array) -> Array:
+def near(scores: Array, blur: float) -> Scale:
     """A scale on which differences near the best count, and far below it hardly any."""
     best = scores.max()
-    unit = max(best - np.median(scores), 1e-12)
-    return np.asarray(-np.log((best - scores) / unit + EPS))
+    unit = max(best - np.median(scores), blur, 1e-12)
+    least = max(EPS, 2 * blur / unit)
+    return lambda some: np.asarray(-np.log(np.maximum((best - some) / unit + least, least / 4)))
 
 
-def plain(scores: Array) -> Array:
+def plain(scores: Array, blur: float) -> Scale:
     """As they are, but that nothing is worse than four times the median's distance to the best."""
     best = scores.max()
-    return np.asarray(np.maximum(scores, best - 4 * (best - np.median(scores))))
+    worst = best - 4 * max(best - np.median(scores), blur)
+    return lambda some: np.asarray(np.maximum(some, worst))
 
 
 def key(values: Values) -> tuple[tuple[str, Any], ...]:
