@@ -32,6 +32,10 @@ spaces = typer.Typer(
     help="Check and show search spaces.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(spaces, name="space")
+portfolios = typer.Typer(
+    help="Configs that are tried first.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(portfolios, name="portfolio")
 
 SpaceName = Annotated[str, typer.Argument(help="a space by name (`automl list`) or a YAML file")]
 StudyName = Annotated[str, typer.Argument(help="a study by name")]
@@ -66,6 +70,10 @@ def search(
     ] = None,
     workers_per_gpu: Annotated[int, typer.Option(help="processes on each GPU")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="of the proposals, weights and batches")] = 0,
+    start_from: Annotated[
+        str | None,
+        typer.Option("--from", help="a study, or a portfolio's file, whose best is tried first"),
+    ] = None,
     plugin: Plugins = None,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print the result only")] = False,
@@ -89,6 +97,7 @@ def search(
         workers_per_gpu=workers_per_gpu,
         seed=seed,
         plugins=plugin or (),
+        start_from=start_from,
         began=BEGAN,
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -319,6 +328,25 @@ def schema() -> None:
     from automl.schema import schema as make
 
     print(json.dumps(make(), indent=1))
+
+
+@portfolios.command()
+def build(
+    names: Annotated[list[str], typer.Argument(help="studies of one kind of data, by name")],
+    out: Annotated[Path, typer.Option(help="the file to write: mine.json")],
+    studies: Studies = Path("studies"),
+    entries: Annotated[int, typer.Option(min=1, max=100, help="configs, at most")] = 12,
+) -> None:
+    """The configs of studies that are worth trying first on other data, cheapest first."""
+    from automl.searching import portfolio
+    from automl.searching.study import Study
+
+    if out.suffix != ".json":
+        raise OptionError(f"--out: got {str(out)!r}; want a file that ends in .json")
+    found = portfolio.build([Study.open(name, studies) for name in names], entries)
+    portfolio.write(out, found)
+    for belief in found:
+        print(f"{belief.told}, {belief.origin.seconds:.1f} s")
 
 
 def _space(name: str, plugins: list[Path] | None) -> Space:

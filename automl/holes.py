@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from automl.config import Place, dotted, shown
 from automl.errors import SpaceError
@@ -160,6 +160,14 @@ def share_of(hole: Int | Float, value: float) -> float:
     return (value - low) / (high - low) if high > low else 0.5
 
 
+def nearest_to(hole: Int | Float, value: float) -> Any:
+    """The nearest value that a hole has."""
+    value = min(max(value, hole.low), hole.high)
+    if isinstance(hole, Float) and hole.step is None:
+        return float(value)
+    return value_at(hole, share_of(hole, value))
+
+
 def middle_of(hole: Hole) -> Any:
     match hole:
         case Choice():
@@ -285,7 +293,7 @@ def on_grid(distance: float, step: float) -> bool:
     return abs(distance / step - round(distance / step)) < 1e-6
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -213,7 +213,7 @@ class Reader:
         line = at.start_mark.line + 1
         hole: Int | Float
         if kind == "int":
-            hole = Int(low, high, step or 1, log, None, line)
+            hole = Int(low, high, int(step or 1), log, None, line)
         else:
             hole = Float(float(low), float(high), step and float(step), log, None, line)
         if "prior" not in entries:

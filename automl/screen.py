@@ -107,6 +107,8 @@ class Screen:
             f" parameters, {study.path / 'space.yaml'}",
             "live": shlex.join(["automl", "dashboard", study.name, *studies_option(study.path)]),
         }
+        if event.first[1]:
+            facts["first"] = "{} of the space, then {} that did well elsewhere".format(*event.first)
         if data.labels:
             counts = data.train.y.bincount(minlength=len(data.labels))
             few, most = int(counts.min()), int(counts.max())

@@ -11,6 +11,7 @@ Four holes and nothing else is special; nesting expresses conditions:
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -39,9 +40,11 @@ from automl.holes import (
     fail_at,
     fill,
     holes_in,
+    is_number,
     label_of,
     middle_of,
     named_holes,
+    nearest_to,
     never,
     random_value,
     shape_of,
@@ -64,6 +67,9 @@ class Search(Strict):
 
     sampler: SerializeAsAny[Sampler] = Field(default_factory=lambda: Sampler.of("auto"))
     pruner: SerializeAsAny[Pruner] = Field(default_factory=lambda: Pruner.of("auto"))
+    portfolio: int = Field(
+        4, ge=0, le=32, description="configs that did well on other data, to try first, at most"
+    )
     max_params: int | None = Field(None, ge=1, description="refuse larger models before they train")
 
 
@@ -166,7 +172,7 @@ class Space:
         def draw(name: str, hole: Hole) -> Any:
             nonlocal given
             given |= hole.prior is not None
-            return middle_of(hole) if hole.prior is None else hole.prior
+            return _expected(hole)
 
         told = self.values(draw)
         return told if given else None
@@ -174,6 +180,20 @@ class Space:
     def with_values(self, values: Mapping[str, Any]) -> Config:
         """The config of these values by knob name; a knob without one takes its lowest or first."""
         return self.fill(lambda name, hole: values.get(name, ends_of(hole)[0]))
+
+    def carried(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The values that come nearest to a config of another space; None if none has its model.
+
+        Knobs that only this space has get their `prior:`, or what is in the middle.
+        """
+        taken: dict[str, Any] = {}
+        _carry(self.root, Reader(self.source).read(json.dumps(config)), "", taken)
+        values = self.values(lambda name, hole: taken.get(name, _expected(hole)))
+        try:
+            made = self.with_values(values)
+        except SpaceError:  # knobs that are fine alone and do not go together
+            return None
+        return values if made.model.name == config["model"]["name"] else None
 
     def beginnings(self) -> list[dict[str, Any]]:
         """The values of the configs tried first: each of `start:`, then the believed one."""
@@ -217,7 +237,9 @@ class Space:
     @property
     def digest(self) -> str:
         """Equal for equal spaces, whatever their comments and layout."""
-        shown = repr((shape_of(self.root), self.search.model_dump(mode="json")))
+        shown = repr(
+            (shape_of(self.root), self.search.model_dump(mode="json", exclude={"portfolio"}))
+        )
         return hashlib.sha256(shown.encode()).hexdigest()[:16]
 
 
@@ -390,6 +412,43 @@ def _chosen(want: Choice, got: Node) -> Scalar:
         )
     }
     return max(fits, key=lambda label: fits[label], default=label)
+
+
+def _carry(want: Node, got: Node, name: str, out: dict[str, Any]) -> None:
+    """Note the value of every knob that both have, or the nearest one that the space allows."""
+    match want, got:
+        case (Int() | Float()), Value() if is_number(got.value):  # fmt: skip
+            out[name] = nearest_to(want, got.value)
+        case Choice(), _:
+            label = _chosen(want, got)
+            if label not in want.options and is_number(label):
+                number, numbers = label, [each for each in want.options if is_number(each)]
+                label = min(numbers, key=lambda each: abs(each - number), default=label)
+            if label in want.options:
+                out[name] = label
+                if not isinstance(want.options[label], Value):
+                    _carry(want.options[label], got, f"{name}.{label}", out)
+        case Repeat(), Listing() if got.items:
+            count = want.count
+            if isinstance(count, Int):
+                out[name] = count = nearest_to(count, len(got.items))
+            for i in range(1 if want.same else count):
+                inside = f"{name}[*]" if want.same else f"{name}[{i}]"
+                _carry(want.item, got.items[min(i, len(got.items) - 1)], inside, out)
+        case Listing(), Listing():
+            for i, (a, b) in enumerate(zip(want.items, got.items, strict=False)):
+                _carry(a, b, f"{name}[{i}]", out)
+        case Fields(), Fields():
+            named = want.items.get("name")
+            if named is not None and not any(holes_in(named)) and label_of(got) != label_of(want):
+                return  # another part: its numbers mean something else
+            for key, child in want.items.items():
+                if key in got.items:
+                    _carry(child, got.items[key], f"{name}.{key}" if name else key, out)
+
+
+def _expected(hole: Hole) -> Any:
+    return middle_of(hole) if hole.prior is None else hole.prior
 
 
 def _agree(space: Space, got: Node, made: Any, place: Place) -> None:

@@ -18,6 +18,7 @@ from automl.engines import Setup
 from automl.engines.local import Local, devices
 from automl.errors import OptionError, SpaceError
 from automl.results.delivery import Delivery
+from automl.searching import portfolio
 from automl.searching import study as on_disk
 from automl.searching.driver import Closed, Driver, Paused, Trained
 from automl.searching.study import Manifest, Study
@@ -42,6 +43,7 @@ class Opened:
     done: int  # trials closed by earlier runs of the same command
     trials: int
     resumed: int  # trials that earlier runs left under way
+    first: tuple[int, int]  # configs tried first: of the space itself, and from elsewhere
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,14 @@ def run(
     workers_per_gpu: int = 1,
     seed: int = 0,
     plugins: Sequence[Path] = (),
+    start_from: str | Path | None = None,
     began: float | None = None,
 ) -> Generator[Told]:
     """Search, and tell what happens. `trials` counts all of a study, those of earlier runs too.
 
     Nothing is written before space, data and options are checked. Raises AutomlError. `began` is
-    the start of the time budget by time.monotonic(); now, if it is not given.
+    the start of the time budget by time.monotonic(); now, if it is not given. `start_from` is a
+    study, by name or folder, or the file of a portfolio: a new study tries its best configs first.
     """
     began = time.monotonic() if began is None else began
     if trials < 1:
@@ -98,11 +102,14 @@ def run(
         device=precision.describe(where),
         versions=on_disk.versions(),
     )
+    first = []
     if (path / "manifest.json").exists():  # before the folder is touched
         manifest.compare(on_disk.read_manifest(path), name)
+    else:
+        first = portfolio.first(space, loaded, start_from, studies)
     logging.getLogger("optuna").setLevel(logging.WARNING)
     with on_disk.alone(path), contextlib.ExitStack() as stack:
-        study = on_disk.begin(path, space, manifest, task.metric)
+        study = on_disk.begin(path, space, manifest, task.metric, first)
         setup = Setup(
             task=task.model_dump(mode="json"),
             data=str(data.resolve()) if data else None,
@@ -140,6 +147,7 @@ def run(
             done=driver.done,
             trials=trials,
             resumed=len(driver.waiting),
+            first=(len(space.beginnings()), len(first)),
         )
 
         def deliver(number: int) -> None:
@@ -205,12 +213,14 @@ def search(
     workers_per_gpu: int = 1,
     seed: int = 0,
     plugins: Sequence[str | Path] = (),
+    start_from: str | Path | None = None,
 ) -> Study:
     """Search a space, given by name, by file or loaded; `automl search` without a screen.
 
     `time` is in seconds, `plugins` are files with parts of your own, for the workers must know
-    them too. Returns the study: `.best` is the model, `.leaderboard` the trials.
-    The same call again goes on with a study that is not finished. Raises AutomlError.
+    them too. `start_from` is another study, by name or folder, or the file of a portfolio: a new
+    study tries its best configs first. Returns the study: `.best` is the model, `.leaderboard` the
+    trials. The same call again goes on with a study that is not finished. Raises AutomlError.
     """
     files = [Path(plugin) for plugin in plugins]
     for file in files:
@@ -229,6 +239,7 @@ def search(
         workers_per_gpu=workers_per_gpu,
         seed=seed,
         plugins=files,
+        start_from=start_from,
     ):
         pass
     return Study.open(name or Path(space.source).stem, studies)

@@ -16,11 +16,12 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import filelock
 import optuna
@@ -129,8 +130,17 @@ def storage(journal: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
 
 
-def begin(path: Path, space: Space, manifest: Manifest, metric: Metric) -> optuna.Study:
-    """Create the study, or go on with it if it was begun with the same. The caller holds it."""
+def begin(
+    path: Path,
+    space: Space,
+    manifest: Manifest,
+    metric: Metric,
+    elsewhere: Sequence[tuple[dict[str, Any], str]] = (),
+) -> optuna.Study:
+    """Create the study, or go on with it if it was begun with the same. The caller holds it.
+
+    Tried first is what the space says, then what did well `elsewhere`: values, and where.
+    """
     file = path / "manifest.json"
     if file.exists():
         manifest.compare(read_manifest(path), path.name)
@@ -144,6 +154,8 @@ def begin(path: Path, space: Space, manifest: Manifest, metric: Metric) -> optun
     if not file.exists():
         for values in space.beginnings():
             study.enqueue_trial(values, skip_if_exists=True)
+        for values, where in elsewhere:
+            study.enqueue_trial(values, {"from": where}, skip_if_exists=True)
         (path / "space.yaml").write_text(space.text, encoding="utf-8")
         write(file, json.dumps(asdict(manifest), indent=2) + "\n")
     return study
@@ -202,7 +214,9 @@ class Study:
     @property
     def optuna(self) -> optuna.Study:
         """As Optuna sees it."""
-        return optuna.load_study(study_name=self.name, storage=storage(self.path / "journal.log"))
+        found = storage(self.path / "journal.log")
+        (begun_as,) = optuna.get_all_study_names(found)  # its folder may have been renamed
+        return optuna.load_study(study_name=begun_as, storage=found)
 
     @property
     def leaderboard(self) -> list[Row]:

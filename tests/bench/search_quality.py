@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -31,6 +31,7 @@ from automl.searching.driver import Driver
 from automl.space import Space
 
 NOTHING = Split(torch.zeros(0), torch.zeros(0))
+PORTFOLIO = Path(__file__).with_name("portfolio.json")
 DATA = Data(NOTHING, NOTHING, Images((1, 1, 1)), ["a", "b"], "table")
 
 Curve = Callable[[dict[str, Any], int], float]
@@ -110,8 +111,14 @@ def space_of(params: list[Any], epochs: int, search: dict[str, Any], name: str) 
 FAMILIES: dict[str, type[Model]] = {}
 
 
-def search(task: Any, seed: int, sampler: Any = "auto", pruner: Any = "auto") -> None:
-    """Search a task of the harness until its budget is spent."""
+def search(
+    task: Any,
+    seed: int,
+    sampler: Any = "auto",
+    pruner: Any = "auto",
+    first: Sequence[dict[str, Any]] = (),
+) -> None:
+    """Search a task of the harness until its budget is spent; the configs `first` before others."""
     params = task.space
     name = "table" + format(abs(hash(tuple((p.name, p.kind) for p in params))) % 10**6, "06d")
     if name not in FAMILIES:
@@ -131,6 +138,9 @@ def search(task: Any, seed: int, sampler: Any = "auto", pruner: Any = "auto") ->
     known: dict[Any, list[float]] = {}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize")
+    for config in first:
+        knobs = {p.name: str(v) if p.kind == "cat" else v for p in params for v in [config[p.name]]}
+        study.enqueue_trial({f"model.k_{knob}": value for knob, value in knobs.items()})
     engine = Lookup(curve)
     with tempfile.TemporaryDirectory() as folder:
         driver = Driver(
@@ -149,7 +159,10 @@ def search(task: Any, seed: int, sampler: Any = "auto", pruner: Any = "auto") ->
 
 
 def automl_search(task: Any, seed: int) -> None:
-    search(task, seed)
+    """With what make_portfolio.py learned from other instances; without, where knobs differ."""
+    names = {param.name for param in task.space}
+    search(task, seed, first=[config for config in json.loads(PORTFOLIO.read_text())
+                              if config.keys() == names])  # fmt: skip
 
 
 def automl_search_no_portfolio(task: Any, seed: int) -> None:
