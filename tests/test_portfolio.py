@@ -126,7 +126,9 @@ def test_the_best_for_its_price_comes_first_and_then_what_differs_most() -> None
     assert choose(worth, np.ones(4), 3) == [0, 3, 2]
     assert choose(worth, np.array([2.0, 1, 2, 1]), 3) == [1, 3, 2], "a bit worse at half the price"
     assert choose(worth, np.ones(4), 2) == [0, 3]
-    assert choose(worth[:2], np.ones(4), 4) == [2, 0], "nothing adds to these"
+    assert choose(worth[:2], np.ones(4), 4) == [2, 0, 1], (
+        "what adds nothing, then; what is no good, never"
+    )
 
 
 TEXT = """

@@ -142,6 +142,7 @@ class Driver:
             else:
                 entry = Entry(frozen.number, frozen.params, "closed", curve)
                 entry.whole = frozen.user_attrs.get("whole", False)
+                entry.believed = "from" in frozen.user_attrs
                 if any(value > 0 for value in frozen.constraints.values()):
                     entry.state = "infeasible"
                 self.ledger.entries[frozen.number] = entry
@@ -261,6 +262,7 @@ class Driver:
         try:
             config = self.space.fill(suggest(trial)).model_copy(update={"seed": self.seed})
             entry.values = trial.params
+            entry.believed = "from" in trial.user_attrs
             model = self.ledger.model
             if model and model.proposal and model.proposal.values == trial.params:
                 trial.set_user_attr("whole", model.proposal.whole)

@@ -22,6 +22,7 @@ class Entry:
     state: State = "under way"
     curve: list[float] = field(default_factory=list)  # by epoch
     seconds: float = 0.0  # an epoch takes
+    believed: bool = False  # whether it did well elsewhere
     whole: bool = False  # whether it trains to its end, whatever it scores on the way
 
     @property

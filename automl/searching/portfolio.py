@@ -41,7 +41,7 @@ Values = dict[str, Any]
 SHIPPED = Path(__file__).parent.parent / "portfolios"
 FEWEST = 5  # finished trials that a study needs, to say what is good
 BEST = 4  # configs of another study that are tried first
-WORTH = 0.005  # gains below this, as a share of the way to the best, end a portfolio
+WORTH = 0.005  # gains below this, as a share of the way to the best, are none
 ALIKE = 0.25  # seconds, as a share of the median's, below which a trial is no cheaper
 
 
@@ -144,16 +144,21 @@ def choose(worth: Array, costs: Array, count: int) -> list[int]:
 
     Each next one adds most, per unit of its cost, to what the best so far is worth in the mean over
     studies: greedy, which is within 63 % of the best set (Nemhauser et al. 1978), as the portfolio
-    of auto-sklearn 2 is built (Feurer et al. 2022).
+    of auto-sklearn 2 is built (Feurer et al. 2022). When nothing adds any more, what is left has
+    its turn in the same way, for other data may be like none of these.
     """
     best = np.zeros(len(worth))
     chosen: list[int] = []
     while len(chosen) < count:
         gains = np.maximum(worth - best[:, None], 0).mean(0)
-        if gains.max() < WORTH:
+        gains[chosen] = 0
+        if gains.max() >= WORTH:
+            chosen.append(int(np.argmax(gains / costs)))
+            best = np.maximum(best, worth[:, chosen[-1]])
+        elif best.any():
+            best = np.zeros(len(worth))
+        else:
             break
-        chosen.append(int(np.argmax(gains / costs)))
-        best = np.maximum(best, worth[:, chosen[-1]])
     return chosen
 
 

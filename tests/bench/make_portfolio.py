@@ -22,7 +22,7 @@ from search_quality import automl_search_no_portfolio
 
 from automl.searching.portfolio import choose, shares
 
-RANDOM, FOUND, FULL_TRAININGS, ENTRIES = 300, 15, 15, 12
+RANDOM, FOUND, FULL_TRAININGS, ENTRIES = 300, 15, 15, 7
 OUT = Path(__file__).with_name("portfolio.json")
 
 

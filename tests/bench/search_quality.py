@@ -138,9 +138,10 @@ def search(
     known: dict[Any, list[float]] = {}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize")
+    where = {"from": PORTFOLIO.name}
     for config in first:
         knobs = {p.name: str(v) if p.kind == "cat" else v for p in params for v in [config[p.name]]}
-        study.enqueue_trial({f"model.k_{knob}": value for knob, value in knobs.items()})
+        study.enqueue_trial({f"model.k_{knob}": value for knob, value in knobs.items()}, where)
     engine = Lookup(curve)
     with tempfile.TemporaryDirectory() as folder:
         driver = Driver(
