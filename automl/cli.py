@@ -336,13 +336,17 @@ def build(
     out: Annotated[Path, typer.Option(help="the file to write: mine.json")],
     studies: Studies = Path("studies"),
     entries: Annotated[int, typer.Option(min=1, max=100, help="configs, at most")] = 12,
+    plugin: Plugins = None,
 ) -> None:
     """The configs of studies that are worth trying first on other data, cheapest first."""
+    from automl.config import load_plugin
     from automl.searching import portfolio
     from automl.searching.study import Study
 
     if out.suffix != ".json":
         raise OptionError(f"--out: got {str(out)!r}; want a file that ends in .json")
+    for file in plugin or ():
+        load_plugin(file)
     found = portfolio.build([Study.open(name, studies) for name in names], entries)
     portfolio.write(out, found)
     for belief in found:

@@ -16,10 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 from test_driver import ACCURACY, DIGITS, Config, Table, opened, trials, width
+from test_promotion import SPACE, rising
 
 from automl.config import Task
 from automl.errors import AutomlError, OptionError, SpaceError, StudyError
 from automl.searching import portfolio
+from automl.searching.driver import Closed, Paused, Trained
 from automl.searching.portfolio import Belief, Record, choose
 from automl.searching.run import run
 from automl.searching.study import Manifest, Study, begin
@@ -260,6 +262,7 @@ BROKEN = [
     (changed(model="nm"), "[0].config.model: no model is called 'nm'"),
     (changed(model={"name": "mlp", "widths": [0]}), "[0].config.model.widths[0]: got 0; want"),
     (changed(optimizer={"name": "adamw", "lr": math.inf}), "want a finite number"),
+    (json.dumps([ENTRY | {"origin": ENTRY["origin"] | {"study": "\x1b[2J"}}]), "study: got "),
     (changed(command="rm"), "[0].config.command: no knob is called 'command'"),
 ]
 
@@ -347,3 +350,45 @@ def test_a_beginning_that_cannot_be_is_one_error(
         list(run(Space.parse(text), name="new", studies=tmp_path, start_from=start_from))
     assert message in str(caught.value)
     assert not (tmp_path / "new").exists()
+
+
+def believing(folder: Path, beliefs: list[tuple[float, float]], count: int) -> tuple[Any, Table]:
+    """A driver that begins with these dropouts and learning rates, and its workers."""
+    space = Space.parse(SPACE)
+    elsewhere = [
+        (
+            {
+                "model.widths[0]": 60,
+                "model.dropout": dropout,
+                "optimizer": "adamw",
+                "optimizer.adamw.lr": lr,
+            },
+            "elsewhere",
+        )
+        for dropout, lr in beliefs
+    ]
+    folder.mkdir()
+    manifest = Manifest(space.digest, "digits", "fingerprint", 0, "cpu", {})
+    begin(folder, space, manifest, ACCURACY, elsewhere)
+    table = Table(rising)
+    return opened(folder, table, count, text=SPACE), table
+
+
+def test_of_what_did_well_elsewhere_two_are_trained_to_their_end_and_others_wait(
+    tmp_path: Path,
+) -> None:
+    driver, _ = believing(tmp_path / "s", [(0.1 * i, 0.01) for i in range(5)], 5)
+    told = [(type(e), e.row.trial if isinstance(e, Closed) else e.trial) for e in driver.run()]
+    first = [each for each in told if each[0] is not Trained][:5]
+    assert first == [(Closed, 0), (Closed, 1), (Paused, 2), (Paused, 3), (Paused, 4)]
+
+
+def test_a_wrong_belief_costs_little(tmp_path: Path) -> None:
+    wrong = [(0.9, 1e-4), (0.8, 2e-4), (0.9, 0.1), (0.85, 1.5e-4)]
+    best = []
+    for name, beliefs in (("wrong", wrong), ("none", [])):
+        driver, _ = believing(tmp_path / name, beliefs, 24)
+        list(driver.run())
+        best.append(driver.rows()[0].score)
+    assert best[0] > 0.85
+    assert best[0] > best[1] - 0.03

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
@@ -37,6 +37,7 @@ from automl.searching.surrogate import Encoder, Point, View, plain
 from automl.space import Space, measure
 
 Values = dict[str, Any]
+Word = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]  # for a terminal to show
 
 SHIPPED = Path(__file__).parent.parent / "portfolios"
 FEWEST = 5  # finished trials that a study needs, to say what is good
@@ -48,15 +49,15 @@ ALIKE = 0.25  # seconds, as a share of the median's, below which a trial is no c
 class Origin(Strict):
     """Where a config was trained, and what came of it."""
 
-    study: str
-    task: str
-    metric: str
+    study: Word
+    task: Word
+    metric: Word
     score: float = Field(description="on the validation split, after all epochs")
     epochs: int
     seconds: float = Field(description="of its training")
-    device: str
+    device: Word
     params: int
-    date: str
+    date: Word
 
 
 class Recipe(Strict):
@@ -134,7 +135,7 @@ def build(studies: list[Study], count: int) -> list[Belief]:
         raise StudyError(f"studies of {' and '.join(sorted(families))}; want one kind of data")
     pool = [belief for record in records for belief in record.beliefs]
     seconds = [[belief.origin.seconds for belief in record.beliefs] for record in records]
-    costs = np.concatenate([each / np.median(each) for each in map(np.array, seconds)])
+    costs = np.concatenate([np.array(each) / max(np.median(each), 1e-3) for each in seconds])
     worth = np.array([record.worth(pool) for record in records])
     return [pool[i] for i in choose(worth, np.maximum(costs, ALIKE), count)]
 
@@ -171,8 +172,8 @@ def write(path: Path, beliefs: list[Belief]) -> None:
     """One line for where a config comes from, one for what it is."""
     entries = []
     for belief in beliefs:
-        plain_ = belief.model_dump(mode="json")
-        lines = (f'"{key}": {json.dumps(value)}' for key, value in plain_.items())
+        told = belief.model_dump(mode="json")
+        lines = (f'"{key}": {json.dumps(value)}' for key, value in told.items())
         entries.append("{" + ",\n ".join(lines) + "}")
     path.write_text("[\n" + ",\n".join(entries) + "\n]\n", encoding="utf-8")
 
