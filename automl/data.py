@@ -273,3 +273,4 @@ class Epoch:
     metrics: dict[str, float]  # on the validation split
     seconds: float
     examples: int
+    memory_mb: float | None = None  # the most that training took so far, where a worker tells it

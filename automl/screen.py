@@ -19,9 +19,10 @@ from rich.text import Text
 
 from automl.data import Metric
 from automl.holes import Choice, Hole
-from automl.results.leaderboard import Row
+from automl.results.leaderboard import Row, measures
 from automl.searching.driver import Closed, Paused, Trained
 from automl.searching.run import Finished, Opened, Told
+from automl.size import Size
 from automl.space import Space
 from automl.training.loop import UNBALANCED
 
@@ -209,7 +210,9 @@ def result(event: Finished, rows: list[Row]) -> dict[str, Any]:
 def table(rows: list[Row], top: int, metric: Metric) -> None:
     """The leaderboard, on standard output."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("rank", "trial", metric.name, "epochs", "params", "time", "state"):
+    known = {k: v for k, v in measures(rows).items() if k in ("macs", "latency_ms")}
+    columns = "rank", "trial", metric.name, "epochs", "params", *known.values(), "time", "state"
+    for column in columns:
         shown.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
     shown.add_column("what it is", overflow="fold")
     for row in rows[:top]:
@@ -219,6 +222,7 @@ def table(rows: list[Row], top: int, metric: Metric) -> None:
             "-" if row.score is None else f"{row.score:.4f}",
             str(row.epochs),
             "-" if row.params is None else short(row.params),
+            *(measured(getattr(row, name)) for name in known),
             duration(row.seconds),
             row.state,
             row.summary,
@@ -227,7 +231,7 @@ def table(rows: list[Row], top: int, metric: Metric) -> None:
     Console(highlight=False, width=wide, markup=False).print(shown)
 
 
-def knobs(space: Space, sizes: list[int]) -> str:
+def knobs(space: Space, sizes: list[Size]) -> str:
     """Every open value of a space in a line of its own, then its size."""
     found = space.knobs()
     width = max((len(name) for name in found), default=0)
@@ -237,15 +241,20 @@ def knobs(space: Space, sizes: list[int]) -> str:
         f"\n{len(found)} knobs, {conditions} of which open others, {len(space.start)} starts"
     )
     if sizes:
-        tenth, middle, most = sizes[len(sizes) // 10], sizes[len(sizes) // 2], sizes[-1]
-        lines.append(
-            f"parameters over {len(sizes)} random draws: {sizes[0]:,} to {most:,};"
-            f" a tenth below {tenth:,}, half below {middle:,}"
-        )
-    limit = space.search.max_params
-    if limit:
-        over = sum(size > limit for size in sizes)
-        lines.append(f"max_params {limit:,} refuses {over} of these {len(sizes)}")
+        counts = {
+            "parameters": [size.params for size in sizes],
+            "multiply-accumulates": sorted(size.macs for size in sizes),
+        }
+        for what, drawn in counts.items():
+            tenth, middle = drawn[len(drawn) // 10], drawn[len(drawn) // 2]
+            lines.append(
+                f"{what} over {len(drawn)} random draws: {drawn[0]:,} to {drawn[-1]:,};"
+                f" a tenth below {tenth:,}, half below {middle:,}"
+            )
+    limits = [name for name in ("max_params", "max_macs") if getattr(space.search, name)]
+    if limits:
+        over = sum(space.search.excess(size) is not None for size in sizes)
+        lines.append(f"{' and '.join(limits)} refuse {over} of these {len(sizes)}")
     return "\n".join(lines)
 
 
@@ -265,6 +274,12 @@ def short(count: int) -> str:
     if count < 999_500:
         return f"{count / 1e3:.0f}k"
     return f"{count / 1e6:.1f}M"
+
+
+def measured(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return short(value) if isinstance(value, int) else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:

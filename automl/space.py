@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import Field, SerializeAsAny, ValidationError
 
@@ -53,6 +53,9 @@ from automl.holes import (
 )
 from automl.reader import MAX_BYTES, Reader
 
+if TYPE_CHECKING:
+    from automl.size import Size
+
 NEVER_OPEN = {  # what makes trials comparable, or says how to look
     "version": "it names the format",
     "task": "trials must see the same data",
@@ -71,6 +74,26 @@ class Search(Strict):
         4, ge=0, le=32, description="configs that did well on other data, to try first, at most"
     )
     max_params: int | None = Field(None, ge=1, description="refuse larger models before they train")
+    max_macs: int | None = Field(
+        None, ge=1, description="multiply-accumulates of one example, refused before they train"
+    )
+    max_latency_ms: float | None = Field(
+        None, gt=0, description="milliseconds for one example on this device, in float32"
+    )
+    max_memory_mb: float | None = Field(
+        None, gt=0, description="megabytes that training takes on this device"
+    )
+    max_train_seconds: float | None = Field(
+        None, gt=0, description="seconds of a full training, as its first epochs foretell them"
+    )
+
+    def excess(self, size: Size) -> str | None:
+        """By what a model breaks a limit that is known before it trains; None if it does not."""
+        if self.max_params and size.params > self.max_params:
+            return f"{size.params:,} parameters; max_params: {self.max_params:,}"
+        if self.max_macs and size.macs > self.max_macs:
+            return f"{size.macs:,} multiply-accumulates; max_macs: {self.max_macs:,}"
+        return None
 
 
 @dataclass(frozen=True)
@@ -243,26 +266,28 @@ class Space:
         return hashlib.sha256(shown.encode()).hexdigest()[:16]
 
 
-def measure(config: Config, inputs: Inputs, labels: int) -> int:
-    """Parameters of the config's model, found without memory for them. Raises SpaceError.
+def measure(config: Config, inputs: Inputs, labels: int) -> Size:
+    """How large the config's model is, found without memory for it. Raises SpaceError.
 
     The model is built and run on the meta device: what passes here fits its inputs and outputs.
     """
     import torch
+
+    from automl.size import weigh
 
     outputs = labels or inputs.outputs
     try:
         with torch.device("meta"):
             model = config.model.build(inputs, outputs)
             x = inputs.example(2)
-            logits = model(x)
+            logits, size = weigh(model, x)
     except (RuntimeError, ValueError) as error:  # what torch raises for shapes that cannot be
         reason = str(error).splitlines()[0]
         raise SpaceError(f"model: does not fit {inputs.summary}: {reason}") from error
     wanted = (2, outputs) if labels else (2, x.shape[1], outputs)
     if tuple(logits.shape) != wanted:
         raise SpaceError(f"model: gives {tuple(logits.shape)} for 2 inputs; want {wanted}")
-    return sum(weight.numel() for weight in model.parameters())
+    return size
 
 
 def find(name: str) -> Path:

@@ -19,6 +19,7 @@ from automl.holes import Choice, Value
 from automl.inputs.images import Images
 from automl.reader import HOLES, MAX_BYTES, Reader
 from automl.searching.run import prove
+from automl.size import Size
 from automl.space import Space, find, measure, shipped
 
 few = settings(deadline=None, derandomize=True, max_examples=20)
@@ -711,12 +712,13 @@ BROKEN: dict[str, tuple[str, str]] = {
     "unknown sampler": (
         MLP + "search:\n  sampler: tpee\n",
         "4: search.sampler: no sampler is called 'tpee'; did you mean 'tpe'? Known: auto, "
-        "gp, random, tpe.",
+        "gp, qmc, random, tpe.",
     ),
     "unknown setting of search": (
         MLP + "search:\n  max_parameters: 1000\n",
         "4: search.max_parameters: no knob is called 'max_parameters'; did you mean "
-        "'max_params'? Known: max_params, pruner, sampler.",
+        "'max_params'? Known: max_latency_ms, max_macs, max_memory_mb, max_params, "
+        "max_train_seconds, pruner, sampler.",
     ),
     "max_params 0": (
         MLP + "search: {max_params: 0}\n",
@@ -1103,10 +1105,10 @@ def test_a_model_is_measured_without_being_made() -> None:
     inputs = Images((1, 8, 8))
     small = {"name": "mlp", "widths": [10], "norm": "none"}
     config = Config.of({"task": "digits", "model": small})
-    assert measure(config, inputs, 10) == (64 + 1) * 10 + (10 + 1) * 10
+    assert measure(config, inputs, 10) == Size((64 + 1) * 10 + (10 + 1) * 10, 64 * 10 + 10 * 10)
     huge = {"name": "mlp", "widths": [8192] * 8}
     config = Config.of({"task": "digits", "model": huge})
-    assert measure(config, Images((3, 512, 512)), 10) > 6e9
+    assert measure(config, Images((3, 512, 512)), 10).params > 6e9
 
 
 def test_a_model_that_does_not_fit_its_inputs_is_refused() -> None:
@@ -1129,4 +1131,4 @@ def test_what_is_tried_first_is_measured_too() -> None:
     raw, labels = space.task.shape(None)
     _, most = prove(space, len(labels), lambda part: part.expect(raw))
     tried = space.with_values(space.start[0])
-    assert most == measure(tried, tried.input.expect(raw), len(labels))
+    assert most == measure(tried, tried.input.expect(raw), len(labels)).params

@@ -4,6 +4,7 @@ One request, one event, and the driver cannot tell what lies between: a process 
 
     Setup  ──►  Ready           once, when a worker starts
     Job    ──►  Epoch           the first one; a job that came before is dropped
+                Measured        instead of it, if the job asks for that
     Go     ──►  Epoch           the next one
                 Refused         instead of an epoch: the config cannot be trained
                 Broken          instead of an epoch: a part has a bug
@@ -16,9 +17,11 @@ import json
 import time
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from automl.data import Epoch
+
+Reason = Literal["too large", "too slow", "infeasible shape", "out of memory", "diverged"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Job:
     checkpoint: str
     until: int
     saves: list[int] = field(default_factory=list)  # epochs after which a checkpoint is a must
+    timed: bool = False  # whether to tell Measured first
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,16 @@ class Ready:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Milliseconds that the model takes to predict, on the worker's device."""
+
+    latency_ms: float  # one example
+    latency_64_ms: float  # 64 at once
+
+
+@dataclass(frozen=True)
 class Refused:
-    reason: str  # `out of memory` or `diverged`
+    reason: Reason
     detail: str
 
 
@@ -70,8 +82,9 @@ class Lost:
 
 
 Request = Setup | Job | Go
-Event = Ready | Epoch | Refused | Broken | Lost
-KINDS = {kind.__name__: kind for kind in (Setup, Job, Go, Ready, Epoch, Refused, Broken)}
+Event = Ready | Measured | Epoch | Refused | Broken | Lost
+MESSAGES = (Setup, Job, Go, Ready, Measured, Epoch, Refused, Broken)
+KINDS = {kind.__name__: kind for kind in MESSAGES}
 
 
 def encode(message: Request | Event) -> bytes:

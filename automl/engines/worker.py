@@ -13,6 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -20,8 +21,22 @@ import torch
 
 from automl.config import Config, Task, load_plugin
 from automl.data import Data, Epoch
-from automl.engines import Broken, Event, Go, Job, Ready, Refused, Request, Setup, decode, encode
+from automl.engines import (
+    Broken,
+    Event,
+    Go,
+    Job,
+    Measured,
+    Ready,
+    Refused,
+    Request,
+    Setup,
+    decode,
+    encode,
+)
 from automl.training import Diverged, train
+from automl.training.cost import Memory, latency_ms
+from automl.training.loop import outputs_of
 
 PR_SET_PDEATHSIG = 1
 
@@ -71,29 +86,41 @@ def main() -> None:
         load_plugin(Path(plugin))
     device = torch.device(setup.device)
     data = Task.of(setup.task).load(Path(setup.data) if setup.data else None)
+    memory = Memory(device)
     wire.send(Ready())
 
-    epochs: Iterator[Epoch] = iter(())
+    events: Iterator[Measured | Epoch] = iter(())
     while True:
         request = wire.receive()
         if isinstance(request, Job):
-            epochs = start(request, data, device)
+            events = work(request, data, device, memory)
         assert isinstance(request, Job | Go)
-        wire.send(step(epochs))
+        wire.send(step(events))
 
 
-def start(job: Job, data: Data, device: torch.device) -> Iterator[Epoch]:
+def work(job: Job, data: Data, device: torch.device, memory: Memory) -> Iterator[Measured | Epoch]:
     config, checkpoint = Config.of(job.config), Path(job.checkpoint)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    return train(
+    if job.timed:
+        yield timed(config, data, device)
+    memory.restart()
+    for epoch in train(
         config, data, device=device, checkpoint=checkpoint, until=job.until, saves=job.saves
-    )
+    ):
+        yield replace(epoch, memory_mb=memory.peak_mb())
 
 
-def step(epochs: Iterator[Epoch]) -> Event:
-    """The next epoch, or why the config cannot have one."""
+def timed(config: Config, data: Data, device: torch.device) -> Measured:
+    """A model of its own, for random numbers are drawn for it: training begins after its seed."""
+    inputs = config.input.fit(data)
+    model = config.model.build(inputs, outputs_of(inputs, data)).to(device)
+    return Measured(*(latency_ms(model, inputs, count, device) for count in (1, 64)))
+
+
+def step(events: Iterator[Measured | Epoch]) -> Event:
+    """The next event of a job, or why its config cannot have one."""
     try:
-        return next(epochs)
+        return next(events)
     except Diverged as error:
         return Refused("diverged", str(error))
     except (MemoryError, torch.OutOfMemoryError) as error:

@@ -115,7 +115,7 @@ class Tokens(Inputs):
         return max(64, self.size // 8) if self.causal else 64
 
     def example(self, count: int) -> Tensor:
-        return torch.ones(count, min(self.length, 8), dtype=torch.long)
+        return torch.ones(count, self.length, dtype=torch.long)
 
     def facts(self) -> dict[str, Any]:
         return {"size": self.size, "length": self.length, "causal": self.causal}

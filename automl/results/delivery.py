@@ -53,7 +53,7 @@ class Delivery:
             "name": self.name,
             "trial": trial,
             "epochs": last["number"],
-            "params": measure(config, inputs, len(self.data.labels)),
+            "params": measure(config, inputs, len(self.data.labels)).params,
             "metric": name,
             "valid": last["metrics"],
             "test": None,

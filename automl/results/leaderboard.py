@@ -26,6 +26,10 @@ class Row:
     score: float | None  # on the validation split, at the last epoch; None: never measured
     epochs: int
     params: int | None
+    macs: int | None  # multiply-accumulates of one example
+    latency_ms: float | None  # of one example; None: was not asked for
+    latency_64_ms: float | None  # of 64 at once
+    memory_mb: float | None  # the most that training took
     seconds: float  # of training
     state: str  # finished, stopped, infeasible, lost, paused
     reason: str
@@ -42,6 +46,10 @@ def row(trial: FrozenTrial, rank: int = 0) -> Row:
         score=curve[max(curve)] if curve else None,
         epochs=len(curve),
         params=told.get("params"),
+        macs=told.get("macs"),
+        latency_ms=told.get("latency_ms"),
+        latency_64_ms=told.get("latency_64_ms"),
+        memory_mb=told.get("memory_mb"),
         seconds=told.get("seconds", 0.0),
         state=state,
         reason=told.get("reason", ""),
@@ -62,16 +70,34 @@ def rows(trials: list[FrozenTrial], metric: Metric) -> list[Row]:
     return [replace(entry, rank=rank) for rank, entry in enumerate(ranked, 1)]
 
 
+def measures(rows: list[Row]) -> dict[str, str]:
+    """What else is known of some trial, and what its column is called."""
+    names = {
+        "macs": "MACs",
+        "latency_ms": "ms for 1",
+        "latency_64_ms": "ms for 64",
+        "memory_mb": "MB",
+    }
+    return {
+        name: told
+        for name, told in names.items()
+        if any(getattr(row, name) is not None for row in rows)
+    }
+
+
 def markdown(rows: list[Row], metric: Metric) -> str:
-    lines = [
-        f"| rank | trial | {metric.name} | epochs | parameters | seconds | state | what it is |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    known = measures(rows)
+    columns = ["rank", "trial", metric.name, "epochs", "parameters", *known.values()]
+    columns += ["seconds", "state", "what it is"]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for r in rows:
         score = "" if r.score is None else f"{r.score:.4f}"
         params = "" if r.params is None else f"{r.params:,}"
         state = f"{r.state}: {r.reason}" if r.reason else r.state
-        cells = [r.rank, r.trial, score, r.epochs, params, f"{r.seconds:.1f}", state, r.summary]
+        more = [getattr(r, name) for name in known]
+        cells = [r.rank, r.trial, score, r.epochs, params]
+        cells += ["" if value is None else f"{value:,}" for value in more]
+        cells += [f"{r.seconds:.1f}", state, r.summary]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

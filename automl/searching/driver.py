@@ -18,13 +18,14 @@ from optuna.trial import TrialState
 
 from automl.config import Config
 from automl.data import Data, Epoch
-from automl.engines import Broken, Engine, Event, Go, Job, Lost, Ready, Refused
+from automl.engines import Broken, Engine, Event, Go, Job, Lost, Measured, Ready, Reason, Refused
 from automl.errors import PartBug, SpaceError, StudyError
 from automl.holes import Draw, Float, Hole, Int
 from automl.results import leaderboard
 from automl.results.leaderboard import Row
 from automl.searching.ledger import Entry, Ledger
 from automl.searching.study import asked
+from automl.size import Size
 from automl.space import Space, measure
 from automl.training import checkpoint as disk
 
@@ -111,7 +112,7 @@ class Driver:
         if chance is not None:
             self.ledger.chance = self.sign * chance
         study.sampler = space.search.sampler.build(seed + 7919 * asked(study), space, self.ledger)
-        self.sizes: dict[str, int] = {}  # parameters, by what decides them
+        self.sizes: dict[str, Size] = {}  # by what decides them
         self.waiting: deque[Active] = deque()  # interrupted trials, to go on with first
         self.paused: dict[int, Active] = {}  # by trial; the pruner may go on with them
         self.active: dict[int, Active] = {}  # by slot
@@ -238,18 +239,19 @@ class Driver:
         number, epochs = active.trial.number, active.config.train.epochs
         path = str(self.checkpoint(number).resolve())
         saves = self.pruner.saves(epochs)
-        self.engine.send(slot, Job(number, active.config.dump(), path, epochs, saves))
+        limited = self.space.search.max_latency_ms is not None
+        timed = limited and "latency_ms" not in active.trial.user_attrs
+        self.engine.send(slot, Job(number, active.config.dump(), path, epochs, saves, timed))
 
     def _feasible(self, values: dict[str, Any]) -> bool:
         """Whether a config can be trained, as far as is known without training."""
         try:
-            params = self._measure(self.space.with_values(values))
+            size = self._measure(self.space.with_values(values))
         except SpaceError:
             return False
-        limit = self.space.search.max_params
-        return not limit or params <= limit
+        return self.space.search.excess(size) is None
 
-    def _measure(self, config: Config) -> int:
+    def _measure(self, config: Config) -> Size:
         key = config.input.model_dump_json() + config.model.model_dump_json()
         if key not in self.sizes:
             inputs = config.input.fit(self.data)
@@ -268,15 +270,16 @@ class Driver:
                 trial.set_user_attr("whole", model.proposal.whole)
             entry.whole = trial.user_attrs.get("whole", False)
             self.ledger.entries[trial.number] = entry
-            params = self._measure(config)
+            size = self._measure(config)
         except SpaceError as error:  # knobs that are fine alone and do not go together
             self._refuse(trial, "infeasible shape", str(error))
             return None
-        trial.set_user_attr("params", params)
+        trial.set_user_attr("params", size.params)
+        trial.set_user_attr("macs", size.macs)
         trial.set_user_attr("summary", config.summary)
-        limit = self.space.search.max_params
-        if limit and params > limit:
-            self._refuse(trial, "too large", f"{params:,} parameters, limit {limit:,}")
+        excess = self.space.search.excess(size)
+        if excess:
+            self._refuse(trial, "too large", excess)
             return None
         return Active(trial, config, entry)
 
@@ -285,18 +288,28 @@ class Driver:
             case Ready():
                 self.failed_starts = 0
                 self.idle.add(slot)
+            case Measured():
+                yield from self._timed(slot, event)
             case Epoch():
                 yield from self._judge(slot, event)
             case Refused():
-                active = self._release(slot)
-                self._refuse(active.trial, event.reason, event.detail)
-                yield self._ended(active.trial.number)
+                yield self._give_up(slot, event.reason, event.detail)
             case Broken():
                 place = self.active.get(slot)
                 config = f" in trial {place.trial.number} ({place.config.summary})" if place else ""
                 raise PartBug(f"a part failed{config}:\n{event.traceback}")
             case Lost():
                 yield from self._lost(slot, event)
+
+    def _timed(self, slot: int, told: Measured) -> Iterator[Closed]:
+        trial, limit = self.active[slot].trial, self.space.search.max_latency_ms
+        trial.set_user_attr("latency_ms", round(told.latency_ms, 4))
+        trial.set_user_attr("latency_64_ms", round(told.latency_64_ms, 4))
+        if limit and told.latency_ms > limit:
+            detail = f"{told.latency_ms:.3g} ms for one example; max_latency_ms: {limit:g}"
+            yield self._give_up(slot, "too slow", detail)
+        else:
+            self.engine.send(slot, Go())
 
     def _judge(self, slot: int, epoch: Epoch) -> Iterator[Trained | Paused | Closed]:
         active = self.active[slot]
@@ -315,6 +328,10 @@ class Driver:
         entry.seconds = sum(e.seconds for e in active.history) / len(active.history)
         yield Trained(number, epoch, epochs)
 
+        excess = self._excess(active) if fresh else None
+        if excess:
+            yield self._give_up(slot, *excess)
+            return
         if epoch.number == epochs:
             self._release(slot)
             yield self._finish(active, score)
@@ -332,6 +349,29 @@ class Driver:
             yield Paused(number, epoch.number)
         else:
             self.engine.send(slot, Go())
+
+    def _excess(self, active: Active) -> tuple[Reason, str] | None:
+        """Which limit the training of a trial breaks, as its epochs tell, and by how much."""
+        search, epochs = self.space.search, active.history
+        memory = epochs[-1].memory_mb
+        if memory is not None:
+            active.trial.set_user_attr("memory_mb", round(memory, 1))
+            if search.max_memory_mb and memory > search.max_memory_mb:
+                return "too large", f"{memory:,.0f} MB; max_memory_mb: {search.max_memory_mb:g}"
+        seconds = [epoch.seconds for epoch in epochs]
+        pace = min(seconds[1:], default=0.0)  # not of the first one, which warms up
+        whole = sum(seconds) + (active.config.train.epochs - len(seconds)) * pace
+        if search.max_train_seconds and whole > search.max_train_seconds:
+            told = f"{whole:.3g} s to its end; max_train_seconds: {search.max_train_seconds:g}"
+            return "too slow", told
+        return None
+
+    def _give_up(self, slot: int, reason: Reason, detail: str) -> Closed:
+        """A trial under way whose config cannot be trained."""
+        active = self._release(slot)
+        self._note_seconds(active)
+        self._refuse(active.trial, reason, detail)
+        return self._ended(active.trial.number)
 
     def _finish(self, active: Active, score: float) -> Closed:
         self._tell(active, TrialState.COMPLETE, score)
@@ -367,7 +407,7 @@ class Driver:
         self.idle.add(slot)
         return active
 
-    def _refuse(self, trial: optuna.Trial, reason: str, detail: str) -> None:
+    def _refuse(self, trial: optuna.Trial, reason: Reason, detail: str) -> None:
         """The config's own fault: the sampler learns to keep away, which a FAIL would not teach."""
         trial.set_user_attr("reason", reason)
         trial.set_user_attr("detail", detail[:500])

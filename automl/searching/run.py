@@ -22,8 +22,10 @@ from automl.searching import portfolio
 from automl.searching import study as on_disk
 from automl.searching.driver import Closed, Driver, Paused, Trained
 from automl.searching.study import Manifest, Study
+from automl.size import Size
 from automl.space import Space, find, measure
 from automl.training import precision
+from automl.training.cost import Memory
 
 FINISH = 3.0  # seconds of a time budget kept for the test of the best model
 
@@ -88,6 +90,9 @@ def run(
     if seconds is not None and not FINISH < seconds < math.inf:
         raise OptionError(f"--time: got {seconds:g} s; want more than {FINISH:g} s")
     where = precision.pick(device)
+    if space.search.max_memory_mb and not Memory.known(where):
+        told = f"max_memory_mb: cannot be measured on {where} of this system"
+        raise SpaceError(f"{space.source}: search: {told}")
     slots = devices(where, workers, workers_per_gpu)[:trials]
     path = on_disk.folder(studies, name)
     task = space.task
@@ -175,29 +180,28 @@ def prove(space: Space, labels: int, inputs: Callable[[Input], Inputs]) -> tuple
 
     Raises SpaceError where one does not fit. No model is built twice.
     """
-    counts: dict[str, int] = {}
+    counts: dict[str, Size] = {}
     first = (space.with_values(values) for values in space.beginnings())
     for config in (*(config for config, _ in space.probes()), *first):
         key = config.input.model_dump_json() + config.model.model_dump_json()
         if key not in counts:
             counts[key] = measure(config, inputs(config.input), labels)
-    limit = space.search.max_params
-    if limit and min(counts.values()) > limit:
-        fewest = min(counts.values())
-        told = f"max_params: {limit:,}, but the smallest model has {fewest:,} parameters"
-        raise SpaceError(f"{space.source}: search: {told}")
-    return min(counts.values()), max(counts.values())
+    params = [size.params for size in counts.values()]
+    excess = space.search.excess(Size(min(params), min(size.macs for size in counts.values())))
+    if excess:
+        raise SpaceError(f"{space.source}: search: the smallest model has {excess}")
+    return min(params), max(params)
 
 
-def sizes(space: Space, labels: int, inputs: Callable[[Input], Inputs], draws: int) -> list[int]:
-    """Parameters of random configs, fewest first. Draws that make no model are left out."""
+def sizes(space: Space, labels: int, inputs: Callable[[Input], Inputs], draws: int) -> list[Size]:
+    """Of random configs, fewest parameters first. Draws that make no model are left out."""
     rng = random.Random(0)
     found = []
     for _ in range(draws):
         with contextlib.suppress(SpaceError):
             config = space.sample(rng)
             found.append(measure(config, inputs(config.input), labels))
-    return sorted(found)
+    return sorted(found, key=lambda size: size.params)
 
 
 def search(

@@ -42,7 +42,7 @@ def curve(space: Space, data: Data, seed: int) -> dict[str, Any]:
     told: dict[str, Any] = {"seed": seed, "values": values, "state": "finished"}
     epochs: list[Epoch] = []
     try:
-        told["params"] = measure(config, config.input.fit(data), len(data.labels))
+        told["params"] = measure(config, config.input.fit(data), len(data.labels)).params
         for epoch in train(config, data, device=torch.device("cpu")):
             epochs.append(epoch)
     except SpaceError:

@@ -1,0 +1,90 @@
+"""What a model takes on a device: milliseconds to predict, and memory while it trains."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from automl.data import Inputs
+from automl.training.precision import Precision
+
+RUNS, FEWEST, ENOUGH = 20, 3, 0.5  # of a timing: at most, at least, and seconds after which it ends
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@torch.inference_mode()
+def latency_ms(model: nn.Module, inputs: Inputs, count: int, device: torch.device) -> float:
+    """Milliseconds for `count` examples at once, in float32, from device memory to logits.
+
+    The fastest of several runs: whatever else runs on the machine only ever adds to it.
+    """
+    with device:
+        x = inputs.example(count)
+    was_training = model.training
+    model.eval()
+    taken: list[float] = []
+    while len(taken) <= FEWEST or (len(taken) <= RUNS and sum(taken) < ENOUGH):
+        began = time.perf_counter()
+        model(x)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - began)
+    model.train(was_training)
+    return 1000 * min(taken[1:])  # the first one warms up
+
+
+class Memory:
+    """The most memory that a training takes on a device.
+
+    On a GPU all that PyTorch holds there, on a CPU what the process grows by: an estimate, for
+    libraries keep some of it. A training repeated on two cores differed by a fifth at most.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.before = 0.0
+        if device.type == "cpu":
+            warm_up()
+
+    @staticmethod
+    def known(device: torch.device) -> bool:
+        """Whether it can be told: on a GPU, and for a CPU where Linux keeps account."""
+        return device.type == "cuda" or (device.type == "cpu" and CLEAR.exists())
+
+    def restart(self) -> None:
+        """A training begins; what the one before has freed goes back to the system."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+        elif self.known(self.device):
+            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
+            if trim:
+                trim(0)
+            CLEAR.write_text("5")  # VmHWM starts anew, see proc(5)
+            self.before = resident_mb()
+
+    def peak_mb(self) -> float | None:
+        """Since the last restart; None where it is not known."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        return resident_mb() - self.before if self.known(self.device) else None
+
+
+def warm_up() -> None:
+    """One step of a toy: PyTorch loads 150 MB with its first, whatever the model."""
+    toy = nn.Conv2d(1, 1, 1)
+    optimizer = torch.optim.AdamW(toy.parameters())
+    with Precision.of(torch.device("cpu")).autocast():
+        toy(torch.zeros(1, 1, 1, 1)).sum().backward()
+    optimizer.step()
+
+
+def resident_mb() -> float:
+    """The most that this process has held, in MB."""
+    lines = STATUS.read_text().splitlines()
+    (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
+    return int(peak) / 1024

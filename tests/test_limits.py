@@ -1,0 +1,314 @@
+"""What a model may cost: counted before it trains, measured by the worker, learned by the sampler.
+
+The driver and the study are the real ones; workers read costs off a table, but where it is said.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from optuna.trial import TrialState
+from test_driver import Table, opened, trials, width
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from automl.config import Config as Whole
+from automl.config import Task
+from automl.data import Data, Epoch
+from automl.engines import Event, Job, Measured, Reason, Request
+from automl.engines.worker import work
+from automl.errors import SpaceError
+from automl.results import leaderboard
+from automl.results.leaderboard import Row
+from automl.searching.driver import Closed
+from automl.searching.run import prove, search
+from automl.size import Size, weigh
+from automl.space import Space, measure
+from automl.training.cost import Memory
+
+SPACE = """
+task: digits
+search: {sampler: random, pruner: none}
+model: {name: mlp, widths: [{int: [1, 64]}]}
+optimizer: {name: adamw, lr: {float: [1e-3, 1e-1], log: true}}
+train: {epochs: 3}
+"""
+
+
+def limited(*limits: str, sampler: str = "random") -> str:
+    told = ", ".join([f"sampler: {sampler}", "pruner: none", *limits])
+    return SPACE.replace("sampler: random, pruner: none", told)
+
+
+# Before anything trains.
+
+LAYERS: list[tuple[nn.Module, tuple[int, ...], int]] = [
+    (nn.Linear(10, 20), (10,), 10 * 20),
+    (nn.Conv2d(3, 4, 3, padding=1), (3, 8, 8), 8 * 8 * 3 * 4 * 9),
+    (nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=4), (4, 8, 8), 4 * 4 * 8 * 9),
+    (nn.Conv1d(3, 4, 5, padding=2), (3, 16), 16 * 3 * 4 * 5),
+    (nn.RNN(10, 16, batch_first=True), (7, 10), 7 * (10 * 16 + 16 * 16)),
+    (nn.GRU(10, 16, batch_first=True), (7, 10), 7 * 3 * (10 * 16 + 16 * 16)),
+    (nn.LSTM(10, 16, batch_first=True), (7, 10), 7 * 4 * (10 * 16 + 16 * 16)),
+]
+
+
+class First(nn.Module):
+    """What a recurrent layer gives, without its state."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.layer(x)
+        return out[0] if isinstance(out, tuple) else out
+
+
+@pytest.mark.parametrize(("layer", "shape", "macs"), LAYERS, ids=str)
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_multiply_accumulates_are_those_of_one_example(
+    layer: nn.Module, shape: tuple[int, ...], macs: int, count: int
+) -> None:
+    out, size = weigh(First(layer).to("meta"), torch.empty(count, *shape, device="meta"))
+    assert size == Size(sum(weight.numel() for weight in layer.parameters()), macs)
+    assert len(out) == count
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("cell", [nn.RNN, nn.GRU, nn.LSTM])
+def test_one_step_of_a_recurrent_layer_counts_as_all_would(
+    cell: Callable[..., nn.RNNBase], first: bool, both: bool
+) -> None:
+    with torch.device("meta"):
+        layer = cell(6, 5, num_layers=2, batch_first=first, bidirectional=both)
+        x = torch.empty(3, 3, 6)
+        with FlopCounterMode(display=False) as whole:
+            wanted = layer(x)[0]
+        out, size = weigh(First(layer), x)
+    assert size.macs == whole.get_total_flops() // 2 // 3
+    assert out.shape == wanted.shape
+
+
+def test_texts_are_counted_at_their_full_length() -> None:
+    def of(length: int) -> int:
+        config = Whole.of({
+            "task": "trec", "input": {"name": "words", "length": length}, "model": "rnn",
+        })  # fmt: skip
+        raw, labels = Task.of({"name": "trec"}).shape(None)
+        return measure(config, config.input.expect(raw), len(labels)).macs
+
+    step, head = (of(64) - of(32)) // 32, of(32) - (of(64) - of(32))
+    assert step > 1000 > head
+    assert of(128) == head + 128 * step
+
+
+def test_a_limit_below_all_models_is_refused_in_one_line() -> None:
+    for limit, has in {
+        "max_params: 10": "86 parameters",
+        "max_macs: 10": "74 multiply-accumulates",
+    }.items():
+        space = Space.parse(limited(limit), "my.yaml")
+        raw, labels = space.task.shape(None)
+        with pytest.raises(SpaceError) as caught:
+            prove(space, len(labels), lambda part: part.expect(raw))  # noqa: B023
+        assert str(caught.value) == f"my.yaml: search: the smallest model has {has}; {limit}"
+
+
+@pytest.mark.parametrize("limit", ["max_params: 770", "max_macs: 740"])
+def test_what_breaks_a_limit_is_not_even_proposed(limit: str, tmp_path: Path) -> None:
+    table = Table(slots=2)
+    driver = opened(tmp_path / "s", table, 14, text=limited(limit, sampler="auto"))
+    list(driver.run())
+    assert len(table.jobs) == 14
+    assert {row.state for row in driver.rows()} == {"finished"}
+    assert max(row.macs or 0 for row in driver.rows()) <= 740
+    assert all(row.macs == 74 * width(driver.config(row.trial).dump()) for row in driver.rows())
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_a_sampler_without_a_model_has_them_refused_untrained(sampler: str, tmp_path: Path) -> None:
+    table = Table()
+    driver = opened(tmp_path / "s", table, 14, text=limited("max_macs: 740", sampler=sampler))
+    list(driver.run())
+    refused = [row for row in driver.rows() if row.state == "infeasible"]
+    assert len(refused) == 14 - len(table.jobs) > 0
+    assert {(row.reason, row.epochs) for row in refused} == {("too large", 0)}
+    told = trials(tmp_path / "s")[refused[0].trial].user_attrs["detail"]
+    assert told == f"{refused[0].macs:,} multiply-accumulates; max_macs: 740"
+
+
+# While it trains.
+
+
+class Costly(Table):
+    """Workers whose models cost more the wider they are."""
+
+    def __init__(self, *, warmup: float = 0.0, slots: int = 1) -> None:
+        super().__init__(slots=slots)
+        self.warmup = warmup
+
+    def send(self, slot: int, request: Request) -> None:
+        if isinstance(request, Job) and request.timed:
+            self.jobs.append(request)
+            self.at[slot] = request, 0
+            milliseconds = width(request.config) / 10
+            self.pending[slot] = Measured(milliseconds, 20 * milliseconds)
+        else:
+            super().send(slot, request)
+
+    def _answer(self, job: Job, epoch: int) -> Event:
+        told = super()._answer(job, epoch)
+        assert isinstance(told, Epoch)
+        seconds = width(job.config) / 3 + (self.warmup if epoch == 1 else 0)
+        return replace(told, seconds=seconds, memory_mb=100.0 + width(job.config))
+
+
+def searched(folder: Path, table: Table, text: str, count: int = 14) -> list[Row]:
+    driver = opened(folder, table, count, text=text)
+    list(driver.run())
+    rows = sorted(driver.rows(), key=lambda row: row.trial)
+    assert len(rows) == count
+    return rows
+
+
+LIMITS = {  # each refuses what is wider than 32: the limit, why, after how many epochs
+    "max_latency_ms: 3.25": ("too slow", 0, "ms for one example; max_latency_ms: 3.25"),
+    "max_memory_mb: 132.5": ("too large", 1, "MB; max_memory_mb: 132.5"),
+    "max_train_seconds: 32.5": ("too slow", 2, "s to its end; max_train_seconds: 32.5"),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_what_is_measured_above_a_limit_is_infeasible(limit: str, tmp_path: Path) -> None:
+    reason, epochs, detail = LIMITS[limit]
+    rows = searched(tmp_path / "s", Costly(slots=2), limited(limit))
+    found = trials(tmp_path / "s")
+    assert reason in get_args(Reason)
+    wide = [row for row in rows if found[row.trial].params["model.widths[0]"] > 32]
+    assert 0 < len(wide) < 14
+    assert {(row.state, row.reason, row.epochs) for row in wide} == {("infeasible", reason, epochs)}
+    assert {row.state for row in rows if row not in wide} == {"finished"}
+    for row in wide:
+        assert found[row.trial].state == TrialState.PRUNED
+        assert found[row.trial].user_attrs["detail"].endswith(detail)
+        assert bool(row.seconds) == bool(epochs), "what was spent on it counts"
+
+
+def test_the_model_learns_to_keep_within_a_measured_limit(tmp_path: Path) -> None:
+    text = limited("max_latency_ms: 3.25", sampler="auto")
+    states = [row.state for row in searched(tmp_path / "s", Costly(), text, 30)]
+    assert "infeasible" in states[:15]
+    assert states[15:].count("infeasible") <= 4, "half of all configs are"
+
+
+def test_the_first_epoch_warms_up_and_foretells_nothing(tmp_path: Path) -> None:
+    limit = limited("max_train_seconds: 100")
+    rows = searched(tmp_path / "s", Costly(warmup=35), limit)
+    assert {row.state for row in rows} == {"finished"}, "64 + 35 s at most; not 3 * (64 / 3 + 35)"
+    rows = searched(tmp_path / "t", Costly(warmup=101), limit)
+    assert {(row.reason, row.epochs) for row in rows} == {("too slow", 1)}, "it is over already"
+
+
+def test_latency_is_measured_where_it_is_limited_and_once_a_trial(tmp_path: Path) -> None:
+    unlimited = Costly()
+    searched(tmp_path / "s", unlimited, limited())
+    assert not any(job.timed for job in unlimited.jobs)
+
+    text = limited("max_latency_ms: 100")
+    whole = len(list(opened(tmp_path / "whole", Costly(), 3, text=text).run()))
+    for stop in range(whole):
+        folder = tmp_path / str(stop)
+        before, after = Costly(), Costly()
+        events = opened(folder, before, 3, text=text).run()
+        told = list(itertools.islice(events, stop))
+        events.close()
+        driver = opened(folder, after, 3, text=text)
+        list(driver.run())
+        scored = {event.trial for event in told if not isinstance(event, Closed)}  # type: ignore[union-attr]
+        assert not any(job.timed for job in after.jobs if job.trial in scored)
+        for row in driver.rows():
+            wide = width(driver.config(row.trial).dump())
+            assert (row.latency_ms, row.latency_64_ms) == (wide / 10, 2 * wide)
+            assert row.state == "finished"
+
+
+def test_the_leaderboard_shows_what_is_known_and_no_empty_column(tmp_path: Path) -> None:
+    driver = opened(tmp_path / "s", Costly(), 3, text=limited("max_latency_ms: 100"))
+    list(driver.run())
+    rows = driver.rows()
+    head, _, first, *_ = leaderboard.markdown(rows, driver.metric).splitlines()
+    assert "| parameters | MACs | ms for 1 | ms for 64 | MB | seconds |" in head
+    best = rows[0]
+    assert f"| {best.macs:,} | {best.latency_ms} | {best.latency_64_ms} |" in first
+
+    plain = [replace(row, latency_ms=None, latency_64_ms=None, memory_mb=None) for row in rows]
+    head, rule, *lines = leaderboard.markdown(plain, driver.metric).splitlines()
+    assert "| parameters | MACs | seconds |" in head
+    cells = [line.replace("\\|", "").count("|") for line in (head, rule, *lines)]
+    assert set(cells) == {10}
+
+
+# By a real worker.
+
+
+def job(folder: Path, **given: Any) -> Job:
+    model = {"name": "mlp", "widths": [given.pop("width", 16), 1024]}
+    config = {"task": {"name": "digits", "per_class": 20}, "model": model, "train": {"epochs": 2}}
+    return Job(0, Whole.of(config).dump(), str(folder / "checkpoint.pt"), 2, **given)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Data:
+    return Task.of({"name": "digits", "per_class": 20}).load(None)
+
+
+CPU = torch.device("cpu")
+
+
+def test_a_timed_job_tells_its_latency_first_and_trains_as_any_other(
+    digits: Data, tmp_path: Path
+) -> None:
+    plain = list(work(job(tmp_path / "a"), digits, CPU, Memory(CPU)))
+    told, *timed = work(job(tmp_path / "b", timed=True), digits, CPU, Memory(CPU))
+    assert isinstance(told, Measured)
+    assert told.latency_ms > 0
+    assert told.latency_64_ms > 0
+    assert len(plain) == 2
+    for a, b in zip(plain, timed, strict=True):
+        assert isinstance(a, Epoch)
+        assert isinstance(b, Epoch)
+        assert (a.train_loss, a.metrics) == (b.train_loss, b.metrics)
+
+
+@pytest.mark.skipif(not Memory.known(CPU), reason="Linux keeps account of it")
+def test_the_memory_of_a_training_is_that_of_its_weights_and_more(
+    digits: Data, tmp_path: Path
+) -> None:
+    def peak(name: str, wide: int) -> float:
+        *_, last = work(job(tmp_path / name, width=wide), digits, CPU, memory)
+        assert isinstance(last, Epoch)
+        assert last.memory_mb is not None
+        return last.memory_mb
+
+    memory = Memory(CPU)
+    peak("warm", 16)
+    small, large = peak("small", 16), peak("large", 8192)
+    weights = 4 * 1024 * 8192 / 2**20  # 32 MB
+    assert large - small > 4 * weights, "itself, its gradient, two moments of AdamW, an average"
+    assert large - small < 12 * weights
+    assert peak("again", 16) < small + weights, "the larger one before it is gone"
+
+
+def test_a_real_search_refuses_what_is_too_slow(tmp_path: Path) -> None:
+    space = Space.parse(limited("max_latency_ms: 1.0e-6"))
+    rows = search(space, name="s", studies=tmp_path, trials=2, workers=1).leaderboard
+    assert [(row.state, row.reason) for row in rows] == [("infeasible", "too slow")] * 2
+    assert all(row.latency_ms and row.latency_64_ms for row in rows)
