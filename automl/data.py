@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -273,4 +273,4 @@ class Epoch:
     metrics: dict[str, float]  # on the validation split
     seconds: float
     examples: int
-    memory_mb: float | None = None  # the most that training took so far, where a worker tells it
+    memory_mb: float | None = field(default=None, compare=False)  # the most so far

@@ -307,6 +307,18 @@ def test_the_memory_of_a_training_is_that_of_its_weights_and_more(
     assert peak("again", 16) < small + weights, "the larger one before it is gone"
 
 
+@pytest.mark.skipif(not Memory.known(CPU), reason="Linux keeps account of it")
+def test_what_one_training_has_freed_counts_for_the_next_one() -> None:
+    memory = Memory(CPU)
+    for _ in range(3):
+        memory.restart()
+        many = [torch.ones(5_000) for _ in range(5_000)]  # small ones stay with the process
+        del many
+        peak = memory.peak_mb()
+        assert peak is not None
+        assert 90 < peak < 130
+
+
 def test_a_real_search_refuses_what_is_too_slow(tmp_path: Path) -> None:
     space = Space.parse(limited("max_latency_ms: 1.0e-6"))
     rows = search(space, name="s", studies=tmp_path, trials=2, workers=1).leaderboard
