@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import zlib
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -175,6 +176,48 @@ class Asha(Pruner):
         if of <= self.wait or place <= max(1, math.floor(of / self.factor)):
             return None
         return f"rank {place} of {of} at epoch {entry.epoch}"
+
+
+class Hyperband(Pruner):
+    """Brackets of successive halving that begin to stop sooner or later (Li et al. 2018).
+
+    Stops as Optuna's does: a trial's number decides on its bracket, and it is compared, at each
+    rung, with the trials of that bracket alone, by the scores there. More trials fall into the
+    brackets that stop early. It begins at epoch `first`, where ranks may say little of the end.
+    """
+
+    name: Literal["hyperband"] = "hyperband"
+    first: int = Field(default=1, ge=1, le=1000, description="epochs before the earliest rung")
+    factor: int = Field(
+        default=3, ge=2, le=10, description="of each rung one in this many goes on, and to so many"
+    )
+
+    def stop(self, entry: Entry, ledger: Ledger) -> str | None:
+        bracket = self.bracket(entry.number, ledger.epochs)
+        rung = self.first * self.factor**bracket
+        while rung < entry.epoch:
+            rung *= self.factor
+        if rung != entry.epoch or rung >= ledger.epochs:
+            return None
+        score = entry.curve[-1]
+        rivals = [
+            other.curve[rung - 1]
+            for other in ledger.entries.values()
+            if other.epoch >= rung and self.bracket(other.number, ledger.epochs) == bracket
+        ]  # the trial itself is one of them
+        if sum(rival > score for rival in rivals) < max(1, len(rivals) // self.factor):
+            return None
+        place = 1 + sum(rival > score for rival in rivals)
+        return f"rank {place} of {len(rivals)} of bracket {bracket} at epoch {rung}"
+
+    def bracket(self, number: int, epochs: int) -> int:
+        """By a hash of the number, in proportion to what Hyperband has each bracket begin with."""
+        count = 1
+        while self.first * self.factor**count <= epochs:
+            count += 1
+        shares = [math.ceil(count * self.factor**s / (s + 1)) for s in reversed(range(count))]
+        place = zlib.crc32(str(number).encode()) % sum(shares)
+        return next(i for i in range(count) if place < sum(shares[: i + 1]))
 
 
 class Median(Pruner):

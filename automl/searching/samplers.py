@@ -94,6 +94,18 @@ class Gp(Sampler):
             return optuna.samplers.GPSampler(seed=seed)
 
 
+class Cmaes(Sampler):
+    """Covariance matrix adaptation (Hansen 2001): a cloud of configs that moves and changes shape.
+
+    For ranges that all configs have; options, and what only some configs have, are drawn at random.
+    """
+
+    name: Literal["cmaes"] = "cmaes"
+
+    def build(self, seed: int, space: Space, ledger: Ledger) -> BaseSampler:
+        return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+
+
 class Random(Sampler):
     """Every config drawn alone: the yardstick."""
 

@@ -1,223 +1,370 @@
-"""How good is a search, in seconds: the tool's own driver on tables of learning curves.
+"""How good is a search, in minutes: the tool's own driver on tables and recorded curves.
 
-    HPOBENCH=path python tests/bench/search_quality.py NAME [--seeds 0-4] [--jobs 2] [--out FOLDER]
+    python tests/bench/search_quality.py lcbench NAME [--target val_cross_entropy] [--workers 4]
+    python tests/bench/search_quality.py tables NAME
+    python tests/bench/search_quality.py replay CURVES NAME [--workers 4]
+    python tests/bench/search_quality.py asking [--trials 1000]
+    python tests/bench/search_quality.py report lcbench|tables|replay|CURVES
+    python tests/bench/search_quality.py plot lcbench|replay|CURVES FILE.svg
 
-Everything is the tool's own but the engine, which looks scores up. `automl_search(task, seed)` and
-`automl_search_no_portfolio(task, seed)` are optimizers for the harness that HPOBENCH names.
+NAME is one of ours (`automl`, `automl_no_promotion`, ...) or a peer (`random`, `optuna_tpe`, ...).
+Everything of ours is the tool itself but the engine, which looks scores up (`lookup.py`). `lcbench`
+and `tables` need HPOBENCH, the folder of the harness, whose signature `automl_search(task, seed)`
+has. A run that is there already is not done again. CURVES: digits, fashion5k or questions.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import json
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
-import optuna
+import numpy as np
 import torch
-from pydantic import Field, create_model
-from torch import nn
 
-from automl.config import Model
-from automl.data import Data, Epoch, Split
-from automl.engines import Engine, Event, Job, Ready, Request
-from automl.inputs.images import Images
-from automl.searching.driver import Driver
-from automl.space import Space
+sys.path.insert(0, str(Path(__file__).parent))  # whoever imports this file from elsewhere
+from asking import ask
+from lookup import search_table
+from picture import Line, draw
+from replay import (
+    SPACES,
+    Recording,
+    Replay,
+    Spent,
+    by_chance,
+    optuna_default,
+    optuna_tpe,
+    ours,
+)
 
-NOTHING = Split(torch.zeros(0), torch.zeros(0))
+ROOT = Path(__file__).parents[2]
+OUT = ROOT / "studies" / "quality"
 PORTFOLIO = Path(__file__).with_name("portfolio.json")
-DATA = Data(NOTHING, NOTHING, Images((1, 1, 1)), ["a", "b"], "table")
+TRAININGS = [5, 10, 25, 50, 100]  # budgets that are reported, in full trainings
+REPLAYED = [2, 5, 10, 20, 40]
 
-Curve = Callable[[dict[str, Any], int], float]
-
-
-class Lookup(Engine):
-    """Workers whose epochs take a second each and whose scores are looked up."""
-
-    def __init__(self, curve: Curve, slots: int = 1) -> None:
-        self.curve, self.slots = curve, slots
-        self.clock = 0.0
-        self.jobs: dict[int, tuple[Job, int]] = {}
-        self.due: dict[int, tuple[float, Event]] = {}
-        self.trained: dict[int, int] = {}  # epochs in the checkpoint, by trial
-
-    def now(self) -> float:
-        return self.clock
-
-    def start(self, slot: int) -> None:
-        self.due[slot] = self.clock, Ready()
-
-    def send(self, slot: int, request: Request) -> None:
-        job, epoch = (request, 0) if isinstance(request, Job) else self.jobs[slot]
-        self.jobs[slot] = job, epoch + 1
-        score = self.curve(job.config["model"], epoch + 1)
-        again = epoch + 1 <= self.trained.get(job.trial, 0)
-        self.trained[job.trial] = max(epoch + 1, self.trained.get(job.trial, 0))
-        told = Epoch(epoch + 1, 0.0, {"loss": -score, "accuracy": score}, 1.0, 1)
-        self.due[slot] = self.clock + (not again), told
-
-    def wait(self, timeout: float) -> list[tuple[int, Event]]:
-        slot = min(self.due, key=lambda slot: (self.due[slot][0], slot))
-        self.clock, event = self.due.pop(slot)
-        return [(slot, event)]
-
-    def close(self) -> None:
-        pass
+Search = Callable[[Any, int], None]
 
 
-class Stub(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.new_zeros(len(x), 2)
-
-
-def family(params: list[Any], name: str) -> type[Model]:
-    """A model family with the knobs of a table."""
-    fields: dict[str, Any] = {"name": (Literal[name], name)}
-    for param in params:
-        kind = {"int": int, "float": float, "cat": str}[param.kind]
-        fields["k_" + param.name] = (kind, Field(description=param.name))
-
-    def build(self: Model, inputs: Any, outputs: int) -> nn.Module:
-        return Stub()
-
-    body = {"build": build, "reads": ClassVar[Any]}
-    del body["reads"]
-    base = type("Looked", (Model,), {"build": build, "__module__": __name__})
-    return create_model(name.title(), __base__=base, **fields)
-
-
-def space_of(params: list[Any], epochs: int, search: dict[str, Any], name: str) -> Space:
-    knobs: dict[str, Any] = {"name": name}
-    for p in params:
-        if p.kind == "cat":
-            knobs["k_" + p.name] = {"choice": [str(choice) for choice in p.choices]}
-        else:
-            knobs["k_" + p.name] = {p.kind: [p.lo, p.hi], **({"log": True} if p.log else {})}
-    whole = {
-        "task": "digits",
-        "search": search,
-        "model": knobs,
-        "train": {"epochs": epochs},
-    }
-    return Space.parse(json.dumps(whole), "table")
-
-
-FAMILIES: dict[str, type[Model]] = {}
-
-
-def search(
-    task: Any,
-    seed: int,
-    sampler: Any = "auto",
-    pruner: Any = "auto",
-    first: Sequence[dict[str, Any]] = (),
-) -> None:
-    """Search a task of the harness until its budget is spent; the configs `first` before others."""
-    params = task.space
-    name = "table" + format(abs(hash(tuple((p.name, p.kind) for p in params))) % 10**6, "06d")
-    if name not in FAMILIES:
-        FAMILIES[name] = family(params, name)
-    space = space_of(params, task.max_epoch, {"sampler": sampler, "pruner": pruner}, name)
-    choices = {p.name: {str(c): c for c in p.choices} for p in params if p.kind == "cat"}
-
-    def curve(model: dict[str, Any], epoch: int) -> float:
-        config = {p.name: model["k_" + p.name] for p in params}
-        for knob, options in choices.items():
-            config[knob] = options[config[knob]]
-        done = known.setdefault(task.key(config), [])
-        if epoch > len(done):
-            done.append(float(task.curve(config, epoch)[epoch - 1]))
-        return done[epoch - 1]
-
-    known: dict[Any, list[float]] = {}
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction="maximize")
-    where = {"from": PORTFOLIO.name}
-    for config in first:
-        knobs = {p.name: str(v) if p.kind == "cat" else v for p in params for v in [config[p.name]]}
-        study.enqueue_trial({f"model.k_{knob}": value for knob, value in knobs.items()}, where)
-    engine = Lookup(curve)
-    with tempfile.TemporaryDirectory() as folder:
-        driver = Driver(
-            study,
-            space,
-            engine,
-            folder=Path(folder),
-            data=DATA,
-            trials=10**6,
-            seed=seed,
-            deadline=float(task.remaining),
-        )
-        driver.start()
-        for _ in driver.run():
-            pass
-
-
-def automl_search(task: Any, seed: int) -> None:
+def automl_search(task: Any, seed: int, **how: Any) -> None:
     """With what make_portfolio.py learned from other instances; without, where knobs differ."""
     names = {param.name for param in task.space}
-    search(task, seed, first=[config for config in json.loads(PORTFOLIO.read_text())
-                              if config.keys() == names])  # fmt: skip
+    first = [c for c in json.loads(PORTFOLIO.read_text()) if c.keys() == names]
+    search_table(task, seed, first=first, **how)
 
 
-def automl_search_no_portfolio(task: Any, seed: int) -> None:
-    search(task, seed)
+def automl_search_no_portfolio(task: Any, seed: int, **how: Any) -> None:
+    search_table(task, seed, **how)
 
 
-def without_promotion(task: Any, seed: int) -> None:
-    search(task, seed, pruner="none")
-
-
-def without_model(task: Any, seed: int) -> None:
-    search(task, seed, sampler="random")
-
-
-OPTS = {
+OURS: dict[str, Search] = {
     "automl": automl_search,
     "automl_no_portfolio": automl_search_no_portfolio,
-    "automl_no_promotion": without_promotion,
-    "automl_no_model": without_model,
+    "automl_no_promotion": partial(automl_search_no_portfolio, pruner="none"),
+    "automl_no_model": partial(automl_search_no_portfolio, sampler="random"),
+}
+REPLAYS: dict[str, Search] = {
+    "automl": ours,
+    "automl_beginnings": partial(ours, beginnings=True),
+    "automl_no_promotion": partial(ours, pruner="none"),
+    "automl_no_model": partial(ours, sampler="random"),
+    "optuna_default": optuna_default,
+    "optuna_tpe": optuna_tpe,
+    "random": by_chance,
 }
 
 
-def one(name: str, instance: str, seed: int, out: str) -> Any:
-    sys.path.insert(0, os.environ["HPOBENCH"])
-    import bench
+def harness(name: str) -> Any:
+    """A module of the harness."""
+    folder = os.environ.get("HPOBENCH")
+    if not folder or not Path(folder, "bench.py").is_file():
+        sys.exit(f"HPOBENCH: got {folder!r}; want the folder of the harness, with bench.py")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    return importlib.import_module(name)
 
-    torch.set_num_threads(1)
-    return bench.run_one(OPTS[name], name, instance, seed, out, BUDGET)
+
+def optimizer(name: str, workers: int) -> Search:
+    """Ours or a peer, with the harness's signature."""
+    if name in OURS:
+        return partial(OURS[name], slots=workers) if workers > 1 else OURS[name]
+    peers = harness("peers.optuna_opts").OPTS | harness("peers.random_search").OPTS
+    if name not in peers:
+        sys.exit(f"no optimizer is called {name!r}; known: {', '.join([*OURS, *peers])}")
+    return peers[name]
 
 
-BUDGET = int(os.environ.get("BUDGET", 5200))
+def labelled(name: str, workers: int) -> str:
+    return name if workers == 1 else f"{name}_{workers}_workers"
+
+
+def lcbench(name: str, seeds: list[int], target: str, trainings: int, workers: int) -> None:
+    bench = harness("bench")
+    search, label = optimizer(name, workers), labelled(name, workers)
+    for seed in seeds:
+        for instance in bench.OPEN:
+            out = OUT / "lcbench" / target / label / f"{instance}_{seed}.npz"
+            if out.exists():
+                continue
+            sign = -1.0 if "cross_entropy" in target else 1.0
+            task = bench.Task(instance, trainings * bench.MAX_EPOCH, target=target, sign=sign)
+            began = time.process_time()
+            run(partial(search, task, seed), bench.BudgetExhausted)
+            cpu = time.process_time() - began
+            task.save(str(out), cpu, {"cpu": cpu})
+            print(f"{label} {instance} seed {seed}: {len(task.configs)} configs, {cpu:.0f} s CPU",
+                  flush=True)  # fmt: skip
+
+
+def tables(name: str, seeds: list[int]) -> None:
+    tabular = harness("tabular")
+    search = optimizer(name, 1)
+    for seed in seeds:
+        for file in sorted(Path(tabular.HERE, "data", "tabular").glob("*.npz")):
+            out = OUT / "tables" / name / f"{file.stem}_{seed}.json"
+            if out.exists():
+                continue
+            task = tabular.TabTask(str(file))
+            began = time.process_time()
+            run(partial(search, task, seed), harness("bench").BudgetExhausted)
+            keep(out, task.regret().tolist(), began)
+
+
+def replay(curves: str, name: str, seeds: list[int], trainings: int, workers: int) -> None:
+    recording, label = Recording.load(curves), labelled(name, workers)
+    search = partial(REPLAYS[name], slots=workers) if workers > 1 else REPLAYS[name]
+    for seed in seeds:
+        out = OUT / "replay" / curves / label / f"{seed}.json"
+        if out.exists():
+            continue
+        one = Replay(recording, trainings * recording.epochs)
+        began = time.process_time()
+        run(partial(search, one, seed), Spent)
+        keep(out, one.regrets, began)
+
+
+def run(search: Callable[[], None], spent: type[BaseException]) -> None:
+    """To the end of the budget."""
+    with contextlib.suppress(spent):
+        search()
+
+
+def keep(out: Path, regrets: list[float], began: float) -> None:
+    """Regret after each unit of the budget."""
+    cpu = round(time.process_time() - began, 1)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"cpu": cpu, "regret": [round(r, 5) for r in regrets]}) + "\n")
+    print(f"{out.relative_to(OUT)}: {regrets[-1]:.3f}, {cpu:.0f} s CPU", flush=True)
+
+
+Runs = dict[str, dict[str, Any]]  # by optimizer and benchmark: regret (seeds, points)
+
+
+def replayed(curves: Iterable[str]) -> Runs:
+    """Regret after every epoch, of the seeds that are there; what ended early stays as it was."""
+    found: Runs = {}
+    for name in curves:
+        for folder in sorted((OUT / "replay" / name).glob("*")):
+            runs = [
+                json.loads(file.read_text())["regret"] for file in sorted(folder.glob("*.json"))
+            ]
+            most = max(map(len, runs))
+            found.setdefault(folder.name, {})[name] = np.array(
+                [run + run[-1:] * (most - len(run)) for run in runs]
+            )
+    return found
+
+
+def tabled() -> Runs:
+    found: Runs = {}
+    for folder in sorted((OUT / "tables").glob("*")):
+        by: dict[str, list[Any]] = {}
+        for file in sorted(folder.glob("*.json")):
+            regret = json.loads(file.read_text())["regret"]
+            whole = regret + regret[-1:] * (100 - len(regret))
+            by.setdefault(file.stem.rpartition("_")[0], []).append(whole)
+        found[folder.name] = {name: np.array(runs) for name, runs in by.items()}
+    return found
+
+
+def learned(target: str, points: list[float], cost: str = "epoch") -> Runs:
+    """LCBench at these budgets: regret of the incumbent; of other targets its score, negated."""
+    score, bench = harness("score"), harness("bench")
+    found: Runs = {}
+    folders = sorted((OUT / "lcbench" / target).glob("*"))
+    if target == "val_accuracy":
+        mine = {folder.name for folder in folders}
+        folders += [f for f in sorted(Path(score.HERE, "results").glob("*")) if f.name not in mine]
+    for folder in folders:
+        for instance in bench.OPEN:
+            runs = [
+                [score.at(trajectory, cost, "final", x) for x in points]
+                for file in sorted(folder.glob(f"{instance}_*.npz"))
+                for trajectory in [trajectory_of(score, file, instance, target)]
+            ]
+            if runs:
+                found.setdefault(folder.name, {})[instance] = np.array(runs)
+    return found
+
+
+def trajectory_of(score: Any, file: Path, instance: str, target: str) -> Any:
+    if target != "val_accuracy":  # the harness has no best and median of it: they cancel in ranks
+        score.REFS[instance] |= {"best": 0.0, "median": -1.0, "best_any": 0.0}
+    return score.trajectory(str(file), instance)
+
+
+def at(runs: Any, epochs: int, trainings: float) -> Any:
+    """(seeds,): the regret once so many full trainings are spent."""
+    return runs[:, min(round(trainings * epochs), runs.shape[1]) - 1]
+
+
+def ranks(values: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Mean over benchmarks of the place of an optimizer's mean over seeds; 1 is best."""
+    found: dict[str, list[float]] = {name: [] for name in values}
+    for bench in next(iter(values.values())):
+        row = np.array([by[bench] for by in values.values()])
+        for name, value in zip(values, row, strict=True):
+            found[name].append(float((row < value).sum() + ((row == value).sum() + 1) / 2))
+    return {name: float(np.mean(places)) for name, places in found.items()}
+
+
+def table(runs: Runs, points: list[float], pick: Callable[[str, Any, int], Any]) -> list[str]:
+    """Markdown: mean over benchmarks of the mean over seeds, and mean ranks, best at the end first.
+
+    `pick` gives, of a benchmark's runs, those (seeds,) at a number of the points.
+    """
+    most = max(len(by) for by in runs.values())
+    runs = {name: by for name, by in runs.items() if len(by) == most}  # only who has them all
+    means = [
+        {
+            name: {b: float(np.mean(pick(b, r, i))) for b, r in by.items()}
+            for name, by in runs.items()
+        }
+        for i in range(len(points))
+    ]
+    places = [ranks(at) for at in means]
+    head = ["optimizer", "runs", *(f"{x:g}" for x in points), *(f"rank {x:g}" for x in points)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name in sorted(runs, key=lambda name: np.mean(list(means[-1][name].values()))):
+        count = sum(len(run) for run in runs[name].values())
+        cells = [f"{np.mean(list(at[name].values())):.3f}" for at in means]
+        cells += [f"{at[name]:.1f}" for at in places]
+        shown = f"**{name}**" if name.startswith("automl") else name
+        lines.append(f"| {shown} | {count} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def report(what: str, target: str) -> list[str]:
+    if what == "lcbench":
+        lines = []
+        for cost in ("epoch", "scratch"):
+            told = "checkpoints kept" if cost == "epoch" else "retrained from scratch"
+            runs = learned(target, TRAININGS, cost)
+            lines += [f"LCBench, {target}, cost in epochs, {told}", ""]
+            lines += [*table(runs, TRAININGS, lambda _b, r, i: r[:, i]), ""]
+        return lines
+    if what == "tables":
+        return table(tabled(), TRAININGS, lambda _b, r, i: at(r, 1, TRAININGS[i]))
+    names = list(SPACES) if what == "replay" else [what]
+    runs = replayed(names)
+    epochs = {name: Recording.load(name).epochs for name in names}
+    lines = table(runs, REPLAYED, lambda b, r, i: at(r, epochs[b], REPLAYED[i]))
+    for name in names:
+        if "optuna_default" in runs and "automl" in runs:
+            lines += ["", sooner(name, runs, epochs[name])]
+    return lines
+
+
+def sooner(curves: str, runs: Runs, epochs: int) -> str:
+    """When we come to where Optuna's default ends, and whether chance is ever better, on means."""
+    mine, theirs = (runs[name][curves].mean(0) for name in ("automl", "optuna_default"))
+    goal = theirs[-1]
+    spent = [
+        int(np.argmax(mean <= goal)) + 1 if mean.min() <= goal else None for mean in (mine, theirs)
+    ]
+    told = f"{curves}: Optuna's default ends at {goal:.3f} and is there after {spent[1]} epochs; "
+    told += f"automl is there after {spent[0]}" if spent[0] else f"automl ends at {mine[-1]:.3f}"
+    chance = runs["random"][curves].mean(0)
+    most = min(len(mine), len(chance))
+    worse = np.flatnonzero(mine[:most] > chance[:most] + 1e-9) + 1
+    if len(worse):
+        return f"{told}; worse than random at {len(worse)} of {most} budgets, last {worse[-1]}"
+    return f"{told}; never worse than random"
+
+
+def plot(what: str, file: Path, target: str) -> None:
+    if what == "lcbench":
+        points = np.geomspace(1, 100, 60).tolist()
+        runs = learned(target, points)
+        most = max(len(by) for by in runs.values())
+        means = {
+            name: np.mean([r.mean(0) for r in by.values()], 0)
+            for name, by in runs.items()
+            if len(by) == most
+        }
+        title = "LCBench, six data sets: mean normalised regret"
+    else:
+        names = list(SPACES) if what == "replay" else [what]
+        epochs = {name: Recording.load(name).epochs for name in names}
+        points = np.geomspace(1, REPLAYED[-1], 60).tolist()
+        means = {
+            name: np.mean([[at(r, epochs[b], x).mean() for x in points] for b, r in by.items()], 0)
+            for name, by in replayed(names).items()
+            if len(by) == len(names)
+        }
+        title = f"Replayed curves of {', '.join(names)}: mean normalised regret"
+    lines = [
+        Line(name, points, mean.tolist(), ours=name == "automl") for name, mean in means.items()
+    ]
+    file.write_text(draw(lines, title, "budget in full trainings"))
+
+
+def numbers(text: str) -> list[int]:
+    low, _, high = text.partition("-")
+    return list(range(int(low), int(high or low) + 1))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("name", choices=OPTS)
-    parser.add_argument("--seeds", default="0-4")
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--out", default="results")
-    given = parser.parse_args()
-    low, _, high = given.seeds.partition("-")
-    sys.path.insert(0, os.environ["HPOBENCH"])
-    import bench
-    import score
-
-    tasks = [(i, s) for s in range(int(low), int(high or low) + 1) for i in bench.OPEN]
-    with ProcessPoolExecutor(given.jobs) as pool:
-        runs = [pool.submit(one, given.name, i, s, os.path.abspath(given.out)) for i, s in tasks]
-        told = [run.result() for run in runs]
-    print(told[0])
-    score.HERE = os.path.dirname(os.path.abspath(given.out))
-    table = score.table(score.load(os.path.basename(given.out), [given.name]), bench.OPEN)
-    for name, (mean, count, per) in table.items():
-        print(name, count, mean.round(3), per[:, 2].round(2), per[:, 4].round(2))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command in ("lcbench", "tables", "replay"):
+        one = commands.add_parser(command)
+        if command == "replay":
+            one.add_argument("curves", choices=SPACES)
+        one.add_argument("name", choices=REPLAYS if command == "replay" else None)
+        one.add_argument("--seeds", type=numbers, default="0-4")
+        if command != "tables":
+            one.add_argument("--trainings", type=int, default=40 if command == "replay" else 100)
+            one.add_argument("--workers", type=int, default=1, help="simulated; for ours only")
+        if command == "lcbench":
+            one.add_argument("--target", default="val_accuracy")
+    one = commands.add_parser("asking")
+    one.add_argument("--trials", type=int, default=1000)
+    for command in ("report", "plot"):
+        one = commands.add_parser(command)
+        one.add_argument("what", choices=["lcbench", "tables", "replay", *SPACES])
+        if command == "plot":
+            one.add_argument("file", type=Path)
+        one.add_argument("--target", default="val_accuracy")
+    given = vars(parser.parse_args())
+    torch.set_num_threads(1)
+    command = given.pop("command")
+    if command == "report":
+        print("\n".join(report(**given)))
+    elif command == "asking":
+        print(ask(**given))
+    else:
+        {"lcbench": lcbench, "tables": tables, "replay": replay, "plot": plot}[command](**given)
 
 
 if __name__ == "__main__":

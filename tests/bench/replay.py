@@ -1,0 +1,211 @@
+"""Searches replayed on recorded learning curves of real, conditional spaces.
+
+`curves/NAME.jsonl.gz` holds random configs that were trained to their end by `make_curves.py`. A
+search runs on the whole space; a config that it tries has the curve of the nearest recorded one,
+noise and all, whoever proposed it. Near is what a random forest takes for alike that was grown on
+where the recorded curves end (proximity, Breiman 2001), over the coordinates of the tool's model:
+so knobs count as much as they matter. The ends of configs that were left out have a rank
+correlation of 0.7 to 0.8 with those of their nearest, and of 0.4 to 0.5 if all knobs count alike.
+
+What this cannot show: whoever refines a good config stays in its cell and finds the same curve.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from lookup import NOTHING, Lookup, drive, study
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.trial import TrialState
+from sklearn.ensemble import RandomForestRegressor
+
+from automl.config import Pruner, Sampler, Task
+from automl.data import Data, Split
+from automl.engines import Event, Job, Refused
+from automl.inputs.text import Texts, pack
+from automl.searching.driver import suggest
+from automl.searching.surrogate import Encoder
+from automl.space import Search, Space
+
+HERE = Path(__file__).parent
+SPACES = {  # the spaces that the curves were drawn from
+    "digits": HERE.parents[1] / "search_spaces" / "digits.yaml",
+    "fashion5k": HERE / "spaces" / "fashion5k.yaml",
+    "questions": HERE / "spaces" / "questions.yaml",
+}
+SCORES = {  # 83 of the 400 configs of digits end with all right: only the loss tells them apart
+    "digits": "loss",
+    "fashion5k": "accuracy",
+    "questions": "accuracy",
+}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A config that was trained: its knobs, and its scores by epoch, of which larger is better."""
+
+    values: dict[str, Any]
+    curve: list[float]  # shorter than the training if it diverged
+
+
+class Recording:
+    """All configs of a space that were trained."""
+
+    def __init__(self, space: Space, configs: list[Recorded]) -> None:
+        self.space, self.configs = space, configs
+        self.epochs = space.epochs
+        whole = [config.curve[-1] for config in configs if len(config.curve) == self.epochs]
+        self.ends = sorted(whole, reverse=True)
+        self.encoder = Encoder(space)
+
+    @classmethod
+    def load(cls, name: str) -> Recording:
+        sign, score = (-1, "loss") if SCORES[name] == "loss" else (1, SCORES[name])
+        configs = []
+        with gzip.open(HERE / "curves" / f"{name}.jsonl.gz", "rt") as lines:
+            for line in map(json.loads, lines):
+                curve = line.get("metrics", {}).get(score, [])
+                configs.append(Recorded(line["values"], [sign * value for value in curve]))
+        return cls(Space.load(SPACES[name]), configs)
+
+    @cached_property
+    def _points(self) -> Any:
+        """(configs, coordinates)"""
+        return self.encoder.encode([config.values for config in self.configs])
+
+    @cached_property
+    def _forest(self) -> RandomForestRegressor:
+        """Grown on the ranks of ends; who did not come to one is last."""
+        ends = [c.curve[-1] if len(c.curve) == self.epochs else -np.inf for c in self.configs]
+        forest = RandomForestRegressor(100, min_samples_leaf=2, max_features=0.5, random_state=0)
+        return forest.fit(self._points, np.argsort(np.argsort(ends)))
+
+    @cached_property
+    def _leaves(self) -> Any:
+        """(configs, trees)"""
+        return self._forest.apply(self._points)
+
+    def nearest(self, values: dict[str, Any]) -> int:
+        """The recorded config that is in the same leaf as these values in most trees."""
+        here = self.encoder.encode([values])
+        alike = (self._leaves == self._forest.apply(here)).sum(1)
+        away = np.square(self._points - here).sum(1)  # decides between those that are equally near
+        return int(np.lexsort((away, -alike))[0])
+
+    def regret(self, number: int) -> float:
+        """Of where a config's curve ends: 0 is the best recorded, 1 the median."""
+        best, median = self.ends[0], self.ends[len(self.ends) // 2]
+        return (best - self.configs[number].curve[-1]) / (best - median)
+
+
+class Spent(BaseException):
+    """The budget is; no library catches this on its way."""
+
+
+class Replay:
+    """One search: the curves it has had, and after each epoch the regret of what it would deliver.
+
+    That is the best config seen at the last epoch that any came to, as the harness has it.
+    """
+
+    def __init__(self, recording: Recording, budget: int) -> None:
+        self.recording, self.budget = recording, budget
+        self.numbers: dict[str, int] = {}  # of recorded configs, by the values tried
+        self.regrets: list[float] = []
+        self.top, self.regret = (0, -np.inf), 1.0
+
+    def score(self, values: dict[str, Any], epoch: int) -> float | Event:
+        """At the cost of an epoch. Raises Spent."""
+        if len(self.regrets) >= self.budget:
+            raise Spent
+        tried = json.dumps(sorted(values.items()))
+        if tried not in self.numbers:
+            self.numbers[tried] = self.recording.nearest(values)
+        number = self.numbers[tried]
+        curve = self.recording.configs[number].curve
+        if epoch <= len(curve) and (epoch, curve[epoch - 1]) > self.top:
+            self.top, self.regret = (epoch, curve[epoch - 1]), self.recording.regret(number)
+        self.regrets.append(self.regret)
+        return curve[epoch - 1] if epoch <= len(curve) else Refused("diverged", "")
+
+
+def ours(
+    replay: Replay,
+    seed: int,
+    *,
+    sampler: str = "auto",
+    pruner: str = "auto",
+    beginnings: bool = False,
+    slots: int = 1,
+) -> None:
+    """The tool's driver; with `beginnings` what the space says is good comes first."""
+    space = replay.recording.space
+    search = Search(sampler=Sampler.of(sampler), pruner=Pruner.of(pruner))
+    fresh = study()
+    for values in space.beginnings() if beginnings else []:
+        fresh.enqueue_trial(values)
+
+    def curve(job: Job, epoch: int) -> float | Event:
+        return replay.score(fresh.get_trials(deepcopy=False)[job.trial].params, epoch)
+
+    drive(
+        fresh,
+        replace(space, search=search),
+        Lookup(curve, slots),
+        seed=seed,
+        seconds=replay.budget / slots,
+        data=examples(space.task),
+    )
+
+
+def examples(task: Task) -> Data:
+    """Data of the task's kind, as much as it takes to build models for it."""
+    inputs, labels = task.shape(None)
+    train = NOTHING
+    if isinstance(inputs, Texts):  # enough words, often enough, for any vocabulary
+        text = " ".join(f"w{number}" for number in range(10_000))
+        train = Split(pack([text] * 5), torch.zeros(5))
+    return Data(train, train, inputs, labels, "recorded")
+
+
+def theirs(replay: Replay, sampler: BaseSampler, pruner: BasePruner) -> None:
+    """Optuna alone, as its manual shows it: report every epoch, and stop when it says so."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    fresh = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+    epochs = replay.recording.epochs
+    while True:
+        trial = fresh.ask()
+        values = replay.recording.space.values(suggest(trial))
+        state = TrialState.COMPLETE
+        for epoch in range(1, epochs + 1):
+            score = replay.score(values, epoch)
+            if not isinstance(score, float):
+                state = TrialState.FAIL  # as an objective that raises
+                break
+            trial.report(score, epoch)
+            if epoch < epochs and trial.should_prune():
+                state = TrialState.PRUNED
+                break
+        fresh.tell(trial, score if state == TrialState.COMPLETE else None, state=state)
+
+
+def optuna_default(replay: Replay, seed: int) -> None:
+    """What `optuna.create_study()` has: TPE and the median pruner."""
+    theirs(replay, optuna.samplers.TPESampler(seed=seed), optuna.pruners.MedianPruner())
+
+
+def optuna_tpe(replay: Replay, seed: int) -> None:
+    theirs(replay, optuna.samplers.TPESampler(seed=seed), optuna.pruners.NopPruner())
+
+
+def by_chance(replay: Replay, seed: int) -> None:
+    theirs(replay, optuna.samplers.RandomSampler(seed=seed), optuna.pruners.NopPruner())
