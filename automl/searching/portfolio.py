@@ -118,7 +118,7 @@ class Record:
         """
         view = View(Encoder(self.space), plain)
         points = [Point(v, 1.0, s) for v, s in zip(self.values, self.scores, strict=True)]
-        view.learn(points, [], np.random.default_rng(0))
+        view.learn(points, [], 0.0, np.random.default_rng(0))
         known = view.predict(self.values)[0]
         carried = [self.space.carried(belief.config.model_dump(mode="json")) for belief in beliefs]
         fits = np.array([values is not None for values in carried])
@@ -239,10 +239,10 @@ def usable(space: Space, data: Data, beliefs: list[Belief]) -> Iterator[tuple[Va
             continue
         config = space.with_values(values)
         try:
-            params = measure(config, config.input.fit(data), len(data.labels))
+            size = measure(config, config.input.fit(data), len(data.labels))
         except SpaceError:  # knobs that are fine alone and do not go together
             continue
-        if params <= (space.search.max_params or params):
+        if space.search.excess(size) is None:
             tried.append(values)
             yield values, belief
 
