@@ -712,7 +712,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     "unknown sampler": (
         MLP + "search:\n  sampler: tpee\n",
         "4: search.sampler: no sampler is called 'tpee'; did you mean 'tpe'? Known: auto, "
-        "gp, qmc, random, tpe.",
+        "cmaes, gp, qmc, random, tpe.",
     ),
     "unknown setting of search": (
         MLP + "search:\n  max_parameters: 1000\n",
