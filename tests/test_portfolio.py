@@ -109,6 +109,15 @@ def test_what_is_carried(what: str) -> None:
     assert got == (pytest.approx(want) if place == "optimizer" else want)
 
 
+def test_numbers_of_another_rule_say_nothing_where_the_rule_is_fixed_either() -> None:
+    config = {"model": {"name": "mlp"}, "optimizer": {"name": "sgd", "lr": 0.09}}
+    assert Space.parse(TEXT).carried(config) == {
+        "model.widths[0]": 32,
+        "model.dropout": 0.25,
+        "optimizer.lr": pytest.approx(0.01),
+    }
+
+
 def test_another_family_is_not_carried() -> None:
     for model in ({"name": "cnn"}, {"name": "an architecture of somebody else"}):
         assert Space.parse(MINE).carried({"model": model}) is None
