@@ -33,6 +33,7 @@ ROUNDS, POLISHED = 4, 80  # of refinement of the best, the last by gradient; how
 WHOLE = 0.5  # of all epochs, for trials that train to their end whatever they score
 LOOKED = 400  # trials, those with the best scores, among which the best by the model are sought
 FEWEST = 4  # finished trials that a model of ends needs
+AROUND = 8  # finished trials without news, after which the search returns to what is near
 CLEARLY = 0.03  # of the median's distance to the best: a score better by this is news
 
 
@@ -214,6 +215,7 @@ class Surrogate:
         """Finished trials since the last that was clearly better than all before.
 
         The longer it is, the larger an improvement must be to count: the search looks further.
+        After a while it returns to what is near, where what it saw on the way may help.
         """
         ends = [entry.curve[-1] for entry in self.ledger.finished]
         if len(ends) <= FEWEST:
@@ -222,7 +224,7 @@ class Surrogate:
         best, since = -math.inf, 0
         for end in ends:
             best, since = (end, 0) if end > best + clearly else (best, since + 1)
-        return since
+        return since % AROUND
 
     def _explore(self) -> Values:
         """The next config of an even spread over all knobs (Sobol 1967, scrambled)."""
