@@ -213,7 +213,7 @@ def leaderboard(
     if as_json:
         print(json.dumps([asdict(row) for row in rows[:top]]))
     else:
-        table(rows, top, study.task.metric)
+        table(rows[:top], study.task.metric)
 
 
 @app.command("list")

@@ -297,6 +297,7 @@ class Sampler(Part):
     """Who proposes the next config."""
 
     home: ClassVar[str] = "automl.searching.samplers"
+    trades: ClassVar[bool] = False  # whether it can seek several goals
 
     @abstractmethod
     def build(self, seed: int, space: Any, ledger: Any) -> Any:

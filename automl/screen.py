@@ -75,6 +75,12 @@ class Screen:
                 self.bar.stop()
                 self._finish(event)
 
+    @property
+    def _cost(self) -> str:
+        """What of a row stands in the column that a second goal may take."""
+        cost = self.opened.cost if self.opened else None
+        return cost if cost in SHOWN else "params"
+
     def line(self, text: str, style: str = "") -> None:
         """One line, cut to the width of a terminal; whole where it goes to a file."""
         shown = Text.from_markup(text, style=style)
@@ -126,7 +132,8 @@ class Screen:
             self.line(f"[bold]{what:<8}[/] {escape(told)}")
         if event.done < event.trials:
             self.out.print()
-            columns = "trial", metric, "best", "epochs", "params", "time", "state", "what it is"
+            params = SHOWN.get(event.cost or "", "params")
+            columns = "trial", metric, "best", "epochs", params, "time", "state", "what it is"
             self.line(LINE.format(" ", *columns), "dim")
         self.bar.update(self.task, total=event.trials, completed=event.done)
 
@@ -139,7 +146,7 @@ class Screen:
             "-" if row.score is None else f"{row.score:.4f}",
             "-" if event.best is None else f"{event.best:.4f}",
             row.epochs,
-            "-" if row.params is None else short(row.params),
+            measured(getattr(row, self._cost)),
             duration(row.seconds),
             state,
             escape(row.summary),
@@ -162,7 +169,8 @@ class Screen:
             print("no trial was scored; the same command goes on")
             return
         print()
-        table(rows, TOP, metric)
+        front = [row for row in rows if row.front]
+        table(front or rows[:TOP], metric)
         counts = Counter(row.state for row in rows)
         told = ", ".join(f"{number} {state}" for state, number in counts.most_common())
         print(f"\n{len(rows)} trials in {duration(event.seconds)}: {told}")
@@ -178,9 +186,12 @@ class Screen:
             print(f"warning: {self.opened.baseline[0]} does as well; more trials or data may help")
         if any(row.state == "paused" for row in rows):
             print(f"time is up; this goes on from here: {self.command}")
+        if front:
+            print(f"those above, trained and not tested: {study.path / 'front'}")
         print(f"saved in {study.path / 'best'}\n\n{loading(study.path)}")
 
 
+SHOWN = {"macs": "MACs", "latency_ms": "ms"}  # second goals with a column in place of params
 LINE = "{} {:>5}  {:>8}  {:>6}  {:>6}  {:>6}  {:>6}  {:<24} {}"
 
 
@@ -207,21 +218,21 @@ def result(event: Finished, rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def table(rows: list[Row], top: int, metric: Metric) -> None:
-    """The leaderboard, on standard output."""
+def table(rows: list[Row], metric: Metric) -> None:
+    """The leaderboard, on standard output; what is on the front has a star."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     known = {k: v for k, v in measures(rows).items() if k in ("macs", "latency_ms")}
     columns = "rank", "trial", metric.name, "epochs", "params", *known.values(), "time", "state"
     for column in columns:
         shown.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
     shown.add_column("what it is", overflow="fold")
-    for row in rows[:top]:
+    for row in rows:
         shown.add_row(
-            str(row.rank),
+            f"{'* ' if row.front else ''}{row.rank}",
             str(row.trial),
             "-" if row.score is None else f"{row.score:.4f}",
             str(row.epochs),
-            "-" if row.params is None else short(row.params),
+            measured(row.params),
             *(measured(getattr(row, name)) for name in known),
             duration(row.seconds),
             row.state,

@@ -65,6 +65,9 @@ NEVER_OPEN = {  # what makes trials comparable, or says how to look
 }
 
 
+COSTS = ("params", "macs", "latency_ms", "train_seconds")  # second goals: the less, the better
+
+
 class Search(Strict):
     """How to look: the `search:` section of a space."""
 
@@ -72,6 +75,9 @@ class Search(Strict):
     pruner: SerializeAsAny[Pruner] = Field(default_factory=lambda: Pruner.of("auto"))
     portfolio: int = Field(
         4, ge=0, le=32, description="configs that did well on other data, to try first, at most"
+    )
+    metric: list[str] = Field(
+        default=[], description="two goals: the task's metric, and a cost such as latency_ms"
     )
     max_params: int | None = Field(None, ge=1, description="refuse larger models before they train")
     max_macs: int | None = Field(
@@ -86,6 +92,11 @@ class Search(Strict):
     max_train_seconds: float | None = Field(
         None, gt=0, description="seconds of a full training, as its first epochs foretell them"
     )
+
+    @property
+    def cost(self) -> str | None:
+        """The second goal."""
+        return self.metric[1] if self.metric else None
 
     def excess(self, size: Size) -> str | None:
         """By what a model breaks a limit that is known before it trains; None if it does not."""
@@ -140,6 +151,7 @@ class Space:
         )
         for _ in space.probes():
             pass
+        _goals(space, root.items.get("search"))
         space.with_values(space.believed() or {})
         space.start.extend(_starts(space, root.items.get("start")))
         return space
@@ -338,6 +350,20 @@ def _search(source: str, node: Node | None) -> Search:
     except ValidationError as error:
         place, message = problems(error)[0]
         fail_at(source, _line(lines, place), ("search", *place), message)
+
+
+def _goals(space: Space, node: Node | None) -> None:
+    goals, first = space.search.metric, space.task.metric.name
+    if not goals:
+        return
+    assert isinstance(node, Fields)
+    line = node.items["metric"].line
+    if len(goals) != 2 or goals[0] != first or goals[1] not in COSTS:
+        told = f"got {shown(goals)}; want {first}, then {', '.join(COSTS[:-1])} or {COSTS[-1]}"
+        fail_at(space.source, line, ("search", "metric"), told)
+    if not space.search.sampler.trades:
+        told = f"two goals want sampler: auto; got {space.search.sampler.name}"
+        fail_at(space.source, line, ("search", "metric"), told)
 
 
 def _starts(space: Space, node: Node | None) -> Iterator[dict[str, Any]]:

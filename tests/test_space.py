@@ -718,7 +718,7 @@ BROKEN: dict[str, tuple[str, str]] = {
         MLP + "search:\n  max_parameters: 1000\n",
         "4: search.max_parameters: no knob is called 'max_parameters'; did you mean "
         "'max_params'? Known: max_latency_ms, max_macs, max_memory_mb, max_params, "
-        "max_train_seconds, portfolio, pruner, sampler.",
+        "max_train_seconds, metric, portfolio, pruner, sampler.",
     ),
     "max_params 0": (
         MLP + "search: {max_params: 0}\n",

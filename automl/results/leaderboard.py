@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from dataclasses import asdict, dataclass, fields, replace
 
 from optuna.trial import FrozenTrial, TrialState
@@ -22,6 +23,7 @@ STATES = {  # Optuna's words and ours
 @dataclass(frozen=True)
 class Row:
     rank: int
+    front: bool  # no finished trial is better in one goal and as good in the other
     trial: int
     score: float | None  # on the validation split, at the last epoch; None: never measured
     epochs: int
@@ -35,15 +37,23 @@ class Row:
     reason: str
     summary: str
 
+    def cost(self, name: str | None) -> float:
+        """Of the second goal; infinite where it is not known, and nothing where there is none."""
+        if name is None:
+            return 0.0
+        value = self.seconds if name == "train_seconds" else getattr(self, name)
+        return math.inf if value is None else float(value)
+
 
 def row(trial: FrozenTrial, rank: int = 0) -> Row:
-    curve = trial.intermediate_values
+    curve = curve_of(trial)
     state = "infeasible" if any(v > 0 for v in trial.constraints.values()) else STATES[trial.state]
     told = trial.user_attrs
     return Row(
         rank=rank,
+        front=False,
         trial=trial.number,
-        score=curve[max(curve)] if curve else None,
+        score=curve[-1] if curve else None,
         epochs=len(curve),
         params=told.get("params"),
         macs=told.get("macs"),
@@ -57,17 +67,31 @@ def row(trial: FrozenTrial, rank: int = 0) -> Row:
     )
 
 
-def rows(trials: list[FrozenTrial], metric: Metric) -> list[Row]:
-    """Finished trials by score, then the others by score, then those without one."""
+def curve_of(trial: FrozenTrial) -> list[float]:
+    """Scores by epoch. Optuna takes no reports for two goals: it is an attribute then."""
+    told: list[float] = trial.user_attrs.get("curve", [])
+    return told or [value for _, value in sorted(trial.intermediate_values.items())]
+
+
+def rows(trials: list[FrozenTrial], metric: Metric, cost: str | None = None) -> list[Row]:
+    """Finished trials by score, then the others by score, then those without one.
+
+    With a second goal the cheaper of equals leads, and those on the front are marked.
+    """
     sign = -1 if metric.higher_is_better else 1
 
-    def order(row: Row) -> tuple[bool, bool, float, int]:
+    def order(row: Row) -> tuple[bool, bool, float, float, int]:
         score = sign * row.score if row.score is not None else 0.0
-        return row.state != "finished", row.score is None, score, row.trial
+        return row.state != "finished", row.score is None, score, row.cost(cost), row.trial
 
     asked = [row(trial) for trial in trials if trial.state != TrialState.WAITING]
     ranked = sorted(asked, key=order)
-    return [replace(entry, rank=rank) for rank, entry in enumerate(ranked, 1)]
+    least, found = math.inf, []
+    for rank, entry in enumerate(ranked, 1):  # cheaper than all that are as good or better
+        front = cost is not None and entry.state == "finished" and entry.cost(cost) < least
+        least = entry.cost(cost) if front else least
+        found.append(replace(entry, rank=rank, front=front))
+    return found
 
 
 def measures(rows: list[Row]) -> dict[str, str]:
@@ -87,7 +111,11 @@ def measures(rows: list[Row]) -> dict[str, str]:
 
 def markdown(rows: list[Row], metric: Metric) -> str:
     known = measures(rows)
-    columns = ["rank", "trial", metric.name, "epochs", "parameters", *known.values()]
+    columns = (
+        ["rank"]
+        + ["front"] * any(row.front for row in rows)
+        + ["trial", metric.name, "epochs", "parameters", *known.values()]
+    )
     columns += ["seconds", "state", "what it is"]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for r in rows:
@@ -95,7 +123,8 @@ def markdown(rows: list[Row], metric: Metric) -> str:
         params = "" if r.params is None else f"{r.params:,}"
         state = f"{r.state}: {r.reason}" if r.reason else r.state
         more = [getattr(r, name) for name in known]
-        cells = [r.rank, r.trial, score, r.epochs, params]
+        cells = [r.rank, "*" if r.front else "", r.trial, score, r.epochs, params]
+        cells = cells if "front" in columns else [r.rank, *cells[2:]]
         cells += ["" if value is None else f"{value:,}" for value in more]
         cells += [f"{r.seconds:.1f}", state, r.summary]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")

@@ -104,6 +104,7 @@ class Driver:
         self.data, self.trials, self.seed, self.deadline = data, trials, seed, deadline
         self.metric = space.task.metric
         self.sign = 1 if self.metric.higher_is_better else -1
+        self.cost = space.search.cost
         self.pruner = space.search.pruner
         self.ledger = Ledger(epochs=space.epochs, feasible=self._feasible)
         if self.metric.higher_is_better and (examples := data.valid.rows):
@@ -127,7 +128,7 @@ class Driver:
     def _recall(self) -> None:
         """What an earlier search left: curves of closed trials, and those to go on with."""
         for frozen in self.study.get_trials(deepcopy=False):
-            curve = [self.sign * v for _, v in sorted(frozen.intermediate_values.items())]
+            curve = [self.sign * score for score in leaderboard.curve_of(frozen)]
             if frozen.state == TrialState.WAITING:
                 continue
             if frozen.state == TrialState.RUNNING:
@@ -144,6 +145,8 @@ class Driver:
                 entry = Entry(frozen.number, frozen.params, "closed", curve)
                 entry.whole = frozen.user_attrs.get("whole", False)
                 entry.believed = "from" in frozen.user_attrs
+                if self.cost:
+                    entry.cost = frozen.user_attrs.get(self.cost, math.inf)
                 if any(value > 0 for value in frozen.constraints.values()):
                     entry.state = "infeasible"
                 self.ledger.entries[frozen.number] = entry
@@ -177,7 +180,7 @@ class Driver:
             self._note_seconds(active)
 
     def rows(self) -> list[Row]:
-        return leaderboard.rows(self.study.get_trials(deepcopy=False), self.metric)
+        return leaderboard.rows(self.study.get_trials(deepcopy=False), self.metric, self.cost)
 
     @property
     def best(self) -> int | None:
@@ -239,8 +242,8 @@ class Driver:
         number, epochs = active.trial.number, active.config.train.epochs
         path = str(self.checkpoint(number).resolve())
         saves = self.pruner.saves(epochs)
-        limited = self.space.search.max_latency_ms is not None
-        timed = limited and "latency_ms" not in active.trial.user_attrs
+        asked_for = self.cost == "latency_ms" or self.space.search.max_latency_ms is not None
+        timed = asked_for and "latency_ms" not in active.trial.user_attrs
         self.engine.send(slot, Job(number, active.config.dump(), path, epochs, saves, timed))
 
     def _feasible(self, values: dict[str, Any]) -> bool:
@@ -269,13 +272,15 @@ class Driver:
             if model and model.proposal and model.proposal.values == trial.params:
                 trial.set_user_attr("whole", model.proposal.whole)
             entry.whole = trial.user_attrs.get("whole", False)
+            if self.cost:
+                entry.cost = trial.user_attrs.get(self.cost, math.inf)
             self.ledger.entries[trial.number] = entry
             size = self._measure(config)
         except SpaceError as error:  # knobs that are fine alone and do not go together
             self._refuse(trial, "infeasible shape", str(error))
             return None
-        trial.set_user_attr("params", size.params)
-        trial.set_user_attr("macs", size.macs)
+        self._note(trial, "params", size.params)
+        self._note(trial, "macs", size.macs)
         trial.set_user_attr("summary", config.summary)
         excess = self.space.search.excess(size)
         if excess:
@@ -303,7 +308,7 @@ class Driver:
 
     def _timed(self, slot: int, told: Measured) -> Iterator[Closed]:
         trial, limit = self.active[slot].trial, self.space.search.max_latency_ms
-        trial.set_user_attr("latency_ms", round(told.latency_ms, 4))
+        self._note(trial, "latency_ms", round(told.latency_ms, 4))
         trial.set_user_attr("latency_64_ms", round(told.latency_64_ms, 4))
         if limit and told.latency_ms > limit:
             detail = f"{told.latency_ms:.3g} ms for one example; max_latency_ms: {limit:g}"
@@ -323,7 +328,10 @@ class Driver:
         fresh = epoch.number > active.reported
         if fresh:
             entry.curve.append(self.sign * score)
-            trial.report(score, epoch.number)
+            if self.cost:  # Optuna takes reports for one goal only
+                trial.set_user_attr("curve", [self.sign * told for told in entry.curve])
+            else:
+                trial.report(score, epoch.number)
             active.reported = epoch.number
         entry.seconds = sum(e.seconds for e in active.history) / len(active.history)
         yield Trained(number, epoch, epochs)
@@ -361,6 +369,10 @@ class Driver:
         seconds = [epoch.seconds for epoch in epochs]
         pace = min(seconds[1:], default=0.0)  # not of the first one, which warms up
         whole = sum(seconds) + (active.config.train.epochs - len(seconds)) * pace
+        if self.cost == "train_seconds" and (
+            pace or epochs[-1].number == active.config.train.epochs
+        ):
+            self._note(active.trial, "train_seconds", round(whole, 3))
         if search.max_train_seconds and whole > search.max_train_seconds:
             told = f"{whole:.3g} s to its end; max_train_seconds: {search.max_train_seconds:g}"
             return "too slow", told
@@ -420,7 +432,13 @@ class Driver:
     def _tell(self, active: Active, state: TrialState, score: float | None = None) -> None:
         active.entry.state = "closed"
         self._note_seconds(active)
-        self.study.tell(active.trial, score, state=state)
+        both = [score, active.entry.cost] if self.cost and score is not None else score
+        self.study.tell(active.trial, both, state=state)
+
+    def _note(self, trial: optuna.Trial, name: str, value: float) -> None:
+        trial.set_user_attr(name, value)
+        if name == self.cost:
+            self.ledger.entries[trial.number].cost = value
 
     def _note_seconds(self, active: Active) -> None:
         if not active.history:
@@ -431,7 +449,8 @@ class Driver:
     def _tidy(self, rows: list[Row]) -> None:
         """Weights of the best few finished trials and of those under way stay on disk."""
         finished = [row.trial for row in rows if row.state == "finished"]
-        keep = set(finished[:KEPT]) | {row.trial for row in rows if row.state == "paused"}
+        keep = {row.trial for row in rows if row.state == "paused" or row.front}
+        keep |= set(finished[:KEPT])
         if (best := self._best(rows)) is not None:
             keep.add(best)  # something to deliver if time runs out
         for folder in (self.folder / "trials").glob("*"):

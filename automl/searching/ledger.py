@@ -23,6 +23,7 @@ class Entry:
     curve: list[float] = field(default_factory=list)  # by epoch
     seconds: float = 0.0  # an epoch takes
     believed: bool = False  # whether it did well elsewhere
+    cost: float = 0.0  # the second goal, of which less is better; infinite: not known
     whole: bool = False  # whether it trains to its end, whatever it scores on the way
 
     @property
@@ -61,9 +62,10 @@ class Ledger:
         return sorted(best, key=lambda entry: entry.number)
 
     def rivals(self, entry: Entry) -> list[float]:
-        """The best scores of all others that came as far, up to this epoch."""
+        """The best scores of all others, no more costly, that came as far, up to this epoch."""
         others = (other for other in self.entries.values() if other is not entry)
-        return [max(o.curve[: entry.epoch]) for o in others if o.epoch >= entry.epoch]
+        rivals = [o for o in others if o.epoch >= entry.epoch and o.cost <= entry.cost]
+        return [max(rival.curve[: entry.epoch]) for rival in rivals]
 
     def rank(self, entry: Entry) -> tuple[int, int]:
         """Place among all that came as far, and their number. A tie is no reason to spend more."""

@@ -102,7 +102,7 @@ class Auto(Pruner):
         if not ledger.model.ready:
             return not entry.whole
         if entry.whole:  # the model may be wrong of it
-            return ledger.model.unbeatable
+            return ledger.model.unbeatable(entry)
         return bool(ledger.model.chance_to_win([entry])[0] < self.likely)
 
     def promote(self, ledger: Ledger) -> int | None:

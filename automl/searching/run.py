@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import random
+import shutil
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class Opened:
     trials: int
     resumed: int  # trials that earlier runs left under way
     first: tuple[int, int]  # configs tried first: of the space itself, and from elsewhere
+    cost: str | None = None  # the second goal
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ def run(
             trials=trials,
             resumed=len(driver.waiting),
             first=(len(space.beginnings()), len(first)),
+            cost=space.search.cost,
         )
 
         def deliver(number: int) -> None:
@@ -167,10 +170,15 @@ def run(
         engine.close()  # the test needs the device
 
         rows, best = driver.rows(), driver.best
+        shutil.rmtree(path / "front", ignore_errors=True)  # another one, if the search went on
         on_disk.write_leaderboard(path, rows, task.metric)
         finished = any(row.state == "finished" for row in rows)
         if best is not None and not (finished and best == delivery.trial):
             deliver(best)  # time was up before one ended, or a crash came between
+        for row in rows:
+            if row.front:
+                one = Delivery(path / "front" / f"{row.trial:04d}", name, loaded, baseline)
+                one.write(driver.config(row.trial), driver.checkpoint(row.trial), trial=row.trial)
         test = delivery.test(task.test(data)) if delivery.exists else None
         yield Finished(found, test, time.monotonic() - began)
 

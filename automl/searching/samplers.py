@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import optuna
 from optuna import Study
@@ -24,6 +24,7 @@ class Auto(Sampler):
     """A Gaussian process that learns from every rung of every trial; see `surrogate.py`."""
 
     name: Literal["auto"] = "auto"
+    trades: ClassVar[bool] = True
     startup: int = Field(default=6, ge=1, le=1000, description="spread-out trials before the model")
 
     def build(self, seed: int, space: Space, ledger: Ledger) -> BaseSampler:

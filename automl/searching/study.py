@@ -5,6 +5,7 @@ studies/NAME/space.yaml       the space as searched
              journal.log      every trial; opens in optuna-dashboard and with optuna.load_study
              leaderboard.md   and .csv
              best/            the best model, see automl.load
+             front/           of a search for two goals each model that may be the one to take
              trials/          checkpoints of the trials under way and of the best few
              workers.log      what the parts printed
 """
@@ -27,6 +28,7 @@ import filelock
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from automl.config import Task
@@ -145,10 +147,12 @@ def begin(
     if file.exists():
         manifest.compare(read_manifest(path), path.name)
     mend(path / "journal.log")
+    directions = [StudyDirection.MAXIMIZE if metric.higher_is_better else StudyDirection.MINIMIZE]
+    directions += [StudyDirection.MINIMIZE] if space.search.cost else []
     study = optuna.create_study(
         study_name=path.name,
         storage=storage(path / "journal.log"),
-        direction="maximize" if metric.higher_is_better else "minimize",
+        directions=directions,
         load_if_exists=True,
     )
     if not file.exists():
@@ -220,7 +224,9 @@ class Study:
 
     @property
     def leaderboard(self) -> list[Row]:
-        return leaderboard.rows(self.optuna.get_trials(deepcopy=False), self.task.metric)
+        space = Space.load(self.path / "space.yaml")
+        trials = self.optuna.get_trials(deepcopy=False)
+        return leaderboard.rows(trials, space.task.metric, space.search.cost)
 
 
 def asked(study: optuna.Study) -> int:

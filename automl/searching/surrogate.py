@@ -34,6 +34,7 @@ WHOLE = 0.5  # of all epochs, for trials that train to their end whatever they s
 LOOKED = 400  # trials, those with the best scores, among which the best by the model are sought
 FEWEST = 4  # finished trials that a model of ends needs
 AROUND = 8  # finished trials without news, after which the search returns to what is near
+UNBOUND = 0.25  # of the proposals of a search for two goals, whatever they cost
 CLEARLY = 0.03  # of the median's distance to the best: a score better by this is news
 
 
@@ -111,6 +112,8 @@ class Surrogate:
         self.space, self.ledger, self.seed, self.startup = space, ledger, seed, startup
         self.encoder = Encoder(space)
         self.rungs, self.ends = View(self.encoder, near), View(self.encoder, plain)
+        self.costs = View(self.encoder, lambda _costs, _blur: np.log)
+        self.priced: list[float] = []  # what those of known cost, the second goal, cost
         self.points: dict[tuple[int, int], Point] = {}  # by trial and epoch, as they came
         self.known: tuple[Any, ...] | None = None  # the ledger that they have seen
         self.proposal: Proposal | None = None
@@ -127,12 +130,16 @@ class Surrogate:
 
     def gain(self, entries: list[Entry]) -> Array:
         """Expected improvement of the best, if each were trained to its end."""
-        return improvement(*self.predict(entries), self._goal + MARGIN)
+        return improvement(*self.predict(entries), self._to_beat(entries) + MARGIN)
 
     def chance_to_win(self, entries: list[Entry]) -> Array:
-        """How likely each is to end clearly above the best."""
+        """How likely each is to end clearly above the best that costs no more."""
         mean, deviation = self.predict(entries)
-        return np.asarray(ndtr((mean - self._goal) / deviation))
+        return np.asarray(ndtr((mean - self._to_beat(entries)) / deviation))
+
+    def unbeatable(self, entry: Entry) -> bool:
+        """Whether no score can be clearly above the best that costs no more."""
+        return bool(self._to_beat([entry])[0] == math.inf)
 
     def propose(self) -> Proposal:
         """The config to try next: it was not tried, and can be trained as far as is known."""
@@ -147,38 +154,46 @@ class Surrogate:
             self.proposal = self._improve(self.ends if whole else self.rungs)
         return self.proposal
 
-    @property
-    def unbeatable(self) -> bool:
-        """Whether no score can be clearly above the best."""
-        return self._goal == math.inf
+    def _to_beat(self, entries: list[Entry]) -> Array:
+        """For each the final score to reach, in the model's units.
 
-    @property
-    def _goal(self) -> float:
-        """The final score to reach, in the model's units: more than blur above the best.
-
-        The best is a finished one if there is any. Where nothing can be better it is out of reach.
+        More than blur above the best that costs no more, of finished ones if there are any; that of
+        the worst for one that costs less than all of them. Infinite where nothing can be better.
         """
         leading = self.ledger.leading(LOOKED)
-        ended = [entry for entry in leading if entry.epoch >= self.ledger.epochs] or leading
-        best = max(entry.curve[-1] for entry in ended)
-        goal = best + self.ledger.blur(best)
-        if goal > self.ledger.ceiling:
-            return math.inf
-        low, high = self.rungs.units(np.array([best, goal]))
-        return float(self.predict(ended)[0].max() + high - low)
+        rivals = [rival for rival in leading if rival.epoch >= self.ledger.epochs] or leading
+        means, costs = self.predict(rivals)[0], np.array([rival.cost for rival in rivals])
+        scores = np.array([rival.curve[-1] for rival in rivals])
+
+        def reach(cost: float) -> float:
+            some = costs <= cost
+            if not some.any():
+                return float(means.min())
+            best = scores[some].max()
+            goal = best + self.ledger.blur(best)
+            if goal > self.ledger.ceiling:
+                return math.inf
+            low, high = self.rungs.units(np.array([best, goal]))
+            return float(means[some].max() + high - low)
+
+        known = {cost: reach(cost) for cost in {entry.cost for entry in entries}}
+        return np.array([known[entry.cost] for entry in entries])
 
     def _improve(self, view: View) -> Proposal:
-        """The config with the largest expected improvement."""
+        """The config with the largest expected improvement over what a ceiling admits."""
         rng = self._rng(1)
+        ceiling = self._ceiling(rng)
         entries = self.ledger.leading(LOOKED)
         means = view.predict([entry.values for entry in entries])[0]
-        ends = [i for i, entry in enumerate(entries) if entry.epoch >= self.ledger.epochs]
-        goal = (means[ends].max() if ends else means.max()) + MARGIN * (1 + self._stagnant() / 2)
-        leaders = [entries[i].values for i in np.argsort(-means)[:CENTERS]]
+        below = [i for i, entry in enumerate(entries) if entry.cost <= ceiling]
+        ends = [i for i in below if entries[i].epoch >= self.ledger.epochs]
+        goal = means[ends or below].max() + MARGIN * (1 + self._stagnant() / 2)
+        best = [i for i in np.argsort(-means) if entries[i].cost <= ceiling]
+        leaders = [entries[i].values for i in best[:CENTERS]]
         many = [self._random(rng) for _ in range(RANDOM)]
         for center in leaders:
             many += [self.near(center, rng, (0.02, 0.08, 0.2)[i % 3], 0.5) for i in range(NEAR)]
-        gains = improvement(*view.predict(many), goal)
+        gains = improvement(*view.predict(many), goal) * self._within(many, ceiling)
         for turn in range(ROUNDS):
             centers = [many[i] for i in np.argsort(-gains)[:CENTERS]]
             if turn < ROUNDS - 1:
@@ -189,7 +204,8 @@ class Surrogate:
             else:
                 fresh = view.climb(centers, goal)
             many += fresh
-            gains = np.concatenate([gains, improvement(*view.predict(fresh), goal)])
+            better = improvement(*view.predict(fresh), goal) * self._within(fresh, ceiling)
+            gains = np.concatenate([gains, better])
         gains = gains * self._runnable(view, many)
         tried = {key(entry.values) for entry in self.ledger.entries.values()}
         order = [int(i) for i in np.argsort(-gains) if key(many[i]) not in tried]
@@ -210,6 +226,26 @@ class Surrogate:
         fine = [entry.values for entry in self.ledger.leading(LOOKED)]
         can = 1 + view.likeness(many, fine)
         return can / (can + view.likeness(many, refused))
+
+    def _ceiling(self, rng: np.random.Generator) -> float:
+        """What one proposal may cost, drawn anew for each: so all of the front is sought.
+
+        The score is improved under a bound on the other goal (Haimes et al. 1971), as likely kept
+        as the model of costs says (Gardner et al. 2014). A quarter of the draws is without one.
+        """
+        if not self.priced:
+            return math.inf
+        share = rng.random() / (1 - UNBOUND)
+        low, high = np.log([min(self.priced), max(self.priced)])
+        return math.inf if share > 1 else math.exp(low + share * (high - low)) * (1 + 1e-9)
+
+    def _within(self, many: list[Values], ceiling: float) -> Array:
+        """How likely each costs no more than that."""
+        if math.isinf(ceiling):
+            return np.ones(len(many))
+        mean, deviation = self.costs.predict(many)
+        bound = self.costs.units(np.array([ceiling]))
+        return np.asarray(ndtr((bound - mean) / deviation))
 
     def _stagnant(self) -> int:
         """Finished trials since the last that was clearly better than all before.
@@ -282,6 +318,10 @@ class Surrogate:
         self.rungs.learn(points, pending, blur, rng)
         if len(self.ledger.finished) >= FEWEST:
             self.ends.learn([point for point in points if point.time == 1.0], pending, blur, rng)
+        priced = [e for e in self.ledger.scored if 0 < e.cost < math.inf]
+        self.priced = [entry.cost for entry in priced]
+        if priced:
+            self.costs.learn([Point(e.values, 1.0, e.cost) for e in priced], [], 0.0, rng)
         self.known, self.proposal = now, None
 
     def _note_points(self) -> None:
@@ -355,13 +395,12 @@ def share(epoch: int, epochs: int) -> float:
     return math.log(epoch) / math.log(epochs) if epochs > 1 else 1.0
 
 
-def improvement(mean: Array, deviation: Array, goal: float) -> Array:
-    """Expected improvement over `goal` (Jones et al. 1998)."""
-    if goal == math.inf:
-        return np.zeros(len(mean))
-    z = (mean - goal) / deviation
+def improvement(mean: Array, deviation: Array, goal: float | Array) -> Array:
+    """Expected improvement over `goal` (Jones et al. 1998); 0 where that is out of reach."""
+    possible = np.isfinite(goal)
+    z = (mean - np.where(possible, goal, 0.0)) / deviation
     gain = deviation * (z * ndtr(z) + np.exp(-z * z / 2) / math.sqrt(2 * math.pi))
-    return np.asarray(gain)
+    return np.asarray(gain * possible)
 
 
 def near(scores: Array, blur: float) -> Scale:
