@@ -194,6 +194,22 @@ def test_more_trials_go_on_where_the_search_was(tmp_path: Path) -> None:
     assert [job.trial for job in table.jobs] == [3, 4]
 
 
+def test_going_on_copies_no_trial_for_each_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(opened(tmp_path / "s", Table(), 6).run())
+    copied = []
+    get_trials = optuna.Study.get_trials
+
+    def counted(study: optuna.Study, deepcopy: bool = True, states: Any = None) -> Any:
+        copied.append(deepcopy)
+        return get_trials(study, deepcopy, states)
+
+    monkeypatch.setattr(optuna.Study, "get_trials", counted)
+    opened(tmp_path / "s", Table(), 7)
+    assert copied.count(True) <= 1
+
+
 def losing(chance: float, most: int, seed: int) -> Lose:
     """Workers die at random moments, of each trial at most so many."""
     draw, lost = random.Random(seed), Counter[int | None]()

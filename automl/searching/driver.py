@@ -150,10 +150,9 @@ class Driver:
                 if any(value > 0 for value in frozen.constraints.values()):
                     entry.state = "infeasible"
                 self.ledger.entries[frozen.number] = entry
-        if self.ledger.entries:
-            for entry in self.ledger.scored:
-                told = self.study.trials[entry.number].user_attrs.get("seconds", 0.0)
-                entry.seconds = told / entry.epoch
+        known = self.study.get_trials(deepcopy=False)
+        for entry in self.ledger.scored:
+            entry.seconds = known[entry.number].user_attrs.get("seconds", 0.0) / entry.epoch
 
     @property
     def done(self) -> int:

@@ -26,7 +26,7 @@ from automl.searching.driver import Driver
 from automl.searching.study import Manifest, begin
 from automl.space import Space
 
-CIFAR = Path(__file__).parents[2] / "search_spaces" / "cifar.yaml"  # 31 knobs with four stages
+CIFAR = Path(__file__).parents[2] / "search_spaces" / "cifar.yaml"
 ASKED = 15  # new trials that are timed
 
 
@@ -35,16 +35,18 @@ class Timed(Lookup):
 
     def __init__(self, rng: random.Random, after: int) -> None:
         super().__init__(lambda _job, epoch: curve_of(rng)[epoch - 1])
-        self.after, self.answered, self.waits = after, 0.0, list[float]()
+        self.after, self.answered = after, (0.0, 0.0)
+        self.waits: list[tuple[float, float]] = []  # seconds of this process, and of the clock
 
     def send(self, slot: int, request: Request) -> None:
         if isinstance(request, Job) and request.trial >= self.after + len(self.waits):
-            self.waits.append(time.perf_counter() - self.answered)
+            cpu, clock = self.answered
+            self.waits.append((time.process_time() - cpu, time.perf_counter() - clock))
         super().send(slot, request)
 
     def wait(self, timeout: float) -> list[tuple[int, Event]]:
         told = super().wait(timeout)
-        self.answered = time.perf_counter()
+        self.answered = time.process_time(), time.perf_counter()
         return told
 
 
@@ -72,10 +74,15 @@ def ask(trials: int) -> str:
         for _ in driver.run():
             if len(engine.waits) == ASKED:
                 break
-    told = f"{trials:,} trials, {len(space.all_knobs())} knobs in all: a new one is waited for "
-    first, *rest = engine.waits
-    told += f"{statistics.median(rest):.2f} s, {max(rest):.2f} s at worst"
-    return f"{told}; {first:.2f} s the first time, when the model sees all at once"
+    knobs = statistics.mean(len(trial.params) for trial in study.trials)
+    (first, _), *rest = engine.waits
+    cpu, clock = zip(*rest, strict=True)
+    told = (
+        f"{trials:,} trials of {knobs:.0f} knobs, {len(space.all_knobs())} in all: a new one takes "
+    )
+    told += f"{statistics.median(cpu):.2f} s of CPU, {max(cpu):.2f} s at worst "
+    told += f"({statistics.median(clock):.2f} and {max(clock):.2f} s by the clock); "
+    return f"{told}{first:.2f} s the first time, when the model sees all at once"
 
 
 def closed(space: Space, rng: random.Random) -> FrozenTrial:
