@@ -60,6 +60,7 @@ def ask(trials: int) -> str:
         while study.trials and study.trials[-1].state == TrialState.WAITING:
             study.tell(study.ask(), state=TrialState.FAIL)  # what is tried first
         study.add_trials([closed(space, rng) for _ in range(trials - len(study.trials))])
+        knobs = statistics.mean(len(t.params) for t in study.get_trials(deepcopy=False))
         engine = Timed(rng, trials)
         driver = Driver(
             study,
@@ -74,7 +75,6 @@ def ask(trials: int) -> str:
         for _ in driver.run():
             if len(engine.waits) == ASKED:
                 break
-    knobs = statistics.mean(len(trial.params) for trial in study.trials)
     (first, _), *rest = engine.waits
     cpu, clock = zip(*rest, strict=True)
     told = (

@@ -303,14 +303,18 @@ def report(what: str, target: str) -> list[str]:
 
 def sooner(curves: str, runs: Runs, epochs: int) -> str:
     """When we come to where Optuna's default ends, and whether chance is ever better, on means."""
-    mine, theirs = (runs[name][curves].mean(0) for name in ("automl", "optuna_default"))
+    three = [runs[name][curves] for name in ("automl", "optuna_default", "random")]
+    few = min(len(run) for run in three)
+    mine, theirs, chance = (run[:few].mean(0) for run in three)
     goal = theirs[-1]
     spent = [
         int(np.argmax(mean <= goal)) + 1 if mean.min() <= goal else None for mean in (mine, theirs)
     ]
-    told = f"{curves}: Optuna's default ends at {goal:.3f} and is there after {spent[1]} epochs; "
+    told = (
+        f"{curves}, {few} seeds: Optuna's default ends at {goal:.3f}, where it is after {spent[1]}"
+    )
+    told += " epochs; "
     told += f"automl is there after {spent[0]}" if spent[0] else f"automl ends at {mine[-1]:.3f}"
-    chance = runs["random"][curves].mean(0)
     most = min(len(mine), len(chance))
     worse = np.flatnonzero(mine[:most] > chance[:most] + 1e-9) + 1
     if len(worse):
