@@ -54,34 +54,27 @@ class Auto(Pruner):
     )
 
     def saves(self, epochs: int) -> list[int]:
-        return sorted({*self._grid(epochs), *rungs(self.first, epochs, self.factor)})
-
-    def _grid(self, epochs: int) -> list[int]:
-        """Two rungs before the usual first one, and all after."""
-        return rungs(self.first / STEP**2, epochs)
+        return sorted({*rungs(self.first, epochs), *rungs(self.first, epochs, self.factor)})
 
     def decides(self, ledger: Ledger) -> list[int]:
         """The rungs; without a model each is `factor` times the last, so that all cost alike."""
         if ledger.model is None:
             return rungs(self.first, ledger.epochs, self.factor)
         first = self._first(ledger)
-        return [rung for rung in self._grid(ledger.epochs) if rung >= first]
+        return [rung for rung in rungs(self.first, ledger.epochs) if rung >= first]
 
     def _first(self, ledger: Ledger) -> int:
         """The earliest rung whose ranks agree with those at the end, among all that came there."""
-        usual = math.ceil(self.first * ledger.epochs - 1e-9)
-        ends = ledger.finished
-        if len(ends) < ENOUGH:
-            return usual
-        last = usual
-        for rung in self._grid(ledger.epochs):
-            if rung > max(usual, LATEST * ledger.epochs):
-                break
+        grid, ends = rungs(self.first, ledger.epochs), ledger.finished
+        if len(ends) < ENOUGH or not grid:
+            return 0
+        last = [entry.curve[-1] for entry in ends]
+        for rung in grid:
             early = [entry.curve[rung - 1] for entry in ends]
-            if spearmanr(early, [entry.curve[-1] for entry in ends]).statistic >= AGREE:
-                return rung
-            last = rung
-        return last
+            late = rung * STEP > LATEST * ledger.epochs
+            if late or spearmanr(early, last).statistic >= AGREE:
+                break
+        return rung
 
     def stop(self, entry: Entry, ledger: Ledger) -> str | None:
         """For good: at or below the score of a guess, after a while or after better scores."""
@@ -89,7 +82,7 @@ class Auto(Pruner):
             return None
         if max(entry.curve) > ledger.chance:
             return f"fell apart at epoch {entry.epoch}"
-        patience = max(2, *self.decides(ledger)[:1])
+        patience = max([2, *self.decides(ledger)[:1]])
         return f"at chance at epoch {entry.epoch}" if entry.epoch >= patience else None
 
     def pause(self, entry: Entry, ledger: Ledger) -> bool:

@@ -33,7 +33,8 @@ ROUNDS, POLISHED = 4, 80  # of refinement of the best, the last by gradient; how
 WHOLE = 0.5  # of all epochs, for trials that train to their end whatever they score
 LOOKED = 400  # trials, those with the best scores, among which the best by the model are sought
 FEWEST = 4  # finished trials that a model of ends needs
-AROUND = 8  # finished trials without news, after which the search returns to what is near
+AROUND = 20  # finished trials without news, after which the search returns to what is near
+BRANCH = 0.25  # of the proposals, for branches of a conditional space at random
 UNBOUND = 0.25  # of the proposals of a search for two goals, whatever they cost
 CLEARLY = 0.03  # of the median's distance to the best: a score better by this is news
 
@@ -188,17 +189,20 @@ class Surrogate:
         below = [i for i, entry in enumerate(entries) if entry.cost <= ceiling]
         ends = [i for i in below if entries[i].epoch >= self.ledger.epochs]
         goal = means[ends or below].max() + MARGIN * (1 + self._stagnant() / 2)
-        best = [i for i in np.argsort(-means) if entries[i].cost <= ceiling]
-        leaders = [entries[i].values for i in best[:CENTERS]]
-        many = [self._random(rng) for _ in range(RANDOM)]
-        for center in leaders:
-            many += [self.near(center, rng, (0.02, 0.08, 0.2)[i % 3], 0.5) for i in range(NEAR)]
+        best = max(entries[i].curve[-1] for i in ends or below)
+        goal += float(np.diff(view.units(np.array([best, best + self.ledger.blur(best)])))[0])
+        leaders = [i for i in np.argsort(-means) if entries[i].cost <= ceiling][:CENTERS]
+        branch = self._branch(rng)
+        many = [self.near(branch, rng, 1.0, 0.0, branch) for _ in range(RANDOM)]
+        for leader in leaders:
+            center, steps = entries[leader].values, [(0.02, 0.08, 0.2)[i % 3] for i in range(NEAR)]
+            many += [self.near(center, rng, step, 0.5, branch) for step in steps]
         gains = improvement(*view.predict(many), goal) * self._within(many, ceiling)
         for turn in range(ROUNDS):
             centers = [many[i] for i in np.argsort(-gains)[:CENTERS]]
             if turn < ROUNDS - 1:
                 fresh = [
-                    self.near(centers[i % len(centers)], rng, 0.1 / 2**turn, 0.6)
+                    self.near(centers[i % len(centers)], rng, 0.1 / 2**turn, 0.6, branch)
                     for i in range(POLISHED)
                 ]
             else:
@@ -214,9 +218,23 @@ class Surrogate:
         chosen = next((i for i in checked if self.ledger.feasible(many[i])), None)
         if chosen is None:
             return Proposal(self._explore())
-        if view is self.ends:
-            return Proposal(many[chosen], whole=True)  # its turn, whatever is gained
+        if view is self.ends or branch:
+            return Proposal(many[chosen], whole=view is self.ends)  # its turn, whatever is gained
         return Proposal(many[chosen], float(gains[chosen]))
+
+    def _branch(self, rng: np.random.Generator) -> Values:
+        """Now and then an option, at random, of each choice whose options have knobs of their own.
+
+        A few unlucky draws would otherwise hide for good what a whole family of models can do.
+        """
+        if rng.random() >= BRANCH:
+            return {}
+        holes = {name: hole for name, (_, hole) in self.encoder.columns.items()}
+        return {
+            name: value_at(hole, rng.random())
+            for name, hole in holes.items()
+            if isinstance(hole, Choice) and hole.conditional
+        }
 
     def _runnable(self, view: View, many: list[Values]) -> Array:
         """How likely each can be trained, by how those did that are like it; at first all can."""
@@ -275,15 +293,22 @@ class Surrogate:
         fresh = [values for values in many if key(values) not in tried] or many
         return next((v for v in fresh[:CHECKED] if self.ledger.feasible(v)), fresh[0])
 
-    def _random(self, rng: np.random.Generator) -> Values:
-        return self.space.values(lambda _name, hole: value_at(hole, rng.random()))
-
     def near(
-        self, center: Mapping[str, Any], rng: np.random.Generator, step: float, share: float
+        self,
+        center: Mapping[str, Any],
+        rng: np.random.Generator,
+        step: float,
+        share: float,
+        fixed: Values,
     ) -> Values:
-        """A config like `center` in which about this share of the knobs is moved."""
+        """A config like `center`, but what is `fixed`, in which this share of knobs is moved.
+
+        Knobs that `center` has not are drawn at random.
+        """
 
         def draw(name: str, hole: Hole) -> Any:
+            if name in fixed:
+                return fixed[name]
             if name not in center:
                 return value_at(hole, rng.random())
             if rng.random() >= share:
