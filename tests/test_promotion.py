@@ -198,6 +198,25 @@ def test_what_is_no_clear_gain_is_not_trained_on(tmp_path: Path) -> None:
     assert epochs(100) < 0.7 * epochs(10**6)
 
 
+def test_every_branch_has_its_turn_now_and_then() -> None:
+    space = Space.parse(SPACE.replace("dropout:", "activation: {choice: [relu, gelu]}, dropout:"))
+    ledger = Ledger(epochs=1)
+    model = Surrogate(space, ledger, seed=0, startup=3)
+    best = {"model.widths[0]": 64, "model.activation": "relu", "model.dropout": 0.1,
+            "optimizer": "adamw", "optimizer.adamw.lr": 0.01}  # fmt: skip
+    for number in range(8):
+        values = best | {"model.dropout": 0.1 + number / 50}
+        ledger.entries[number] = Entry(number, values, "closed", [0.9 - number / 100])
+    turns = [model.branch(np.random.default_rng(seed)) for seed in range(200)]
+    assert 30 < sum(turn != {} for turn in turns) < 70
+    assert {turn["optimizer"] for turn in turns if turn} == {"adamw", "sgd"}
+    assert {tuple(turn) for turn in turns if turn} == {("optimizer",)}, "it opens no other knobs"
+    rng = np.random.default_rng(0)
+    bound = [model.near(best, rng, 0.1, 0.5, {"optimizer": "sgd"}) for _ in range(20)]
+    assert {values["optimizer"] for values in bound} == {"sgd"}
+    assert all("optimizer.sgd.lr" in values for values in bound)
+
+
 class Clocked(Table):
     """Every epoch takes half a second."""
 

@@ -192,7 +192,7 @@ class Surrogate:
         best = max(entries[i].curve[-1] for i in ends or below)
         goal += float(np.diff(view.units(np.array([best, best + self.ledger.blur(best)])))[0])
         leaders = [i for i in np.argsort(-means) if entries[i].cost <= ceiling][:CENTERS]
-        branch = self._branch(rng)
+        branch = self.branch(rng)
         many = [self.near(branch, rng, 1.0, 0.0, branch) for _ in range(RANDOM)]
         for leader in leaders:
             center, steps = entries[leader].values, [(0.02, 0.08, 0.2)[i % 3] for i in range(NEAR)]
@@ -222,7 +222,7 @@ class Surrogate:
             return Proposal(many[chosen], whole=view is self.ends)  # its turn, whatever is gained
         return Proposal(many[chosen], float(gains[chosen]))
 
-    def _branch(self, rng: np.random.Generator) -> Values:
+    def branch(self, rng: np.random.Generator) -> Values:
         """Now and then an option, at random, of each choice whose options have knobs of their own.
 
         A few unlucky draws would otherwise hide for good what a whole family of models can do.
