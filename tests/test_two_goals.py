@@ -69,13 +69,10 @@ def searched(folder: Path, text: str, epochs: int) -> Driver:
     return driver
 
 
-def test_the_front_is_found_sooner_than_without_the_second_goal_or_without_pauses(
-    tmp_path: Path,
-) -> None:
+def test_the_front_is_found_sooner_than_by_chance_or_by_the_score_alone(tmp_path: Path) -> None:
     both = "search: {metric: [accuracy, params]}"
     texts = {
         "two goals": SPACE,
-        "without pauses": SPACE.replace("params]", "params], pruner: none"),
         "one goal": SPACE.replace(both, ""),
         "random": SPACE.replace(both, "search: {sampler: random, pruner: none}"),
     }
@@ -83,7 +80,6 @@ def test_the_front_is_found_sooner_than_without_the_second_goal_or_without_pause
         name: shortfall(searched(tmp_path / str(i), text, 30 * 9))
         for i, (name, text) in enumerate(texts.items())
     }
-    assert found["two goals"] < found["without pauses"]
     assert found["two goals"] < 0.7 * found["random"]
     assert found["two goals"] < 0.7 * found["one goal"]
 

@@ -116,7 +116,7 @@ class Auto(Pruner):
         worth = [gain / (ledger.epochs - e.epoch) for gain, e in zip(gains, paused, strict=True)]
         best = max(range(len(paused)), key=worth.__getitem__)
         if ledger.may_ask:
-            better = worth[best] >= ledger.model.propose().gain / ledger.epochs
+            better = worth[best] > ledger.model.propose().gain / ledger.epochs
         else:
             better = ledger.model.chance_to_win([paused[best]])[0] >= self.likely
         return paused[best].number if better else None
