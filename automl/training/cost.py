@@ -41,7 +41,8 @@ class Memory:
     """The most memory that a training takes on a device.
 
     On a GPU all that PyTorch holds there, on a CPU what the process grows by: an estimate, for
-    libraries keep some of it. A training repeated on two cores differed by a fifth at most.
+    libraries keep some of it. Trainings repeated on two cores differed by 7 to 35 %, and small ones
+    by more.
     """
 
     def __init__(self, device: torch.device) -> None:
