@@ -14,7 +14,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from optuna.trial import TrialState
-from test_driver import Table, opened, trials, width
+from test_driver import SPACE, Table, opened, trials, width
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,24 +26,24 @@ from automl.engines.worker import work
 from automl.errors import SpaceError
 from automl.results import leaderboard
 from automl.results.leaderboard import Row
-from automl.searching.driver import Closed
+from automl.searching.driver import Trained
 from automl.searching.run import prove, search
 from automl.size import Size, weigh
 from automl.space import Space, measure
 from automl.training.cost import Memory
 
-SPACE = """
-task: digits
-search: {sampler: random, pruner: none}
-model: {name: mlp, widths: [{int: [1, 64]}]}
-optimizer: {name: adamw, lr: {float: [1e-3, 1e-1], log: true}}
-train: {epochs: 3}
-"""
-
 
 def limited(*limits: str, sampler: str = "random") -> str:
     told = ", ".join([f"sampler: {sampler}", "pruner: none", *limits])
     return SPACE.replace("sampler: random, pruner: none", told)
+
+
+CPU = torch.device("cpu")
+only_where_memory_is_told = pytest.mark.skipif(
+    not Memory.known(CPU),
+    reason="what a CPU's process held at most can only be told, and set back, by Linux's /proc;"
+    " elsewhere max_memory_mb is refused",
+)
 
 
 # Before anything trains.
@@ -110,16 +110,16 @@ def test_texts_are_counted_at_their_full_length() -> None:
     assert of(128) == head + 128 * step
 
 
-def test_a_limit_below_all_models_is_refused_in_one_line() -> None:
-    for limit, has in {
-        "max_params: 10": "86 parameters",
-        "max_macs: 10": "74 multiply-accumulates",
-    }.items():
-        space = Space.parse(limited(limit), "my.yaml")
-        raw, labels = space.task.shape(None)
-        with pytest.raises(SpaceError) as caught:
-            prove(space, len(labels), lambda part: part.expect(raw))  # noqa: B023
-        assert str(caught.value) == f"my.yaml: search: the smallest model has {has}; {limit}"
+@pytest.mark.parametrize(
+    ("limit", "has"),
+    [("max_params: 10", "86 parameters"), ("max_macs: 10", "74 multiply-accumulates")],
+)
+def test_a_limit_below_all_models_is_refused_in_one_line(limit: str, has: str) -> None:
+    space = Space.parse(limited(limit), "my.yaml")
+    raw, labels = space.task.shape(None)
+    with pytest.raises(SpaceError) as caught:
+        prove(space, len(labels), lambda part: part.expect(raw))
+    assert str(caught.value) == f"my.yaml: search: the smallest model has {has}; {limit}"
 
 
 @pytest.mark.parametrize("limit", ["max_params: 770", "max_macs: 740"])
@@ -232,7 +232,7 @@ def test_latency_is_measured_where_it_is_limited_and_once_a_trial(tmp_path: Path
         events.close()
         driver = opened(folder, after, 3, text=text)
         list(driver.run())
-        scored = {event.trial for event in told if not isinstance(event, Closed)}  # type: ignore[union-attr]
+        scored = {event.trial for event in told if isinstance(event, Trained)}
         assert not any(job.timed for job in after.jobs if job.trial in scored)
         for row in driver.rows():
             wide = width(driver.config(row.trial).dump())
@@ -270,9 +270,6 @@ def digits() -> Data:
     return Task.of({"name": "digits", "per_class": 20}).load(None)
 
 
-CPU = torch.device("cpu")
-
-
 def test_a_timed_job_tells_its_latency_first_and_trains_as_any_other(
     digits: Data, tmp_path: Path
 ) -> None:
@@ -288,7 +285,7 @@ def test_a_timed_job_tells_its_latency_first_and_trains_as_any_other(
         assert (a.train_loss, a.metrics) == (b.train_loss, b.metrics)
 
 
-@pytest.mark.skipif(not Memory.known(CPU), reason="Linux keeps account of it")
+@only_where_memory_is_told
 def test_the_memory_of_a_training_is_that_of_its_weights_and_more(
     digits: Data, tmp_path: Path
 ) -> None:
@@ -307,7 +304,7 @@ def test_the_memory_of_a_training_is_that_of_its_weights_and_more(
     assert peak("again", 16) < small + weights, "the larger one before it is gone"
 
 
-@pytest.mark.skipif(not Memory.known(CPU), reason="Linux keeps account of it")
+@only_where_memory_is_told
 def test_what_one_training_has_freed_counts_for_the_next_one() -> None:
     memory = Memory(CPU)
     for _ in range(3):

@@ -57,7 +57,7 @@ class GaussianProcess:
             free = torch.tensor(theta, requires_grad=True)
             try:
                 root = self._factor(self._kernel(free, points, times, points, times), free)
-            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined] # not in its stub
                 return 1e10, np.zeros_like(theta)
             white = torch.linalg.solve_triangular(root, values[:, None], upper=False)
             fits = white.square().sum() / 2 + root.diagonal().log().sum()

@@ -286,12 +286,14 @@ class Surrogate:
         spread = Sobol(len(names), rng=self.seed).random(64)
         tried = {key(entry.values) for entry in self.ledger.entries.values()}
         first = len(tried) % len(spread)
-        many = []
-        for point in [*spread[first:], *spread[:first]]:
-            shares = dict(zip(names, point.tolist(), strict=True))
-            many.append(self.space.values(lambda name, hole: value_at(hole, shares[name])))  # noqa: B023
+        many = [self._at(dict(zip(names, point.tolist(), strict=True)))
+                for point in [*spread[first:], *spread[:first]]]  # fmt: skip
         fresh = [values for values in many if key(values) not in tried] or many
         return next((v for v in fresh[:CHECKED] if self.ledger.feasible(v)), fresh[0])
+
+    def _at(self, shares: dict[str, float]) -> Values:
+        """The config whose knobs lie there on their ranges, 0 to 1."""
+        return self.space.values(lambda name, hole: value_at(hole, shares[name]))
 
     def near(
         self,
