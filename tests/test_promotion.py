@@ -286,6 +286,44 @@ def test_the_first_rung_is_the_earliest_whose_ranks_agree_with_the_end(
     assert pruner.decides(ledger)[0] in pruner.saves(52)
 
 
+def test_finished_trials_that_all_score_alike_tell_nothing_of_ranks() -> None:
+    ledger = Ledger(epochs=18, model=Surrogate(Space.parse(SPACE), Ledger(18), 0, 6))
+    for number in range(9):
+        ledger.entries[number] = Entry(number, {}, "closed", [0.5] * 17 + [1.0])
+    assert Auto().decides(ledger) == [6, 10, 17]
+
+
+@pytest.mark.parametrize(("early", "goes_on"), [(0.95, True), (0.2, False)])
+def test_the_model_says_which_paused_trial_goes_on(early: float, goes_on: bool) -> None:
+    """Curves end 0.2 above where they pause; the best has ended at 0.9."""
+    space = Space.parse("task: digits\nmodel: {name: mlp, dropout: {float: [0, 0.9]}}\n")
+    ledger = Ledger(epochs=18, may_ask=False)
+    ledger.model = Surrogate(space, ledger, seed=0, startup=3)
+    for number in range(8):
+        start = 0.7 - 0.05 * number
+        curve = [start + 0.2 * epoch / 18 for epoch in range(1, 19)]
+        entry = Entry(number, {"model.dropout": 0.1 * number}, "closed", curve)
+        ledger.entries[number] = entry
+    paused = Entry(8, {"model.dropout": 0.85}, "paused", [early - 0.1, early])
+    ledger.entries[8] = paused
+    assert Auto().promote(ledger) == (8 if goes_on else None)
+    told = Auto().drop(ledger)[8]
+    assert told.endswith("likely to be best, at epoch 2")
+    assert (int(told.partition("%")[0]) >= 10) == goes_on
+
+
+def test_the_search_looks_further_while_nothing_is_better_and_then_begins_again() -> None:
+    ledger = Ledger(epochs=1)
+    model = Surrogate(Space.parse(SPACE), ledger, seed=0, startup=3)
+    told = []
+    for number, score in enumerate([0.1, 0.3, 0.5, 0.7, 0.9] + [0.9] * 25 + [1.5]):
+        ledger.entries[number] = Entry(number, {}, "closed", [score])
+        told.append(model.stagnant)
+    assert told[4:7] == [0, 1, 2]
+    assert told[23:27] == [19, 0, 1, 2]
+    assert told[-1] == 0
+
+
 HOLES = [
     Int(2, 9, 1, False, None, 0),
     Int(2, 20, 3, False, None, 0),

@@ -71,8 +71,7 @@ class Auto(Pruner):
         last = [entry.curve[-1] for entry in ends]
         for rung in grid:
             early = [entry.curve[rung - 1] for entry in ends]
-            late = rung * STEP > LATEST * ledger.epochs
-            if late or spearmanr(early, last).statistic >= AGREE:
+            if rung * STEP > LATEST * ledger.epochs or _agree(early, last):
                 break
         return rung
 
@@ -198,10 +197,10 @@ class Hyperband(Pruner):
             for other in ledger.entries.values()
             if other.epoch >= rung and self.bracket(other.number, ledger.epochs) == bracket
         ]  # the trial itself is one of them
-        if sum(rival > score for rival in rivals) < max(1, len(rivals) // self.factor):
+        better = sum(rival > score for rival in rivals)
+        if better < max(1, len(rivals) // self.factor):
             return None
-        place = 1 + sum(rival > score for rival in rivals)
-        return f"rank {place} of {len(rivals)} of bracket {bracket} at epoch {rung}"
+        return f"rank {better + 1} of {len(rivals)} of bracket {bracket} at epoch {rung}"
 
     def bracket(self, number: int, epochs: int) -> int:
         """By a hash of the number, in proportion to what Hyperband has each bracket begin with."""
@@ -237,6 +236,12 @@ class Never(Pruner):
 
     def stop(self, entry: Entry, ledger: Ledger) -> str | None:
         return None
+
+
+def _agree(early: list[float], last: list[float]) -> bool:
+    """Whether two lists of scores rank alike; lists without any order do not."""
+    ordered = len(set(early)) > 1 and len(set(last)) > 1
+    return ordered and bool(spearmanr(early, last).statistic >= AGREE)
 
 
 def rungs(first: float, epochs: int, factor: float = STEP) -> list[int]:

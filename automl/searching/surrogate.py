@@ -188,7 +188,7 @@ class Surrogate:
         means = view.predict([entry.values for entry in entries])[0]
         below = [i for i, entry in enumerate(entries) if entry.cost <= ceiling]
         ends = [i for i in below if entries[i].epoch >= self.ledger.epochs]
-        goal = means[ends or below].max() + MARGIN * (1 + self._stagnant() / 2)
+        goal = means[ends or below].max() + MARGIN * (1 + self.stagnant / 2)
         best = max(entries[i].curve[-1] for i in ends or below)
         goal += float(np.diff(view.units(np.array([best, best + self.ledger.blur(best)])))[0])
         leaders = [i for i in np.argsort(-means) if entries[i].cost <= ceiling][:CENTERS]
@@ -265,7 +265,8 @@ class Surrogate:
         bound = self.costs.units(np.array([ceiling]))
         return np.asarray(ndtr((bound - mean) / deviation))
 
-    def _stagnant(self) -> int:
+    @property
+    def stagnant(self) -> int:
         """Finished trials since the last that was clearly better than all before.
 
         The longer it is, the larger an improvement must be to count: the search looks further.
