@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import time
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class Memory:
     @staticmethod
     def known(device: torch.device) -> bool:
         """Whether it can be told: on a GPU, and for a CPU where Linux keeps account."""
-        return device.type == "cuda" or (device.type == "cpu" and CLEAR.exists())
+        return device.type == "cuda" or (device.type == "cpu" and os.access(CLEAR, os.W_OK))
 
     def restart(self) -> None:
         """A training begins; what the one before has freed goes back to the system."""
