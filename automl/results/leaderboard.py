@@ -110,22 +110,16 @@ def measures(rows: list[Row]) -> dict[str, str]:
 
 
 def markdown(rows: list[Row], metric: Metric) -> str:
-    known = measures(rows)
-    columns = (
-        ["rank"]
-        + ["front"] * any(row.front for row in rows)
-        + ["trial", metric.name, "epochs", "parameters", *known.values()]
-    )
-    columns += ["seconds", "state", "what it is"]
+    known, fronted = measures(rows), any(row.front for row in rows)
+    columns = ["rank", *(["front"] if fronted else []), "trial", metric.name, "epochs"]
+    columns += ["parameters", *known.values(), "seconds", "state", "what it is"]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for r in rows:
-        score = "" if r.score is None else f"{r.score:.4f}"
-        params = "" if r.params is None else f"{r.params:,}"
+        cells: list[object] = [r.rank, *(["*" if r.front else ""] if fronted else []), r.trial]
+        cells += ["" if r.score is None else f"{r.score:.4f}", r.epochs]
+        values = [r.params, *(getattr(r, name) for name in known)]
+        cells += ["" if value is None else f"{value:,}" for value in values]
         state = f"{r.state}: {r.reason}" if r.reason else r.state
-        more = [getattr(r, name) for name in known]
-        cells = [r.rank, "*" if r.front else "", r.trial, score, r.epochs, params]
-        cells = cells if "front" in columns else [r.rank, *cells[2:]]
-        cells += ["" if value is None else f"{value:,}" for value in more]
         cells += [f"{r.seconds:.1f}", state, r.summary]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
