@@ -131,18 +131,20 @@ class Driver:
             curve = [self.sign * score for score in leaderboard.curve_of(frozen)]
             if frozen.state == TrialState.WAITING:
                 continue
+            pace = frozen.user_attrs.get("seconds", 0.0) / max(1, len(curve))
             if frozen.state == TrialState.RUNNING:
                 trial = optuna.Trial(self.study, frozen._trial_id)
                 active = self._opened(trial)  # asks again for what a crash left unasked
                 if active:
                     active.entry.curve, active.reported = curve, len(curve)
+                    active.entry.seconds = pace
                     if curve and frozen.user_attrs.get("paused") == len(curve):
                         active.entry.state = "paused"
                         self.paused[frozen.number] = active
                     else:
                         self.waiting.append(active)
             else:
-                entry = Entry(frozen.number, frozen.params, "closed", curve)
+                entry = Entry(frozen.number, frozen.params, "closed", curve, pace)
                 entry.whole = frozen.user_attrs.get("whole", False)
                 entry.believed = "from" in frozen.user_attrs
                 if self.cost:
@@ -150,9 +152,6 @@ class Driver:
                 if any(value > 0 for value in frozen.constraints.values()):
                     entry.state = "infeasible"
                 self.ledger.entries[frozen.number] = entry
-        known = self.study.get_trials(deepcopy=False)
-        for entry in self.ledger.scored:
-            entry.seconds = known[entry.number].user_attrs.get("seconds", 0.0) / entry.epoch
 
     @property
     def done(self) -> int:
