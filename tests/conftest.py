@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 
 import pytest
 import torch
+from playwright.sync_api import Browser, sync_playwright
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,3 +18,18 @@ def _surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.delenv("AUTOML_DATA", raising=False)
         torch.set_num_threads(1)  # as the workers do: two cores, several processes
         yield
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium without a network of its own. Tests that use it are marked `browser`."""
+    path = shutil.which("chromium")
+    if path is None:
+        assert "CI" not in os.environ, "no chromium here: .ci/run installs it"
+        pytest.skip("no chromium here; Debian's package `chromium` has it")
+    switches = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-sync"]
+    switches += ["--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=switches)
+        yield started
+        started.close()
