@@ -1,0 +1,390 @@
+"""The plots of a report, as Plotly draws them: plain values, without Plotly.
+
+Colours are names of page.css, which page.js looks up for light and dark.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from automl.data import Metric
+from automl.holes import Choice, Hole
+from automl.results.leaderboard import Row, curve_of
+from automl.results.report.knobs import Scored, ends_told, place_of
+from automl.results.report.metrics import Calibration, Finalist
+
+Trace = dict[str, Any]
+
+UNUSED = -0.17  # where a knob that a config does not have is drawn, left of 0
+LONGEST = 48  # characters of a name in a plot
+LABELLED = 24  # classes whose names stand beside the confusion matrix
+COUNTED = 12  # classes whose counts stand in it
+
+
+@dataclass(frozen=True)
+class Plot:
+    """What Plotly needs, and the height of the plot in pixels."""
+
+    traces: list[Trace]
+    layout: dict[str, Any] = field(default_factory=dict)
+    height: int = 340
+
+
+def plain(value: object) -> str:
+    """Any text as Plotly shows it literally: it takes a few tags and entities for markup."""
+    text = " ".join(str(value).split())
+    return html.escape(text if len(text) <= LONGEST else text[: LONGEST - 1] + "…", quote=False)
+
+
+def unit_of(seconds: float) -> tuple[float, str]:
+    """Seconds in the unit that suits so many, and its name."""
+    for length, name in ((3600.0, "hours"), (60.0, "minutes")):
+        if seconds >= 2 * length:
+            return length, name
+    return 1.0, "seconds"
+
+
+def progress(
+    ended: Sequence[tuple[Row, float]],
+    best: Sequence[tuple[float, float]],
+    marks: Mapping[str, float],
+    metric: Metric,
+) -> Plot:
+    """Scores by the device seconds that were spent by then, and the best so far as a line.
+
+    `ended` are scored trials with these seconds, `best` the corners of the line, `marks` scores to
+    hold them against, by name.
+    """
+    last = max(seconds for _, seconds in ended)
+    length, unit = unit_of(last)
+    traces = [
+        dots(
+            [(seconds / length, row) for row, seconds in ended if (row.state == "finished") == done],
+            name,
+            look,
+        )
+        for done, name, look in ((False, "not trained to the end", OTHERS), (True, "finished", ENDED))
+    ]
+    if best:
+        corners = [*best, (last, best[-1][1])]
+        traces.append(
+            {
+                "x": [seconds / length for seconds, _ in corners],
+                "y": [score for _, score in corners],
+                "mode": "lines",
+                "line": {"shape": "hv", "color": "orange", "width": 2.5},
+                "name": "best so far",
+                "hovertemplate": "best so far %{y:.4f}<extra></extra>",
+            }
+        )
+    for (name, score), dash in zip(marks.items(), ("dash", "dot"), strict=False):
+        traces.append(
+            {
+                "x": [0, last / length],
+                "y": [score, score],
+                "mode": "lines",
+                "line": {"dash": dash, "color": "muted", "width": 1.5},
+                "name": plain(name),
+                "hovertemplate": "%{y:.4f}<extra></extra>",
+            }
+        )
+    axes = {"xaxis": {"title": {"text": f"{unit} of training"}, "rangemode": "tozero"}}
+    return Plot(traces, {**axes, "yaxis": scores(metric)})
+
+
+OTHERS = {"size": 7, "color": "muted", "symbol": "circle-open", "line": {"width": 1.2}}
+ENDED = {"size": 8, "color": "blue", "symbol": "circle"}
+
+
+def dots(points: Sequence[tuple[Any, Row]], name: str, look: dict[str, Any]) -> Trace:
+    """Trials by their score over something."""
+    return {
+        "x": [x for x, _ in points],
+        "y": [row.score for _, row in points],
+        "customdata": [[row.trial, row.epochs] for _, row in points],
+        "mode": "markers",
+        "marker": look,
+        "name": name,
+        "hovertemplate": "trial %{customdata[0]}, epoch %{customdata[1]}: %{y:.4f}<extra></extra>",
+    }
+
+
+def scores(metric: Metric) -> dict[str, Any]:
+    return {"title": {"text": metric.name.replace("_", " ")}}
+
+
+def curves(scored: Sequence[Scored], best: int | None, halts: Sequence[int], metric: Metric) -> Plot:
+    """Scores by epoch. `halts` are epochs after which trials were stopped, or wait."""
+    done = [one for one in scored if one.trial.state.name == "COMPLETE" and one.number != best]
+    rest = [one for one in scored if one.trial.state.name != "COMPLETE" and one.number != best]
+    traces = []
+    for some, name, color, width, opacity in (
+        (rest, "not trained to the end", "muted", 1.0, 0.55),
+        (done, "finished", "blue", 1.3, 0.8),
+        ([one for one in scored if one.number == best], "the one delivered", "orange", 3.0, 1.0),
+    ):
+        x: list[int | None] = []
+        y: list[float | None] = []
+        trial: list[int | None] = []
+        for one in some:
+            curve = curve_of(one.trial)
+            x += [*range(1, len(curve) + 1), None]  # None lifts the pen
+            y += [*curve, None]
+            trial += [one.number] * (len(curve) + 1)
+        if not some:
+            continue
+        traces.append(
+            {
+                "x": x,
+                "y": y,
+                "customdata": trial,
+                "mode": "lines",
+                "line": {"color": color, "width": width},
+                "opacity": opacity,
+                "name": name,
+                "hovertemplate": "trial %{customdata}, epoch %{x}: %{y:.4f}<extra></extra>",
+            }
+        )
+    if rest:
+        ends = [(len(curve_of(one.trial)), one) for one in rest]
+        traces.insert(
+            1,
+            {
+                "x": [epoch for epoch, _ in ends],
+                "y": [one.score for _, one in ends],
+                "customdata": [one.number for _, one in ends],
+                "mode": "markers",
+                "marker": {"color": "muted", "symbol": "x-thin", "size": 6,
+                           "line": {"width": 1.3, "color": "muted"}},
+                "name": "where it ended",
+                "hovertemplate": "trial %{customdata}, epoch %{x}: %{y:.4f}<extra></extra>",
+            },
+        )  # fmt: skip
+    shapes = [
+        {"type": "line", "x0": epoch, "x1": epoch, "yref": "paper", "y0": 0, "y1": 1,
+         "layer": "below", "line": {"color": "muted", "width": 1, "dash": "dot"}}
+        for epoch in halts
+    ]  # fmt: skip
+    longest = max(len(curve_of(one.trial)) for one in scored)
+    axis = {"title": {"text": "epoch"}, "range": [0.7, longest + 0.3], "tickformat": "d"}
+    return Plot(traces, {"xaxis": axis, "yaxis": scores(metric), "shapes": shapes}, 380)
+
+
+def slice_of(name: str, hole: Hole, rows: Sequence[tuple[Scored, Row]], metric: Metric) -> Plot:
+    """Scores by the values of one knob, of the trials that have it."""
+    having = [(one.trial.params[name], row) for one, row in rows if name in one.trial.params]
+    axis: dict[str, Any] = {}
+    if isinstance(hole, Choice):
+        options = list(hole.options)
+        axis = {
+            "tickvals": list(range(len(options))),
+            "ticktext": [plain(option) for option in options],
+            "range": [-0.5, len(options) - 0.5],
+        }
+        having = [(options.index(value) + spread(row.trial), row) for value, row in having]
+    elif hole.log:
+        axis = {"type": "log", "dtick": "D1" if hole.high / hole.low < 20 else 1}
+    traces = [
+        dots([point for point in having if (point[1].state == "finished") == done], name, look)
+        for done, name, look in ((False, "not trained to the end", OTHERS), (True, "finished", ENDED))
+    ]
+    layout = {"xaxis": axis, "yaxis": scores(metric), "showlegend": False}
+    return Plot(traces, layout, 230)
+
+
+def spread(number: int) -> float:
+    """A small shift aside, the same for every drawing, so that equal points are seen apart."""
+    return (number * 0.618034 % 1 - 0.5) * 0.6  # golden ratio: never near the one before
+
+
+def parallel(
+    scored: Sequence[Scored],
+    top: Sequence[Scored],
+    shown: Mapping[str, Hole],
+    metric: Metric,
+) -> Plot:
+    """Every trial as a line from knob to knob, which lie one below the other, and to its score.
+
+    Drawn upright so that long names fit a phone; a config without a knob passes on its left.
+    """
+    low, high = (pick(one.score for one in scored) for pick in (min, max))
+    best = {one.number for one in top}
+    first = top[0].number if top else None
+    groups = (
+        ([one for one in scored if one.number not in best], "the others", "muted", 0.8, 0.25),
+        ([one for one in top if one.number != first], "the best tenth", "blue", 1.4, 0.75),
+        ([one for one in top if one.number == first], "the best", "orange", 3.0, 1.0),
+    )
+    traces = []
+    rows = len(shown)
+    for some, name, color, width, opacity in groups:
+        x: list[float | None] = []
+        y: list[int | None] = []
+        told: list[str | None] = []
+        for one in some:
+            for row, (knob, hole) in enumerate(shown.items()):
+                value = one.trial.params.get(knob)
+                known = knob in one.trial.params
+                x.append(round(place_of(hole, value), 4) if known else UNUSED)
+                y.append(row)
+                told.append(f"{value:.4g}" if isinstance(value, float) else plain(value) if known else "not used")
+            x += [round((one.score - low) / (high - low), 4) if high > low else 1.0, None]
+            y += [rows, None]
+            told += [f"{one.score:.4f}", None]
+        if not some:
+            continue
+        traces.append(
+            {
+                "x": x,
+                "y": y,
+                "text": told,
+                "mode": "lines",
+                "line": {"color": color, "width": width},
+                "opacity": opacity,
+                "name": name,
+                "hovertemplate": "%{text}<extra></extra>",
+            }
+        )
+    axes = {knob: ends_told(hole) for knob, hole in shown.items()}
+    axes[metric.name.replace("_", " ")] = (f"{low:.4g}", f"{high:.4g}")
+    shapes = [
+        {"type": "line", "x0": 0, "x1": 1, "y0": row, "y1": row,
+         "line": {"color": "ink", "width": 1}}
+        for row in range(len(axes))
+    ]  # fmt: skip
+    notes = []
+    for row, (knob, ends) in enumerate(axes.items()):
+        places = ((0, "left", 14, plain(knob), "ink"), (0, "left", -12, plain(ends[0]), "muted"))
+        for x0, side, up, text, color in (*places, (1, "right", -12, plain(ends[1]), "muted")):
+            notes.append(
+                {"x": x0, "y": row, "xanchor": side, "yshift": up, "text": text, "showarrow": False,
+                 "font": {"color": color, "size": 12}, "bgcolor": "veil"}
+            )  # fmt: skip
+    layout = {
+        "xaxis": {"visible": False, "range": [UNUSED - 0.04, 1.04], "fixedrange": True},
+        "yaxis": {"visible": False, "range": [rows + 0.4, -0.4], "fixedrange": True},
+        "shapes": shapes,
+        "annotations": notes,
+        "margin": {"l": 4, "r": 4, "t": 4, "b": 4},
+        "hovermode": "closest",
+    }
+    return Plot(traces, layout, 90 + 62 * len(axes))
+
+
+def tradeoff(points: Sequence[tuple[float, Row]], front: Sequence[int], what: str, metric: Metric) -> Plot:
+    """Scores of trials by a cost; those of the `front` are joined."""
+    of = {row.trial: (cost, row) for cost, row in points}
+    ends = [of[trial] for trial in front]
+    traces = [dots([p for p in points if p[1].trial not in front], "finished", ENDED)]
+    traces.append(
+        dots(ends, "the front", {"size": 11, "color": "orange", "symbol": "diamond"})
+        | {"mode": "lines+markers", "line": {"shape": "hv", "color": "orange", "width": 1.5}}
+    )
+    axis: dict[str, Any] = {"title": {"text": what}}
+    costs = [cost for cost, _ in points]
+    if min(costs) > 0 and max(costs) / min(costs) > 5:
+        axis |= {"type": "log", "dtick": 1 if max(costs) / min(costs) > 50 else "D2"}
+    return Plot(traces, {"xaxis": axis, "yaxis": scores(metric), "showlegend": False}, 270)
+
+
+def front_of(points: Sequence[tuple[float, Row]], metric: Metric) -> list[int]:
+    """Trials that cost less than all that score as well, cheapest first."""
+    sign = -1 if metric.higher_is_better else 1
+    found: list[int] = []
+    least = math.inf
+    for cost, row in sorted(points, key=lambda p: (p[0], sign * (p[1].score or 0.0), p[1].trial)):
+        if sign * (row.score or 0.0) < least:
+            least = sign * (row.score or 0.0)
+            found.append(row.trial)
+    return found
+
+
+def finalists(told: Sequence[Finalist], metric: Metric) -> Plot:
+    """Mean and spread of fresh trainings, beside what the search saw."""
+    places = list(range(len(told)))
+    single = [(place, score) for place, one in zip(places, told, strict=True) for score in one.scores]
+    hover = "%{x:.4f}<extra></extra>"
+    traces: list[Trace] = [
+        {"x": [score for _, score in single], "y": [place + 0.18 for place, _ in single],
+         "mode": "markers", "marker": {"size": 6, "color": "blue", "opacity": 0.5},
+         "name": "one training", "hovertemplate": hover},
+        {"x": [one.mean for one in told], "y": places, "mode": "markers",
+         "marker": {"size": 11, "color": "blue"},
+         "error_x": {"type": "data", "array": [one.spread or 0.0 for one in told],
+                     "color": "blue", "thickness": 2, "width": 6},
+         "name": "mean and spread", "hovertemplate": hover},
+        {"x": [one.search for one in told], "y": places, "mode": "markers",
+         "marker": {"size": 11, "color": "orange", "symbol": "diamond-open", "line": {"width": 2}},
+         "name": "in the search", "hovertemplate": hover},
+    ]  # fmt: skip
+    names = [f"trial {one.trial}" for one in told]
+    axis = {"tickvals": places, "ticktext": names, "range": [len(told) - 0.5, -0.5]}
+    return Plot(traces, {"yaxis": axis, "xaxis": scores(metric)}, 130 + 56 * len(told))
+
+
+def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> Plot:
+    """Rows are what examples are, columns what they were taken for; each row is shaded as a whole."""
+    shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+    places = list(range(len(counts)))
+    names = [plain(label) for label in labels]
+    short = [name if len(name) <= 14 else name[:13] + "…" for name in map(str, labels)]
+    trace: Trace = {
+        "type": "heatmap",
+        "z": shares,
+        "text": [[str(count) if count else "" for count in row] for row in counts],
+        "customdata": [[[names[i], names[j], counts[i][j]] for j in places] for i in places],
+        "hovertemplate": "is %{customdata[0]}, taken for %{customdata[1]}: "
+        "%{customdata[2]}<extra></extra>",
+        "colorscale": [[0, "sunken"], [1, "blue"]],
+        "zmin": 0,
+        "zmax": 1,
+        "showscale": False,
+        "xgap": 1,
+        "ygap": 1,
+    }
+    if len(counts) <= COUNTED:
+        trace |= {"texttemplate": "%{text}", "textfont": {"size": 12}}
+    ticks: dict[str, Any] = {"tickvals": [], "showgrid": False}
+    if len(counts) <= LABELLED:
+        ticks |= {"tickvals": places, "ticktext": [plain(name) for name in short], "showgrid": False}
+    layout = {
+        "xaxis": {**ticks, "title": {"text": "taken for"}},
+        "yaxis": {**ticks, "title": {"text": "is"}, "autorange": "reversed"},
+    }
+    return Plot([trace], layout, 440)
+
+
+def reliability(told: Calibration) -> Plot:
+    """How often answers of like confidence are right; on the diagonal, as often as they say."""
+    bins = told.bins
+    most = max(one.share for one in bins)
+    sizes = [8 + 18 * math.sqrt(one.share / most) for one in bins]
+    traces: list[Trace] = [
+        {"x": [0, 1], "y": [0, 1], "mode": "lines", "hoverinfo": "skip",
+         "line": {"color": "muted", "dash": "dash", "width": 1.5}, "name": "as often as it says"},
+        {"x": [one.confidence for one in bins], "y": [one.accuracy for one in bins],
+         "customdata": [round(100 * one.share, 1) for one in bins],
+         "mode": "lines+markers", "line": {"color": "blue", "width": 1.5},
+         "marker": {"size": sizes, "color": "blue"}, "name": "this model",
+         "hovertemplate": "says %{x:.0%}, right in %{y:.0%}; "
+         "%{customdata} % of the examples<extra></extra>"},
+    ]  # fmt: skip
+    axis = {"range": [-0.03, 1.05], "tickformat": ".0%"}
+    layout = {
+        "xaxis": {**axis, "title": {"text": "confidence"}},
+        "yaxis": {**axis, "title": {"text": "share that is right"}},
+    }
+    return Plot(traces, layout, 340)
+
+
+def finite(value: Any) -> Any:
+    """The same with null for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
