@@ -34,7 +34,9 @@ from automl.results.report.metrics import Metrics
 from automl.space import Space
 
 HERE = Path(__file__).parent
+FEWEST = 3  # trials of a plot of all of them
 SLICED = 6  # knobs whose values are plotted
+NAMED = 12  # knobs whose importance is told
 JOINED = 9  # knobs that every trial's line goes through
 LISTED = 10  # trials, classes and reasons in tables
 COSTS = {
@@ -45,7 +47,7 @@ COSTS = {
 
 
 OPTIONAL = (  # what the template is told only where it is known
-    "classes config confused confusion_of gives importance interval looked luck "
+    "chosen classes config confused confusion_of gives importance interval looked luck "
     "metrics sample slices tradeoffs warning"
 ).split()
 
@@ -125,6 +127,7 @@ def page(facts: Facts) -> str:
         judged(made, facts, metrics, model)
         made.told |= {
             "summary": model.config.summary,
+            "chosen": chosen(of.get(metrics.trial)) if metrics.trial is not None else [],
             "config": (best / "config.yaml").read_text(encoding="utf-8"),
             "usage": USAGE[model.config.task.gives],
             "gives": model.config.task.gives,
@@ -229,9 +232,9 @@ def knobs(made: Page, facts: Facts, rows: Sequence[Row], scored: Sequence[Scored
     }
     ranked = [*found, *(name for name in met if name not in found)]
     top = best_of(scored, metric.higher_is_better)
-    made.told["importance"] = [(name, share) for name, share in found.items() if share >= 0.005]
+    made.told["importance"] = [(name, share) for name, share in list(found.items())[:NAMED]]
     made.told["slices"] = []
-    if len(scored) >= 3:
+    if len(scored) >= FEWEST:
         pairs = list(zip(scored, sorted((r for r in rows if r.score is not None), key=lambda r: r.trial), strict=True))  # fmt: skip
         for number, name in enumerate(ranked[:SLICED]):
             made.plots[f"slice{number}"] = figures.slice_of(name, met[name], pairs, metric)
@@ -245,14 +248,18 @@ def knobs(made: Page, facts: Facts, rows: Sequence[Row], scored: Sequence[Scored
 
 
 def tradeoffs(made: Page, facts: Facts, rows: Sequence[Row]) -> None:
-    done = [row for row in rows if row.state == "finished" and row.score is not None]
+    """The front is of finished trials; what others cost in training is not known."""
     made.told["tradeoffs"] = []
     for cost, what in COSTS.items():
-        points = [(float(getattr(row, cost)), row) for row in done if getattr(row, cost)]
-        if len(points) >= 2:
-            front = figures.front_of(points, facts.metric)
+        known = [row for row in rows if row.score is not None and getattr(row, cost)]
+        if cost == "seconds":
+            known = [row for row in known if row.state == "finished"]
+        points = [(float(getattr(row, cost)), row) for row in known]
+        done = [point for point in points if point[1].state == "finished"]
+        if len(points) >= FEWEST and done:
+            front = figures.front_of(done, facts.metric)
             made.plots[f"cost-{cost}"] = figures.tradeoff(points, front, what, facts.metric)
-            made.told["tradeoffs"].append((f"cost-{cost}", what, len(front), len(points)))
+            made.told["tradeoffs"].append((f"cost-{cost}", what, len(front), len(done)))
 
 
 def finalists(made: Page, facts: Facts, metrics: Metrics) -> None:
@@ -285,6 +292,15 @@ def judged(made: Page, facts: Facts, metrics: Metrics, model: Artifact) -> None:
     if looked:
         made.told["looked"] = looked
         made.told["sample"] = looked.sample
+
+
+def chosen(trial: FrozenTrial | None) -> list[tuple[str, str]]:
+    """The values of a trial's knobs, floats in a few digits."""
+    values = trial.params if trial else {}
+    return [
+        (name, f"{value:.4g}" if isinstance(value, float) else str(value))
+        for name, value in values.items()
+    ]
 
 
 def endings(rows: Sequence[Row], of: dict[int, FrozenTrial]) -> list[tuple[str, str, int, int, str]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from automl.data import Metric
-from automl.holes import Choice, Hole
+from automl.holes import Choice, Hole, Int
 from automl.results.leaderboard import Row, curve_of
 from automl.results.report.knobs import Scored, ends_told, place_of
 from automl.results.report.metrics import Calibration, Finalist
@@ -32,6 +32,7 @@ class Plot:
     traces: list[Trace]
     layout: dict[str, Any] = field(default_factory=dict)
     height: int = 340
+    outside: int = 0  # marks beyond its axes
 
 
 def plain(value: object) -> str:
@@ -60,6 +61,8 @@ def progress(
     hold them against, by name.
     """
     last = max(seconds for _, seconds in ended)
+    values = [row.score or 0.0 for row, _ in ended]
+    focus = focus_on(values, metric)
     length, unit = unit_of(last)
     traces = [
         dots(
@@ -82,6 +85,8 @@ def progress(
             }
         )
     for (name, score), dash in zip(marks.items(), ("dash", "dot"), strict=False):
+        if outside([score], focus):
+            continue
         traces.append(
             {
                 "x": [0, last / length],
@@ -93,7 +98,8 @@ def progress(
             }
         )
     axes = {"xaxis": {"title": {"text": f"{unit} of training"}, "rangemode": "tozero"}}
-    return Plot(traces, {**axes, "yaxis": scores(metric)})
+    layout = {**axes, "yaxis": scores(metric, focus)}
+    return Plot(traces, layout, outside=outside(values, focus))
 
 
 OTHERS = {"size": 7, "color": "muted", "symbol": "circle-open", "line": {"width": 1.2}}
@@ -113,8 +119,46 @@ def dots(points: Sequence[tuple[Any, Row]], name: str, look: dict[str, Any]) -> 
     }
 
 
-def scores(metric: Metric) -> dict[str, Any]:
-    return {"title": {"text": metric.name.replace("_", " ")}}
+def scores(metric: Metric, focus: tuple[float, float] | None = None) -> dict[str, Any]:
+    axis: dict[str, Any] = {"title": {"text": metric.name.replace("_", " ")}}
+    return axis if focus is None else axis | {"range": list(focus)}
+
+
+def focus_on(values: Sequence[float], metric: Metric) -> tuple[float, float] | None:
+    """Where to look when a few are so bad that the others would lie on one line; None: at all."""
+    ranked = sorted(values, reverse=metric.higher_is_better)
+    best, worst, most = ranked[0], ranked[-1], ranked[len(ranked) * 9 // 10]
+    if len(ranked) < 10 or best == most or abs(best - worst) < 3 * abs(best - most):
+        return None
+    low, high = most - (best - most) * 0.2, best + (best - most) * 0.1
+    return min(low, high), max(low, high)
+
+
+def outside(values: Sequence[float], focus: tuple[float, float] | None) -> int:
+    return 0 if focus is None else sum(not focus[0] <= value <= focus[1] for value in values)
+
+
+def numbers(low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis from one value to another, marked at 1, 2 and 5 or at powers of 10."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = (1, 2, 5) if last - first <= 2 else (1,)
+    marks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    marks = [mark for mark in marks if low * 0.999 <= mark <= high * 1.001]
+    pad = max(0.04 * math.log10(high / low), 0.02)
+    return {
+        "type": "log",
+        "range": [math.log10(low) - pad, math.log10(high) + pad],
+        "tickvals": marks,
+        "ticktext": [short(mark) for mark in marks],
+    }
+
+
+def short(value: float) -> str:
+    """`0.001`, `20`, `50k`, `2M`."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
 
 
 def curves(scored: Sequence[Scored], best: int | None, halts: Sequence[int], metric: Metric) -> Plot:
@@ -176,8 +220,9 @@ def curves(scored: Sequence[Scored], best: int | None, halts: Sequence[int], met
 
 def slice_of(name: str, hole: Hole, rows: Sequence[tuple[Scored, Row]], metric: Metric) -> Plot:
     """Scores by the values of one knob, of the trials that have it."""
+    axis: dict[str, Any]
     having = [(one.trial.params[name], row) for one, row in rows if name in one.trial.params]
-    axis: dict[str, Any] = {}
+    focus = focus_on([row.score or 0.0 for _, row in having], metric) if having else None
     if isinstance(hole, Choice):
         options = list(hole.options)
         axis = {
@@ -187,13 +232,18 @@ def slice_of(name: str, hole: Hole, rows: Sequence[tuple[Scored, Row]], metric: 
         }
         having = [(options.index(value) + spread(row.trial), row) for value, row in having]
     elif hole.log:
-        axis = {"type": "log", "dtick": "D1" if hole.high / hole.low < 20 else 1}
+        axis = numbers(hole.low, hole.high)
+    else:
+        pad = 0.04 * (hole.high - hole.low) or 0.5
+        axis = {"range": [hole.low - pad, hole.high + pad], "nticks": 6}
+        if isinstance(hole, Int) and (hole.high - hole.low) // hole.step <= 8:
+            axis["tickvals"] = list(range(hole.low, hole.high + 1, hole.step))
     traces = [
         dots([point for point in having if (point[1].state == "finished") == done], name, look)
         for done, name, look in ((False, "not trained to the end", OTHERS), (True, "finished", ENDED))
     ]
-    layout = {"xaxis": axis, "yaxis": scores(metric), "showlegend": False}
-    return Plot(traces, layout, 230)
+    layout = {"xaxis": axis, "yaxis": scores(metric, focus), "showlegend": False}
+    return Plot(traces, layout, 230, outside([row.score or 0.0 for _, row in having], focus))
 
 
 def spread(number: int) -> float:
@@ -275,20 +325,30 @@ def parallel(
     return Plot(traces, layout, 90 + 62 * len(axes))
 
 
-def tradeoff(points: Sequence[tuple[float, Row]], front: Sequence[int], what: str, metric: Metric) -> Plot:
+def tradeoff(
+    points: Sequence[tuple[float, Row]], front: Sequence[int], what: str, metric: Metric
+) -> Plot:
     """Scores of trials by a cost; those of the `front` are joined."""
-    of = {row.trial: (cost, row) for cost, row in points}
-    ends = [of[trial] for trial in front]
-    traces = [dots([p for p in points if p[1].trial not in front], "finished", ENDED)]
-    traces.append(
-        dots(ends, "the front", {"size": 11, "color": "orange", "symbol": "diamond"})
-        | {"mode": "lines+markers", "line": {"shape": "hv", "color": "orange", "width": 1.5}}
-    )
-    axis: dict[str, Any] = {"title": {"text": what}}
+    focus = focus_on([row.score or 0.0 for _, row in points], metric)
+    rest = [point for point in points if point[1].trial not in front]
+    ends = [next(point for point in points if point[1].trial == trial) for trial in front]
+    best = {"size": 11, "color": "orange", "symbol": "diamond"}
+    traces = [
+        dots([p for p in rest if p[1].state != "finished"], "not trained to the end", OTHERS),
+        dots([p for p in rest if p[1].state == "finished"], "finished", ENDED),
+        dots(ends, "the front", best)
+        | {"mode": "lines+markers", "line": {"shape": "hv", "color": "orange", "width": 1.5}},
+    ]
     costs = [cost for cost, _ in points]
-    if min(costs) > 0 and max(costs) / min(costs) > 5:
-        axis |= {"type": "log", "dtick": 1 if max(costs) / min(costs) > 50 else "D2"}
-    return Plot(traces, {"xaxis": axis, "yaxis": scores(metric), "showlegend": False}, 270)
+    axis: dict[str, Any] = {"rangemode": "tozero"}
+    if max(costs) > 4 * min(costs):
+        axis = numbers(min(costs), max(costs))
+    layout = {
+        "xaxis": {**axis, "title": {"text": what}},
+        "yaxis": scores(metric, focus),
+        "showlegend": False,
+    }
+    return Plot(traces, layout, 270, outside([row.score or 0.0 for _, row in points], focus))
 
 
 def front_of(points: Sequence[tuple[float, Row]], metric: Metric) -> list[int]:

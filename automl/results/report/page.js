@@ -26,7 +26,7 @@
       zeroline: false,
       automargin: true,
       fixedrange: !matchMedia("(pointer: fine)").matches,
-      title: { standoff: 8 },
+      title: { standoff: 8, font: { size: 13 } },
     };
     const merged = (given) => ({
       ...axis,
