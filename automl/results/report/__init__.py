@@ -29,7 +29,7 @@ from automl.results.card import USAGE
 from automl.results.leaderboard import Row, curve_of
 from automl.results.report import examples, figures
 from automl.results.report.figures import Plot, finite
-from automl.results.report.knobs import ENOUGH, Scored, best_of, importance
+from automl.results.report.knobs import SURE, Scored, best_of, importance
 from automl.results.report.metrics import Metrics
 from automl.space import Space
 
@@ -37,7 +37,7 @@ HERE = Path(__file__).parent
 FEWEST = 3  # trials of a plot of all of them
 SLICED = 6  # knobs whose values are plotted
 NAMED = 12  # knobs whose importance is told
-JOINED = 9  # knobs that every trial's line goes through
+JOINED = 8  # knobs that every trial's line goes through
 LISTED = 10  # trials, classes and reasons in tables
 COSTS = {
     "params": "parameters",
@@ -47,7 +47,7 @@ COSTS = {
 
 
 OPTIONAL = (  # what the template is told only where it is known
-    "chosen classes config confused confusion_of gives importance interval looked luck "
+    "chosen classes config confused counted confusion_of gives importance interval looked luck "
     "metrics sample slices tradeoffs warning"
 ).split()
 
@@ -113,11 +113,12 @@ def page(facts: Facts) -> str:
     model = artifact.load(best) if metrics else None
 
     made = Page()
-    made.told |= {"name": facts.path.name, "metric": named(facts.metric), "metrics": metrics}
+    made.told |= {"name": facts.path.name, "metric": named(facts.metric), "metrics": metrics, "scored": len(scored)}
     made.told |= totals(facts, rows)
     if scored:
-        progress(made, facts, rows, metrics)
-        made.told["rows"] = rows[:LISTED]
+        if len(scored) > 1:
+            progress(made, facts, rows, metrics)
+            made.told["rows"] = rows[:LISTED]
         learning(made, facts, scored, metrics)
         knobs(made, facts, rows, scored)
         tradeoffs(made, facts, rows)
@@ -216,11 +217,12 @@ def learning(made: Page, facts: Facts, scored: Sequence[Scored], metrics: Metric
     early = [one for one in scored if one.trial.state != TrialState.COMPLETE]
     halts = Counter(len(curve_of(one.trial)) for one in early)
     rungs = sorted(epoch for epoch, count in halts.most_common(6))
+    if all(len(curve_of(one.trial)) < 2 for one in scored):
+        return
     delivered = metrics.trial if metrics else None
     made.plots["curves"] = figures.curves(scored, delivered, rungs, facts.metric)
     made.told["halts"] = [(epoch, halts[epoch]) for epoch in rungs]
     made.told["early"] = len(early)
-    made.told["scored"] = len(scored)
 
 
 def knobs(made: Page, facts: Facts, rows: Sequence[Row], scored: Sequence[Scored]) -> None:
@@ -230,9 +232,12 @@ def knobs(made: Page, facts: Facts, rows: Sequence[Row], scored: Sequence[Scored
     met: dict[str, Hole] = {  # in the order of the space
         name: hole for name, hole in space.items() if any(name in one.trial.params for one in scored)
     }
-    ranked = [*found, *(name for name in met if name not in found)]
+    had = Counter(name for one in scored for name in one.trial.params)
+    ranked = [*found, *sorted((name for name in met if name not in found), key=lambda n: -had[n])]
     top = best_of(scored, metric.higher_is_better)
-    made.told["importance"] = [(name, share) for name, share in list(found.items())[:NAMED]]
+    made.told["importance"] = [
+        (name, share) for name, share in list(found.items())[:NAMED] if share >= 0.005
+    ]
     made.told["slices"] = []
     if len(scored) >= FEWEST:
         pairs = list(zip(scored, sorted((r for r in rows if r.score is not None), key=lambda r: r.trial), strict=True))  # fmt: skip
@@ -243,13 +248,14 @@ def knobs(made: Page, facts: Facts, rows: Sequence[Row], scored: Sequence[Scored
         if joined:
             made.plots["parallel"] = figures.parallel(scored, top, joined, metric)
             made.told["top"] = len(top)
-    made.told["enough"] = ENOUGH
+    made.told["hint"] = len(scored) < SURE
     made.told["knobs"] = len(met)
 
 
 def tradeoffs(made: Page, facts: Facts, rows: Sequence[Row]) -> None:
     """The front is of finished trials; what others cost in training is not known."""
     made.told["tradeoffs"] = []
+    made.told["front"] = [row.trial for row in rows if row.front]
     for cost, what in COSTS.items():
         known = [row for row in rows if row.score is not None and getattr(row, cost)]
         if cost == "seconds":
@@ -283,6 +289,7 @@ def judged(made: Page, facts: Facts, metrics: Metrics, model: Artifact) -> None:
         made.plots["confusion"] = figures.confusion(counts, model.labels)
         made.told["confusion_of"] = of
         made.told["confused"] = examples.confused(counts, model.labels)
+        made.told["counted"] = len(counts) <= figures.COUNTED  # the plot says it, too
     if metrics.classes:
         worst = sorted(metrics.classes, key=lambda one: one.f1 if one.f1 is not None else 1.0)
         made.told["classes"] = worst[:LISTED]
@@ -312,6 +319,8 @@ def endings(rows: Sequence[Row], of: dict[int, FrozenTrial]) -> list[tuple[str, 
     for row in rows:
         if row.state != "finished":
             reason = re.sub(r"\d+(\.\d+)?", "…", row.reason)
+            if row.state == "paused":
+                reason = "waits for its turn; the same command goes on"
             found.setdefault((row.state, reason), []).append(row)
     told = []
     for (state, reason), some in sorted(found.items(), key=lambda item: -len(item[1])):

@@ -102,12 +102,15 @@ def progress(
     return Plot(traces, layout, outside=outside(values, focus))
 
 
+MANY = 150  # marks or lines, from which on they are drawn thinner
 OTHERS = {"size": 7, "color": "muted", "symbol": "circle-open", "line": {"width": 1.2}}
 ENDED = {"size": 8, "color": "blue", "symbol": "circle"}
 
 
 def dots(points: Sequence[tuple[Any, Row]], name: str, look: dict[str, Any]) -> Trace:
     """Trials by their score over something."""
+    if len(points) > MANY:
+        look = look | {"size": 5, "opacity": 0.6}
     return {
         "x": [x for x, _ in points],
         "y": [row.score for _, row in points],
@@ -164,7 +167,8 @@ def short(value: float) -> str:
 def curves(scored: Sequence[Scored], best: int | None, halts: Sequence[int], metric: Metric) -> Plot:
     """Scores by epoch. `halts` are epochs after which trials were stopped, or wait."""
     done = [one for one in scored if one.trial.state.name == "COMPLETE" and one.number != best]
-    rest = [one for one in scored if one.trial.state.name != "COMPLETE" and one.number != best]
+    early = [one for one in scored if one.trial.state.name != "COMPLETE"]
+    rest = [one for one in early if one.number != best]
     traces = []
     for some, name, color, width, opacity in (
         (rest, "not trained to the end", "muted", 1.0, 0.55),
@@ -193,10 +197,10 @@ def curves(scored: Sequence[Scored], best: int | None, halts: Sequence[int], met
                 "hovertemplate": "trial %{customdata}, epoch %{x}: %{y:.4f}<extra></extra>",
             }
         )
-    if rest:
-        ends = [(len(curve_of(one.trial)), one) for one in rest]
+    if early:
+        ends = [(len(curve_of(one.trial)), one) for one in early]
         traces.insert(
-            1,
+            1 if rest else 0,
             {
                 "x": [epoch for epoch, _ in ends],
                 "y": [one.score for _, one in ends],
@@ -214,7 +218,9 @@ def curves(scored: Sequence[Scored], best: int | None, halts: Sequence[int], met
         for epoch in halts
     ]  # fmt: skip
     longest = max(len(curve_of(one.trial)) for one in scored)
-    axis = {"title": {"text": "epoch"}, "range": [0.7, longest + 0.3], "tickformat": "d"}
+    axis: dict[str, Any] = {"title": {"text": "epoch"}, "range": [0.7, longest + 0.3]}
+    if longest <= 12:
+        axis["dtick"] = 1
     return Plot(traces, {"xaxis": axis, "yaxis": scores(metric), "shapes": shapes}, 380)
 
 
@@ -266,12 +272,14 @@ def parallel(
     first = top[0].number if top else None
     groups = (
         ([one for one in scored if one.number not in best], "the others", "muted", 0.8, 0.25),
-        ([one for one in top if one.number != first], "the best tenth", "blue", 1.4, 0.75),
+        ([one for one in top if one.number != first], f"the best {len(top)}", "blue", 1.4, 0.75),
         ([one for one in top if one.number == first], "the best", "orange", 3.0, 1.0),
     )
     traces = []
     rows = len(shown)
     for some, name, color, width, opacity in groups:
+        if MANY < 5 * len(some):
+            width, opacity = width * 0.75, opacity * 0.55
         x: list[float | None] = []
         y: list[int | None] = []
         told: list[str | None] = []
@@ -279,7 +287,8 @@ def parallel(
             for row, (knob, hole) in enumerate(shown.items()):
                 value = one.trial.params.get(knob)
                 known = knob in one.trial.params
-                x.append(round(place_of(hole, value), 4) if known else UNUSED)
+                aside = 0.05 * spread(one.number + 7 * row)
+                x.append(round((place_of(hole, value) if known else UNUSED) + aside, 4))
                 y.append(row)
                 told.append(f"{value:.4g}" if isinstance(value, float) else plain(value) if known else "not used")
             x += [round((one.score - low) / (high - low), 4) if high > low else 1.0, None]
@@ -315,7 +324,7 @@ def parallel(
                  "font": {"color": color, "size": 12}, "bgcolor": "veil"}
             )  # fmt: skip
     layout = {
-        "xaxis": {"visible": False, "range": [UNUSED - 0.04, 1.04], "fixedrange": True},
+        "xaxis": {"visible": False, "range": [UNUSED - 0.05, 1.05], "fixedrange": True},
         "yaxis": {"visible": False, "range": [rows + 0.4, -0.4], "fixedrange": True},
         "shapes": shapes,
         "annotations": notes,
@@ -395,7 +404,6 @@ def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> Plot:
     trace: Trace = {
         "type": "heatmap",
         "z": shares,
-        "text": [[str(count) if count else "" for count in row] for row in counts],
         "customdata": [[[names[i], names[j], counts[i][j]] for j in places] for i in places],
         "hovertemplate": "is %{customdata[0]}, taken for %{customdata[1]}: "
         "%{customdata[2]}<extra></extra>",
@@ -406,16 +414,30 @@ def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> Plot:
         "xgap": 1,
         "ygap": 1,
     }
-    if len(counts) <= COUNTED:
-        trace |= {"texttemplate": "%{text}", "textfont": {"size": 12}}
+    traces = [trace]
+    if len(counts) <= COUNTED:  # in two colours, for cells light and dark
+        cells = [(i, j) for i in places for j in places if counts[i][j]]
+        for dark, ink in ((False, "ink"), (True, "paper")):
+            some = [(i, j) for i, j in cells if (shares[i][j] > 0.5) == dark]
+            traces.append(
+                {
+                    "x": [j for _, j in some],
+                    "y": [i for i, _ in some],
+                    "text": [str(counts[i][j]) for i, j in some],
+                    "mode": "text",
+                    "textfont": {"size": 11, "color": ink},
+                    "hoverinfo": "skip",
+                }
+            )
     ticks: dict[str, Any] = {"tickvals": [], "showgrid": False}
     if len(counts) <= LABELLED:
         ticks |= {"tickvals": places, "ticktext": [plain(name) for name in short], "showgrid": False}
     layout = {
-        "xaxis": {**ticks, "title": {"text": "taken for"}},
-        "yaxis": {**ticks, "title": {"text": "is"}, "autorange": "reversed"},
+        "xaxis": {**ticks, "title": {"text": "taken for"}, "range": [-0.5, len(counts) - 0.5]},
+        "yaxis": {**ticks, "title": {"text": "is"}, "range": [len(counts) - 0.5, -0.5]},
+        "showlegend": False,
     }
-    return Plot([trace], layout, 440)
+    return Plot(traces, layout, 440)
 
 
 def reliability(told: Calibration) -> Plot:

@@ -13,8 +13,12 @@ from optuna.trial import FrozenTrial, create_trial
 
 from automl.holes import Choice, Hole, share_of
 
-ENOUGH = 15  # scored trials, to say which knobs mattered
+ENOUGH = 20  # scored trials, to say which knobs mattered: on a toy of the space of digits where 4
+# of 20 knobs matter, the first named was one of them in 80 % of 40 random studies of 20 trials, in
+# 93 % of 50 and in all of 300
+SURE = 100  # scored trials, below which it is called a hint
 TOP, FEWEST = 0.1, 5  # the best trials: this share of all, and so many at least
+STRONG = 3  # the fewest that are drawn as the best
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,10 @@ def importance(
 
 
 def best_of(scored: Sequence[Scored], higher_is_better: bool) -> list[Scored]:
-    """The best tenth, the best one first."""
+    """The best tenth, a few at least, the best one first."""
     sign = -1 if higher_is_better else 1
     ranked = sorted(scored, key=lambda one: (sign * one.score, one.number))
-    return ranked[: max(min(FEWEST, len(ranked) // 2), round(TOP * len(ranked)))]
+    return ranked[: max(min(STRONG, len(ranked)), round(TOP * len(ranked)))]
 
 
 def place_of(hole: Hole, value: Any) -> float:
