@@ -12,44 +12,42 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from automl.data import Data, Metric
-from automl.holes import Hole
 from automl.results import artifact, leaderboard
 from automl.results.artifact import Artifact
 from automl.results.card import USAGE
-from automl.results.leaderboard import Row, curve_of
+from automl.results.leaderboard import Row
 from automl.results.report import examples, figures
-from automl.results.report.figures import Plot, finite
+from automl.results.report.figures import Plot, finite, named
 from automl.results.report.knobs import SURE, Scored, best_of, importance
 from automl.results.report.metrics import Metrics
 from automl.space import Space
 
 HERE = Path(__file__).parent
-FEWEST = 3  # trials of a plot of all of them
-SLICED = 6  # knobs whose values are plotted
+FEWEST = 3  # trials, to plot what they have in common
 NAMED = 12  # knobs whose importance is told
+SLICED = 6  # knobs whose values are plotted
 JOINED = 8  # knobs that every trial's line goes through
-LISTED = 10  # trials, classes and reasons in tables
+HALTS = 6  # epochs at which a line says that trials left there
+LISTED = 10  # rows of a table
 COSTS = {
     "params": "parameters",
     "latency_ms": "milliseconds for one example",
     "seconds": "seconds of training",
 }
-
-
-OPTIONAL = (  # what the template is told only where it is known
-    "chosen classes config confused counted confusion_of gives importance interval looked luck "
-    "metrics sample slices tradeoffs warning"
-).split()
+OPTIONAL = (  # what the template is told where it is known, and None elsewhere
+    *("bars", "chosen", "classes", "config", "confused", "gives", "higher", "importance"),
+    *("interval", "looked", "luck", "metrics", "sample", "score", "slices", "tradeoffs", "warning"),
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Facts:
 
     path: Path  # of the study
     space: Space
-    manifest: dict[str, Any]
+    manifest: Mapping[str, Any]
     trials: Sequence[FrozenTrial]
     data: Data | None = None  # None: no example is shown
     absent: str = ""  # why there is none
@@ -70,11 +68,12 @@ class Facts:
 
 @dataclass
 class Page:
-    """What the template is given, and the plots it places."""
+    """What the template is told, and the plots it places."""
 
     told: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(OPTIONAL))
     plots: dict[str, Plot] = field(default_factory=dict)
 
+    @property
     def contents(self) -> dict[str, str]:
         """The sections that have something to say, and what they are called."""
         told, plots = self.told, self.plots
@@ -104,165 +103,159 @@ class Page:
 def page(facts: Facts) -> str:
     """The whole file. Raises AutomlError where the study cannot be read."""
     rows = leaderboard.rows(list(facts.trials), facts.metric, facts.space.search.cost)
-    rows = [row for row in rows if row.score is None or math.isfinite(row.score)]
     of = {trial.number: trial for trial in facts.trials}
-    scored = [Scored(of[row.trial], row.score) for row in rows if row.score is not None]
-    scored.sort(key=lambda one: one.number)
+    scored = [
+        Scored(of[row.trial], row, row.score)
+        for row in rows
+        if row.score is not None and math.isfinite(row.score)
+    ]
     best = facts.path / "best"
     metrics = Metrics.read(best / "metrics.json") if best.is_dir() else None
-    model = artifact.load(best) if metrics else None
 
     made = Page()
-    made.told |= {"name": facts.path.name, "metric": named(facts.metric), "metrics": metrics, "scored": len(scored)}
-    made.told |= totals(facts, rows)
-    if scored:
-        if len(scored) > 1:
-            progress(made, facts, rows, metrics)
-            made.told["rows"] = rows[:LISTED]
+    search(made, facts, rows)
+    made.told |= {"metrics": metrics, "scored": len(scored), "endings": endings(rows, of)}
+    if len(scored) > 1:
+        progress(made, facts, rows, scored, metrics)
+    if any(len(one.curve) > 1 for one in scored):
         learning(made, facts, scored, metrics)
-        knobs(made, facts, rows, scored)
-        tradeoffs(made, facts, rows)
-    if metrics and model:
+    if len(scored) >= FEWEST:
+        knobs(made, facts, scored)
+        tradeoffs(made, facts, scored)
+    if metrics:
+        model = artifact.load(best)
         answer(made, facts, metrics)
         finalists(made, facts, metrics)
         judged(made, facts, metrics, model)
+        trial = None if metrics.trial is None else of.get(metrics.trial)
         made.told |= {
             "summary": model.config.summary,
-            "chosen": chosen(of.get(metrics.trial)) if metrics.trial is not None else [],
+            "chosen": list(trial.params.items()) if trial else [],
             "config": (best / "config.yaml").read_text(encoding="utf-8"),
             "usage": USAGE[model.config.task.gives],
             "gives": model.config.task.gives,
         }
-    made.told["endings"] = endings(rows, of)
     return render(made)
 
 
-def named(metric: Metric) -> str:
-    return metric.name.replace("_", " ")
-
-
-def totals(facts: Facts, rows: Sequence[Row]) -> dict[str, Any]:
-    """What the search took: trials, epochs, seconds of devices, and from when to when."""
+def search(made: Page, facts: Facts, rows: Sequence[Row]) -> None:
+    """What was searched, what it took, and from when to when."""
     begun = [trial.datetime_start for trial in facts.trials if trial.datetime_start]
     ended = [trial.datetime_complete for trial in facts.trials if trial.datetime_complete]
-    return {
+    made.told |= {
+        "name": facts.path.name,
+        "studies": facts.path.resolve().parent.name,
+        "metric": named(facts.metric),
+        "task": facts.space.task.name,
         "manifest": facts.manifest,
+        "absent": facts.absent,
         "trials": len(rows),
         "states": Counter(row.state for row in rows).most_common(),
         "epochs": sum(row.epochs for row in rows),
         "device_seconds": sum(row.seconds for row in rows),
         "begun": min(begun, default=None),
         "ended": max(ended, default=None),
-        "data": facts.data,
-        "absent": facts.absent,
-        "task": facts.space.task.name,
-        "seed": facts.manifest.get("seed"),
-        "studies": facts.path.parent.name,
     }
 
 
 def answer(made: Page, facts: Facts, metrics: Metrics) -> None:
-    """The first screen: how good, on what, held against what."""
-    metric = facts.metric
-    valid, name = metrics.valid[metric.name], metric.name
-    chance, baseline = (float(told.get(name, math.nan)) for told in (metrics.chance, metrics.baseline))
-    held = [("this model, validation", valid, "ours")]
+    """The first screen: how good, on what, and held against what."""
+    metric, name = facts.metric, facts.metric.name
+    valid = metrics.valid[name]
+    chance, baseline = metrics.chance.score(name), metrics.baseline.score(name)
+    bars = [(f"{metrics.baseline.name}, validation", baseline, "theirs")]
+    bars.append((f"{metrics.chance.name}, validation", chance, "theirs"))
+    bars.insert(0, ("this model, validation", valid, "ours"))
     if metrics.test:
-        held.insert(0, ("this model, test", metrics.test[name], "ours"))
-    held.append((f"{metrics.baseline.get('name', 'baseline')}, validation", baseline, "theirs"))
-    held.append((f"{metrics.chance.get('name', 'chance')}, validation", chance, "theirs"))
-    held = [one for one in held if math.isfinite(one[1])]
-    most = 1.0 if metric.higher_is_better else max(score for _, score, _ in held)
-    warning = metrics.warning or ""
+        bars.insert(0, ("this model, test", metrics.test[name], "ours"))
+    longest = 1.0 if metric.higher_is_better else max(score for _, score, _ in bars)
+    warning = metrics.warning
     if not metric.beyond(valid, chance, metrics.valid_examples):
         warning = "This model is no better than chance. Do not use it."
     elif not warning and not metric.better(valid, baseline):
-        warning = f"{metrics.baseline.get('name')} does as well. More trials or data may help."
+        warning = f"{metrics.baseline.name} does as well. More trials or data may help."
     made.told |= {
         "warning": warning,
         "score": metrics.test[name] if metrics.test else valid,
         "interval": metrics.test_interval if metrics.test else metrics.valid_interval,
-        "bars": [(what, score, 100 * score / most, kind) for what, score, kind in held],
+        "bars": [(what, score, 100 * score / longest, kind) for what, score, kind in bars],
         "higher": metric.higher_is_better,
     }
 
 
-def progress(made: Page, facts: Facts, rows: Sequence[Row], metrics: Metrics | None) -> None:
+def progress(
+    made: Page, facts: Facts, rows: Sequence[Row], scored: Sequence[Scored], metrics: Metrics | None
+) -> None:
+    """Trials in the order in which they ended; those under way come last."""
     metric = facts.metric
-    order = {trial.number: (trial.datetime_complete is None, trial.datetime_complete, trial.number)
-             for trial in facts.trials}  # fmt: skip
-    spent, ended, corners = 0.0, [], []
-    best: Row | None = None
-    for row in sorted(rows, key=lambda row: (order[row.trial][0], str(order[row.trial][1]), row.trial)):
+    when = {trial.number: str(trial.datetime_complete or "under way") for trial in facts.trials}
+    of = {one.number: one for one in scored}
+    spent, points = 0.0, []
+    corners: list[tuple[float, float]] = []
+    leader: Scored | None = None
+    for row in sorted(rows, key=lambda row: (when[row.trial], row.trial)):
         spent += row.seconds
-        if row.score is None:
+        one = of.get(row.trial)
+        if one is None:
             continue
-        ended.append((row, spent))
-        if row.state == "finished" and (
-            best is None or metric.better(row.score, best.score or 0.0)
-        ):
-            best = row
-            corners.append((spent, row.score))
-    marks = {}
-    for told in (metrics.baseline, metrics.chance) if metrics else ():
-        score = float(told.get(metric.name, math.nan))
-        if math.isfinite(score):
-            marks[str(told.get("name", "baseline"))] = score
-    made.plots["progress"] = figures.progress(ended, corners, marks, metric)
-    made.told["leader"] = best
-    made.told["found_after"] = corners[-1][0] if corners else None
+        points.append((spent, one))
+        if one.finished and (leader is None or metric.better(one.score, leader.score)):
+            leader = one
+            corners.append((spent, one.score))
+    held = {}
+    if metrics:
+        held = {told.name: told.score(metric.name) for told in (metrics.baseline, metrics.chance)}
+    made.plots["progress"] = figures.progress(points, corners, held, metric)
+    made.told["leader"] = leader
+    made.told["reached"] = corners[-1][0] if corners else None
+    made.told["rows"] = rows[:LISTED]
 
 
 def learning(made: Page, facts: Facts, scored: Sequence[Scored], metrics: Metrics | None) -> None:
-    early = [one for one in scored if one.trial.state != TrialState.COMPLETE]
-    halts = Counter(len(curve_of(one.trial)) for one in early)
-    rungs = sorted(epoch for epoch, count in halts.most_common(6))
-    if all(len(curve_of(one.trial)) < 2 for one in scored):
-        return
+    left = Counter(one.row.epochs for one in scored if not one.finished)
+    halts = sorted(left.most_common(HALTS))
     delivered = metrics.trial if metrics else None
-    made.plots["curves"] = figures.curves(scored, delivered, rungs, facts.metric)
-    made.told["halts"] = [(epoch, halts[epoch]) for epoch in rungs]
-    made.told["early"] = len(early)
+    made.plots["curves"] = figures.curves(
+        scored, delivered, [epoch for epoch, _ in halts], facts.space.epochs, facts.metric
+    )
+    made.told["halts"] = halts
+    made.told["early"] = left.total()
 
 
-def knobs(made: Page, facts: Facts, rows: Sequence[Row], scored: Sequence[Scored]) -> None:
-    metric = facts.metric
+def knobs(made: Page, facts: Facts, scored: Sequence[Scored]) -> None:
+    """Knobs by importance or, where that is not known, by how many trials have them."""
     space = facts.space.all_knobs()
-    found = importance(scored, space, metric.higher_is_better)
-    met: dict[str, Hole] = {  # in the order of the space
-        name: hole for name, hole in space.items() if any(name in one.trial.params for one in scored)
-    }
-    had = Counter(name for one in scored for name in one.trial.params)
-    ranked = [*found, *sorted((name for name in met if name not in found), key=lambda n: -had[n])]
-    top = best_of(scored, metric.higher_is_better)
-    made.told["importance"] = [
-        (name, share) for name, share in list(found.items())[:NAMED] if share >= 0.005
+    found = importance(scored, space, facts.metric)
+    had = Counter(name for one in scored for name in one.values if name in space)
+    met = [name for name in space if had[name]]  # in the order of the space
+    ranked = [
+        *found,
+        *sorted(set(met) - set(found), key=lambda name: (-had[name], met.index(name))),
     ]
-    made.told["slices"] = []
-    if len(scored) >= FEWEST:
-        pairs = list(zip(scored, sorted((r for r in rows if r.score is not None), key=lambda r: r.trial), strict=True))  # fmt: skip
-        for number, name in enumerate(ranked[:SLICED]):
-            made.plots[f"slice{number}"] = figures.slice_of(name, met[name], pairs, metric)
-            made.told["slices"].append((f"slice{number}", name))
-        joined = {name: met[name] for name in met if name in ranked[:JOINED]}
-        if joined:
-            made.plots["parallel"] = figures.parallel(scored, top, joined, metric)
-            made.told["top"] = len(top)
+    shares = [(name, share) for name, share in found.items() if share >= 0.005]
+    for number, name in enumerate(ranked[:SLICED]):
+        made.plots[f"slice{number}"] = figures.slice_of(name, space[name], scored, facts.metric)
+    joined = {name: space[name] for name in met if name in ranked[:JOINED]}
+    if joined:
+        top = best_of(scored, facts.metric)
+        made.plots["parallel"] = figures.parallel(scored, top, joined, facts.metric)
+        made.told["top"] = len(top)
+    made.told["importance"] = shares[:NAMED]
     made.told["hint"] = len(scored) < SURE
     made.told["knobs"] = len(met)
+    made.told["slices"] = [(f"slice{n}", name) for n, name in enumerate(ranked[:SLICED])]
 
 
-def tradeoffs(made: Page, facts: Facts, rows: Sequence[Row]) -> None:
-    """The front is of finished trials; what others cost in training is not known."""
+def tradeoffs(made: Page, facts: Facts, scored: Sequence[Scored]) -> None:
+    """The front is of finished trials; what others would cost in training is not known."""
     made.told["tradeoffs"] = []
-    made.told["front"] = [row.trial for row in rows if row.front]
+    made.told["front"] = [one.number for one in scored if one.row.front]
     for cost, what in COSTS.items():
-        known = [row for row in rows if row.score is not None and getattr(row, cost)]
-        if cost == "seconds":
-            known = [row for row in known if row.state == "finished"]
-        points = [(float(getattr(row, cost)), row) for row in known]
-        done = [point for point in points if point[1].state == "finished"]
-        if len(points) >= FEWEST and done:
+        known = [one for one in scored if getattr(one.row, cost)]
+        points = [(float(getattr(one.row, cost)), one) for one in known]
+        done = [point for point in points if point[1].finished]
+        points = done if cost == "seconds" else points
+        if done and len(points) >= FEWEST:
             front = figures.front_of(done, facts.metric)
             made.plots[f"cost-{cost}"] = figures.tradeoff(points, front, what, facts.metric)
             made.told["tradeoffs"].append((f"cost-{cost}", what, len(front), len(done)))
@@ -285,13 +278,13 @@ def judged(made: Page, facts: Facts, metrics: Metrics, model: Artifact) -> None:
     counts, of = metrics.confusion, "test"
     if counts is None and looked:
         counts, of = looked.confusion, "validation"
-    if counts and len(counts) == len(model.labels):
+    if counts and all(len(row) == len(counts) == len(model.labels) for row in counts):
         made.plots["confusion"] = figures.confusion(counts, model.labels)
         made.told["confusion_of"] = of
         made.told["confused"] = examples.confused(counts, model.labels)
         made.told["counted"] = len(counts) <= figures.COUNTED  # the plot says it, too
     if metrics.classes:
-        worst = sorted(metrics.classes, key=lambda one: one.f1 if one.f1 is not None else 1.0)
+        worst = sorted(metrics.classes, key=lambda one: 1.0 if one.f1 is None else one.f1)
         made.told["classes"] = worst[:LISTED]
         made.told["all_classes"] = len(worst)
     if metrics.calibration and metrics.calibration.bins:
@@ -301,68 +294,71 @@ def judged(made: Page, facts: Facts, metrics: Metrics, model: Artifact) -> None:
         made.told["sample"] = looked.sample
 
 
-def chosen(trial: FrozenTrial | None) -> list[tuple[str, str]]:
-    """The values of a trial's knobs, floats in a few digits."""
-    values = trial.params if trial else {}
-    return [
-        (name, f"{value:.4g}" if isinstance(value, float) else str(value))
-        for name, value in values.items()
-    ]
+@dataclass(frozen=True)
+class Ending:
+    """Trials that ended alike, without being trained to the end."""
+
+    state: str
+    reason: str
+    count: int
+    trial: int  # one of them
+    detail: str  # of that one
 
 
-def endings(rows: Sequence[Row], of: dict[int, FrozenTrial]) -> list[tuple[str, str, int, int, str]]:
-    """How trials ended that did not finish: state, reason, count, and one of them with details.
-
-    Numbers are taken out of the reasons, so that those alike are counted together.
-    """
+def endings(rows: Sequence[Row], of: Mapping[int, FrozenTrial]) -> list[Ending]:
+    """The most frequent first. Numbers are taken out of reasons, so that those alike are one."""
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
+        reason = re.sub(r"\d+(\.\d+)?", "…", row.reason)
+        if row.state == "paused":
+            reason = "waits for its turn; the same command goes on"
         if row.state != "finished":
-            reason = re.sub(r"\d+(\.\d+)?", "…", row.reason)
-            if row.state == "paused":
-                reason = "waits for its turn; the same command goes on"
             found.setdefault((row.state, reason), []).append(row)
     told = []
-    for (state, reason), some in sorted(found.items(), key=lambda item: -len(item[1])):
+    for (state, reason), some in sorted(found.items(), key=lambda item: (-len(item[1]), item[0])):
         one = min(some, key=lambda row: row.trial)
-        detail = str(of[one.trial].user_attrs.get("detail", "")) or one.reason
-        told.append((state, reason, len(some), one.trial, detail))
-    return told[: 2 * LISTED]
+        detail = of[one.trial].user_attrs.get("detail") or one.reason
+        told.append(Ending(state, reason, len(some), one.trial, str(detail)))
+    return told[:LISTED]
 
 
 def render(made: Page) -> str:
     """The template with its style, its scripts and their hashes."""
-    loader = FileSystemLoader(HERE)
-    env = Environment(
-        loader=loader,
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=tidy,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters |= {"score": score, "lasted": lasted, "breakable": breakable}
-    scripts = [(HERE / "page.js").read_text(encoding="utf-8")] if made.plots else []
+    environment.filters |= {
+        "score": score,
+        "lasted": lasted,
+        "breakable": breakable,
+        "value": lambda value: f"{value:.4g}" if isinstance(value, float) else str(value),
+    }
+    scripts = []
     if made.plots:
         from plotly.offline import get_plotlyjs
 
-        scripts.insert(0, get_plotlyjs())
-    sums = [hashlib.sha256(script.encode()).digest() for script in scripts]
-    hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in sums)
+        scripts = [get_plotlyjs(), (HERE / "page.js").read_text(encoding="utf-8")]
+    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
+    hashes = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
     drawn = {
         f"plot-{name}": {"data": plot.traces, "layout": plot.layout}
         for name, plot in made.plots.items()
     }
-    text = env.get_template("page.html").render(
+    text = environment.get_template("page.html").render(
         **made.told,
+        contents=made.contents,
         plots=made.plots,
-        contents=made.contents(),
         figures=finite(drawn),
-        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),  # noqa: S704 (our own file)
-        scripts=[Markup(script) for script in scripts],  # noqa: S704 (ours and Plotly's)
-        hashes=Markup(hashes or "'none'"),  # noqa: S704 (base64)
+        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        scripts=[Markup(script) for script in scripts],
+        hashes=Markup(" ".join(hashes) or "'none'"),
     )
-    return text.encode("utf-8", "replace").decode()
+    return text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
 
 
 def tidy(value: Any) -> Any:

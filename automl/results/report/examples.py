@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from automl.data import Data, Split
+from automl.data import Data, Ragged, Split
 from automl.inputs.sound import Sounds
 from automl.inputs.text import unpack
 from automl.results.artifact import Artifact
+from automl.results.report.figures import clipped
 from automl.training.loop import predict
 
 SEEN = 2_000  # validation examples that are looked at: seconds on a CPU
@@ -28,7 +29,7 @@ SMALL = 96  # pixels of a side, below which an image is enlarged
 
 @dataclass(frozen=True)
 class Example:
-    """An example with its answer, ready to be shown; one of `picture`, `sound` and `text` is set."""
+    """An example with its answer, ready to be shown, of one of three kinds."""
 
     number: int  # in the validation split
     label: str
@@ -92,9 +93,10 @@ def _fitting(found: Iterator[Example]) -> Iterator[Example]:
 
 def _shown(split: Split, place: int, data: Data) -> dict[str, Any]:
     """One example of a split as its task gives it, as fields of an Example."""
-    if not isinstance(split.x, Tensor):
+    if isinstance(split.x, Ragged):
         (text,) = unpack(split.x[torch.tensor([place])])
-        return {"text": text if len(text) <= LETTERS else text[:LETTERS] + "…"}
+        return {"text": clipped(text, LETTERS)}
+    assert isinstance(split.x, Tensor)
     if isinstance(data.inputs, Sounds):
         return {"sound": wav(split.x[place], data.inputs.rate)}
     return dict(zip(("picture", "size"), png(split.x[place]), strict=True))

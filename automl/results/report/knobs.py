@@ -1,4 +1,4 @@
-"""Which knobs mattered in a study, and where on a line from 0 to 1 a value lies."""
+"""Scored trials, which of their knobs mattered, and where between 0 and 1 a value lies."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
 
+from automl.data import Metric
 from automl.holes import Choice, Hole, share_of
+from automl.results.leaderboard import Row, curve_of
 
 ENOUGH = 20  # scored trials, to say which knobs mattered: on a toy of the space of digits where 4
 # of 20 knobs matter, the first named was one of them in 80 % of 40 random studies of 20 trials, in
@@ -26,15 +29,29 @@ class Scored:
     """A trial that was scored at least once."""
 
     trial: FrozenTrial
+    row: Row
     score: float  # at its last epoch
 
     @property
     def number(self) -> int:
-        return self.trial.number
+        return self.row.trial
+
+    @property
+    def finished(self) -> bool:
+        return self.row.state == "finished"
+
+    @property
+    def curve(self) -> list[float]:
+        return curve_of(self.trial)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """By knob, of those that its config has."""
+        return self.trial.params
 
 
 def importance(
-    scored: Sequence[Scored], space: Mapping[str, Hole], higher_is_better: bool
+    scored: Sequence[Scored], space: Mapping[str, Hole], metric: Metric
 ) -> dict[str, float]:
     """Shares that sum to 1, largest first; nothing where too few trials were scored.
 
@@ -44,15 +61,17 @@ def importance(
     """
     if len(scored) < ENOUGH:
         return {}
-    direction = "maximize" if higher_is_better else "minimize"
+    higher = metric.higher_is_better
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it greets every study
     try:
-        study = optuna.create_study(direction=direction)
+        study = optuna.create_study(
+            direction=StudyDirection.MAXIMIZE if higher else StudyDirection.MINIMIZE
+        )
     finally:
         optuna.logging.set_verbosity(verbosity)
     for one in scored:
-        known = {name: value for name, value in one.trial.params.items() if name in space}
+        known = {name: value for name, value in one.values.items() if name in space}
         ranges = {name: one.trial.distributions[name] for name in known}
         study.add_trial(create_trial(params=known, distributions=ranges, value=one.score))
     judge = PedAnovaImportanceEvaluator(target_quantile=max(TOP, FEWEST / len(scored)))
@@ -64,11 +83,11 @@ def importance(
     return {name: value / total for name, value in ranked if value > 0} if total else {}
 
 
-def best_of(scored: Sequence[Scored], higher_is_better: bool) -> list[Scored]:
-    """The best tenth, a few at least, the best one first."""
-    sign = -1 if higher_is_better else 1
-    ranked = sorted(scored, key=lambda one: (sign * one.score, one.number))
-    return ranked[: max(min(STRONG, len(ranked)), round(TOP * len(ranked)))]
+def best_of(scored: Sequence[Scored], metric: Metric) -> list[Scored]:
+    """The best tenth, a few at least, the best one first; of equals one that finished."""
+    sign = -1 if metric.higher_is_better else 1
+    ranked = sorted(scored, key=lambda one: (sign * one.score, not one.finished, one.number))
+    return ranked[: max(STRONG, round(TOP * len(ranked)))]
 
 
 def place_of(hole: Hole, value: Any) -> float:
@@ -79,7 +98,8 @@ def place_of(hole: Hole, value: Any) -> float:
     return min(max(share_of(hole, value), 0.0), 1.0)
 
 
-def ends_told(hole: Hole) -> tuple[str, str]:
+def ends_of(hole: Hole) -> tuple[str, str]:
+    """What stands at 0 and at 1."""
     if isinstance(hole, Choice):
         options = list(hole.options)
         return str(options[0]), str(options[-1])

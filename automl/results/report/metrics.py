@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from automl.config import dotted, problems
 from automl.errors import DataError
@@ -14,6 +15,19 @@ from automl.errors import DataError
 
 class Told(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Held(Told):
+    """What a model is held against: its name and, by metric, its score."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, float]
+
+    name: str
+
+    @property
+    def scores(self) -> dict[str, float]:
+        return self.__pydantic_extra__
 
 
 class Searched(Told):
@@ -83,8 +97,8 @@ class Metrics(Told):
     metric: str
     valid: dict[str, float]
     test: dict[str, float] | None = None
-    chance: dict[str, str | float]
-    baseline: dict[str, str | float]
+    chance: Held | None = None
+    baseline: Held | None = None
     train_examples: int
     valid_examples: int
     test_examples: int | None = None
@@ -109,6 +123,32 @@ class Metrics(Told):
     environment: dict[str, Any] | None = None
     data: str = ""
     warning: str | None = None
+
+    @model_validator(mode="after")
+    def _scored(self) -> Self:
+        for key, scores in (("valid", self.valid), ("test", self.test)):
+            if scores is not None and self.metric not in scores:
+                told = f"got {sorted(scores)}; want {self.metric!r} among them"
+                raise PydanticCustomError("scores", "{told}", {"told": told, "key": key})
+        for held in (self.chance, self.baseline):
+            if held and self.metric not in held.scores:
+                told = f"{held.name!r} has no {self.metric!r}"
+                raise PydanticCustomError("scores", "{told}", {"told": told})
+        return self
+
+    @property
+    def score(self) -> float:
+        """On the validation split."""
+        return self.valid[self.metric]
+
+    @property
+    def tested(self) -> float | None:
+        return self.test[self.metric] if self.test else None
+
+    @property
+    def held(self) -> dict[str, float]:
+        """What the model is held against, on the validation split, by name."""
+        return {one.name: one.scores[self.metric] for one in (self.baseline, self.chance) if one}
 
     @classmethod
     def read(cls, path: Path) -> Metrics:
