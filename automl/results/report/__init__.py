@@ -160,27 +160,32 @@ def search(made: Page, facts: Facts, rows: Sequence[Row]) -> None:
 
 def answer(made: Page, facts: Facts, metrics: Metrics) -> None:
     """The first screen: how good, on what, and held against what."""
-    metric, name = facts.metric, facts.metric.name
-    valid = metrics.valid[name]
-    chance, baseline = metrics.chance.score(name), metrics.baseline.score(name)
-    bars = [(f"{metrics.baseline.name}, validation", baseline, "theirs")]
-    bars.append((f"{metrics.chance.name}, validation", chance, "theirs"))
-    bars.insert(0, ("this model, validation", valid, "ours"))
-    if metrics.test:
-        bars.insert(0, ("this model, test", metrics.test[name], "ours"))
-    longest = 1.0 if metric.higher_is_better else max(score for _, score, _ in bars)
-    warning = metrics.warning
-    if not metric.beyond(valid, chance, metrics.valid_examples):
-        warning = "This model is no better than chance. Do not use it."
-    elif not warning and not metric.better(valid, baseline):
-        warning = f"{metrics.baseline.name} does as well. More trials or data may help."
+    metric, valid, tested = facts.metric, metrics.score, metrics.tested
+    bars = [("this model, test", tested, "ours")] if tested is not None else []
+    bars.append(("this model, validation", valid, "ours"))
+    bars += [(f"{name}, validation", told, "theirs") for name, told in metrics.held.items()]
+    longest = 1.0 if metric.higher_is_better else max(told for _, told, _ in bars)
     made.told |= {
-        "warning": warning,
-        "score": metrics.test[name] if metrics.test else valid,
-        "interval": metrics.test_interval if metrics.test else metrics.valid_interval,
-        "bars": [(what, score, 100 * score / longest, kind) for what, score, kind in bars],
+        "warning": warning(metric, metrics),
+        "score": valid if tested is None else tested,
+        "interval": metrics.valid_interval if tested is None else metrics.test_interval,
+        "bars": [(what, told, 100 * told / longest, kind) for what, told, kind in bars],
         "higher": metric.higher_is_better,
     }
+
+
+def warning(metric: Metric, metrics: Metrics) -> str | None:
+    """What must be known before the score is read."""
+    chance, baseline = metrics.chance, metrics.baseline
+    if chance and not metric.beyond(
+        metrics.score, chance.scores[metrics.metric], metrics.valid_examples
+    ):
+        return "This model is no better than chance. Do not use it."
+    if metrics.warning:
+        return metrics.warning
+    if baseline and not metric.better(metrics.score, baseline.scores[metrics.metric]):
+        return f"{baseline.name} does as well. More trials or data may help."
+    return None
 
 
 def progress(
@@ -202,9 +207,7 @@ def progress(
         if one.finished and (leader is None or metric.better(one.score, leader.score)):
             leader = one
             corners.append((spent, one.score))
-    held = {}
-    if metrics:
-        held = {told.name: told.score(metric.name) for told in (metrics.baseline, metrics.chance)}
+    held = metrics.held if metrics else {}
     made.plots["progress"] = figures.progress(points, corners, held, metric)
     made.told["leader"] = leader
     made.told["reached"] = corners[-1][0] if corners else None
@@ -228,10 +231,8 @@ def knobs(made: Page, facts: Facts, scored: Sequence[Scored]) -> None:
     found = importance(scored, space, facts.metric)
     had = Counter(name for one in scored for name in one.values if name in space)
     met = [name for name in space if had[name]]  # in the order of the space
-    ranked = [
-        *found,
-        *sorted(set(met) - set(found), key=lambda name: (-had[name], met.index(name))),
-    ]
+    rest = [name for name in met if name not in found]
+    ranked = [*found, *sorted(rest, key=lambda name: -had[name])]
     shares = [(name, share) for name, share in found.items() if share >= 0.005]
     for number, name in enumerate(ranked[:SLICED]):
         made.plots[f"slice{number}"] = figures.slice_of(name, space[name], scored, facts.metric)
