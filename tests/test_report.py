@@ -9,7 +9,8 @@ import math
 import random
 import re
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,14 +29,13 @@ from optuna.distributions import (
 from optuna.trial import TrialState, create_trial
 from PIL import Image
 from playwright.sync_api import Browser, Page
-from test_cli import Command, automl  # noqa: F401 (a fixture)
 
-import automl as package
+from automl import cli
 from automl.config import Config
 from automl.data import Metric
 from automl.errors import DataError
 from automl.holes import Choice, Hole, Int, random_value
-from automl.results import artifact
+from automl.results import artifact, report
 from automl.results.report import examples, figures
 from automl.results.report.knobs import ENOUGH, Scored, best_of, importance
 from automl.searching.run import search
@@ -63,7 +63,7 @@ model:
   dropout: {float: [0.0, 0.4]}
 optimizer:
   choice:
-    - {name: adamw, lr: {float: [1e-3, 2e-2], log: true}, weight_decay: {float: [1e-3, 0.3], log: true}}
+    - {name: adamw, lr: {float: [1e-3, 2e-2], log: true}, weight_decay: {float: [1e-3, 0.3]}}
     - {name: sgd, lr: {float: [2e-2, 0.5], log: true}, momentum: {float: [0.8, 0.97]}}
 train: {epochs: 12, batch_size: {choice: [32, 64, 128]}}
 """
@@ -210,7 +210,22 @@ def whole(labels: list[str], text: str = "cnn") -> dict[str, Any]:
     }  # fmt: skip
 
 
+Command = Callable[..., tuple[object, str, str]]
 LABELS = [str(digit) for digit in range(10)]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run a command: its status, what it printed and what it noted."""
+
+    def run(*words: object) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["automl", *map(str, words)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, *capfd.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -240,3 +255,373 @@ def text_of(study: Study) -> str:
 
 def sections(page: str) -> list[str]:
     return re.findall(r'<section id="([a-z]+)"', page)
+
+
+def opened(browser: Browser, file: Path, width: int = 1280, scheme: str = "light") -> Page:
+    """The page as a browser shows it, with all that it complained of in `said`."""
+    phone = width < 500
+    context = browser.new_context(
+        viewport={"width": width, "height": 800},
+        color_scheme=scheme,  # type: ignore[arg-type]
+        has_touch=phone,
+        is_mobile=phone,
+    )
+    shown = context.new_page()
+    said: list[str] = []
+    shown.on("console", lambda message: said.append(message.text))
+    shown.on("pageerror", lambda error: said.append(str(error)))
+    shown.on("request", lambda asked: said.append(asked.url))
+    shown.goto(file.as_uri())
+    shown.wait_for_selector("html[data-drawn]")
+    ours = [one for one in said if not one.startswith(("data:", "blob:", file.as_uri()))]
+    assert ours == []  # no error, no warning, nothing fetched
+    return shown
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("which", ["digits", "thousand"])
+def test_every_plot_is_drawn_and_the_page_fits(
+    which: str, width: int, scheme: str, browser: Browser, request: pytest.FixtureRequest
+) -> None:
+    study: Study = request.getfixturevalue(which)
+    shown = opened(browser, study.path / "report.html", width, scheme)
+    assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    plots = shown.query_selector_all(".plot")
+    assert len(plots) >= (7 if which == "digits" else 14)
+    for plot in plots:
+        assert plot.query_selector_all(".scatterlayer .trace path, .heatmaplayer image")
+        box = plot.bounding_box()
+        assert box
+        assert box["width"] > 200
+        assert box["height"] > 100
+        name = plot.get_attribute("aria-label")
+        says = plot.get_attribute("aria-labelledby")
+        assert len(name or shown.inner_text(f"#{says}")) > 10
+    paper = shown.evaluate("getComputedStyle(document.body).backgroundColor")
+    ink = shown.evaluate("getComputedStyle(document.querySelector('.xtick text')).fill")
+    dark = [sum(map(int, re.findall(r"\d+", colour)[:3])) < 384 for colour in (paper, ink)]
+    assert dark == ([True, False] if scheme == "dark" else [False, True])
+    shown.context.close()
+
+
+@pytest.mark.browser
+def test_plots_follow_when_light_turns_dark(digits: Study, browser: Browser) -> None:
+    shown = opened(browser, digits.path / "report.html")
+    ink = "getComputedStyle(document.querySelector('.xtick text')).fill"
+    before = shown.evaluate(ink)
+    shown.emulate_media(color_scheme="dark")
+    shown.wait_for_function(f"{ink} !== {json.dumps(before)}")
+    shown.context.close()
+
+
+@pytest.mark.browser
+def test_nothing_from_the_study_is_run_or_taken_for_markup(
+    thousand: Study, browser: Browser
+) -> None:
+    shown = opened(browser, thousand.path / "report.html")
+    assert shown.evaluate("typeof owned") == "undefined"
+    assert shown.query_selector("img[src=x]") is None
+    assert shown.query_selector("main b, main script, svg b, svg [style*=bold]") is None
+    assert EVIL in shown.inner_text("#endings")  # it is shown as it is
+    assert EVIL[:20] in shown.inner_text("#mistakes")
+    assert "</script" in shown.inner_text("#plot-confusion")
+    shown.evaluate("document.body.append(Object.assign(document.createElement('script'), "
+                   "{textContent: 'owned=1'}))")  # fmt: skip
+    assert shown.evaluate("typeof owned") == "undefined"  # and if it were, it would not run
+    shown.context.close()
+
+
+def test_a_folder_may_be_called_anything(tmp_path: Path) -> None:
+    study = synthetic(tmp_path / "a'\"><img src=x onerror=owned=1>", 3)
+    study.report()
+    assert "<img" not in text_of(study)
+    assert "&lt;img src=x" in text_of(study)
+
+
+def test_texts_that_are_no_texts_are_written_all_the_same(tmp_path: Path) -> None:
+    study = synthetic(tmp_path / "odd", 30, "a\x00b\x1bc\ud800d\u202e")
+    study.report()
+    page = (study.path / "report.html").read_text(encoding="utf-8")
+    assert "\x00" not in page
+    assert "\x1b" not in page
+    assert "a\ufffdb\ufffdc?d" in page
+
+
+def test_the_first_screen_says_how_good_the_model_is(digits: Study) -> None:
+    page, metrics = text_of(digits), digits.best.metrics
+    first = page[: page.index("<nav")]
+    for score in (metrics["test"]["accuracy"], metrics["valid"]["accuracy"]):
+        assert f"{score:.4f}" in first
+    for held in ("baseline", "chance"):
+        assert metrics[held]["name"] in first
+        assert f"{metrics[held]['accuracy']:.4f}" in first
+    assert "4 trials" in first
+    assert f"{metrics['params']:,}" in first
+    assert "data:image/png;base64," in first
+    assert "The model says" in first
+
+
+def test_the_page_has_what_the_study_has(digits: Study, thousand: Study) -> None:
+    small = ["progress", "curves", "slices", "parallel", "costs", "classes", "mistakes"]
+    small += ["config", "use", "again"]
+    found = sections(text_of(digits))
+    assert [name for name in found if name != "endings"] == [*small, "data"]
+    more = ["importance", "finalists", "calibration", "ensemble", "endings"]
+    assert sorted(sections(text_of(thousand))) == sorted([*small, *more, "data"])
+    for study in (digits, thousand):
+        page = text_of(study)
+        assert re.findall(r'<a href="#([a-z]+)"', page) == sections(page)
+        assert all(len(caption) < 2000 for caption in re.findall("<figcaption.*?</fig", page))
+
+
+def test_what_metrics_tell_is_said(thousand: Study) -> None:
+    page = text_of(thousand)
+    assert "95 % interval 0.9497 to 0.9848 (Wilson)" in page
+    assert "0.0098 of the first one's score in the search was luck" in page.replace("&#39;", "'")
+    assert "off by 0.0113" in page
+    assert "as trained: 0.9861" in page
+    assert "gain 0.0041" in page
+    assert "1,810.5 device seconds" in page
+    assert "0.14 ms" in page
+
+
+def test_the_same_study_gives_the_same_page(digits: Study) -> None:
+    file = digits.path / "report.html"
+    before = file.read_bytes()
+    digits.report(digits.task.load(None))
+    assert file.read_bytes() == before
+
+
+def test_a_thousand_trials_fit_a_mail(thousand: Study) -> None:
+    assert (thousand.path / "report.html").stat().st_size < 15_000_000
+
+
+def test_plotly_is_there_once_and_only_for_plots(digits: Study, tmp_path: Path) -> None:
+    assert (digits.path / "report.html").read_text().count("* plotly.js v") == 1
+    nothing = synthetic(tmp_path / "nothing", 0)
+    nothing.report()
+    page = (nothing.path / "report.html").read_text()
+    assert "plotly" not in page
+    assert "No trial has been scored yet" in page
+    assert sections(page) == ["data"]
+
+
+def test_no_better_than_chance_is_said_before_the_score(tmp_path: Path) -> None:
+    study = synthetic(tmp_path / "poor", 30)
+    deliver(study, LABELS, valid={"accuracy": 0.12}, test={"accuracy": 0.11})
+    study.report()
+    page = text_of(study)
+    warned = page.index("This model is no better than chance. Do not use it.")
+    assert warned < page.index("0.1100")
+
+
+def test_a_baseline_that_does_as_well_is_said(tmp_path: Path) -> None:
+    study = synthetic(tmp_path / "even", 30)
+    deliver(study, LABELS, baseline={"name": "a forest", "accuracy": 0.999})
+    study.report()
+    assert "a forest does as well" in text_of(study)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"confusion": "x"}, "confusion: got 'x'; want a list"),
+        ({"finalists": [{"trial": 1}]}, "finalists[0].mean: is missing"),
+        ({"valid": {"loss": 1.0}}, "valid: got ['loss']; want 'accuracy' among them"),
+        ({"chance": {"name": "luck"}}, "'luck' has no 'accuracy'"),
+    ],
+)
+def test_metrics_that_are_odd_are_one_clear_line(
+    more: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    study = synthetic(tmp_path / "odd", 5)
+    deliver(study, LABELS, **more)
+    with pytest.raises(DataError) as error:
+        study.report()
+    assert "metrics.json: " in str(error.value)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_metrics_may_be_null_or_absent(tmp_path: Path) -> None:
+    study = synthetic(tmp_path / "bare", 5)
+    new = dict.fromkeys(whole(LABELS))
+    deliver(study, LABELS, **new, test=None, test_examples=None, chance=None, baseline=None)
+    study.report()
+    assert "not tested" in text_of(study)
+
+
+def test_scores_that_are_no_numbers_leave_json_whole(tmp_path: Path) -> None:
+    study = synthetic(tmp_path / "nan", 5)
+    told = study.optuna.get_trials()[0]
+    curve = {1: 0.5, 2: math.inf, 3: 0.6}
+    study.optuna.add_trial(
+        create_trial(
+            value=0.6,
+            params=told.params,
+            distributions=told.distributions,
+            intermediate_values=curve,
+            user_attrs={"params": 5, "seconds": 1.0},
+        )
+    )
+    study.report()
+    page = (study.path / "report.html").read_text()
+    (raw,) = re.findall(r'id="figures">(.*?)</script>', page)
+    assert json.loads(raw, parse_constant=lambda name: pytest.fail(name))
+
+
+def scored_of(study: Study) -> list[Scored]:
+    trials = {trial.number: trial for trial in study.optuna.get_trials(deepcopy=False)}
+    return [
+        Scored(trials[row.trial], row, row.score)
+        for row in study.leaderboard
+        if row.score is not None
+    ]
+
+
+def test_importance_finds_what_matters_in_a_conditional_space(thousand: Study) -> None:
+    space = Space.parse(CONDITIONAL).all_knobs()
+    found = importance(scored_of(thousand), space, ACCURACY)
+    assert list(found)[:3] == ["optimizer.adamw.lr", "optimizer", "model.dropout"]
+    assert sum(found.values()) == pytest.approx(1)
+    assert found.get("optimizer.sgd.momentum", 0) < 0.02
+    assert importance(scored_of(thousand)[: ENOUGH - 1], space, ACCURACY) == {}
+
+
+def test_the_best_of_equals_is_one_that_finished(thousand: Study) -> None:
+    equal = [Scored(one.trial, one.row, 0.9) for one in scored_of(thousand)]
+    equal.sort(key=lambda one: one.finished)
+    assert best_of(equal, ACCURACY)[0].finished
+
+
+def test_a_front_is_cheaper_or_better_at_every_step(thousand: Study) -> None:
+    points = [(float(one.row.params or 0), one) for one in scored_of(thousand) if one.finished]
+    of = {one.number: (cost, one.score) for cost, one in points}
+    front = [of[number] for number in figures.front_of(points, ACCURACY)]
+    assert front == sorted(front)
+    assert [score for _, score in front] == sorted(score for _, score in front)
+    for cost, score in of.values():
+        assert any(c <= cost and s >= score for c, s in front)
+
+
+def test_plots_look_at_what_is_near_the_best_and_say_what_is_beyond(thousand: Study) -> None:
+    some = scored_of(thousand)[:40]
+    near = [Scored(one.trial, one.row, 0.9 + number / 1000) for number, one in enumerate(some)]
+    assert figures.focus_on(near, ACCURACY) is None
+    far = [*near, Scored(near[0].trial, near[0].row, 0.1)]
+    focus = figures.focus_on(far, ACCURACY)
+    assert focus
+    assert focus[0] > 0.85
+    assert focus[1] > 0.939
+    assert figures.outside((one.score for one in far), focus) >= 1
+
+
+def test_the_mistakes_are_those_that_the_model_is_surest_of(digits: Study) -> None:
+    data = digits.task.load(None)
+    model = digits.best
+    looked = examples.look(model, data)
+    assert looked.seen == len(data.valid)
+    assert isinstance(data.valid.x, torch.Tensor)
+    told = model.predict(data.valid.x)
+    labels = [data.labels[y] for y in data.valid.y.tolist()]
+    wrong = [one.probability for one, label in zip(told, labels, strict=True) if one.label != label]
+    assert looked.wrong == len(wrong)
+    shown = [one.probability for one in looked.mistakes]
+    assert shown == pytest.approx(sorted(wrong, reverse=True)[: len(shown)])
+    for one in looked.mistakes:
+        assert one.label == labels[one.number]
+        assert one.answer == told[one.number].label
+        raw = base64.b64decode(one.picture.removeprefix("data:image/png;base64,"))
+        pixels = torch.tensor(list(Image.open(io.BytesIO(raw)).tobytes()), dtype=torch.uint8)
+        assert torch.equal(pixels, data.valid.x[one.number].flatten())
+    right = sum(looked.confusion[k][k] for k in range(10))
+    assert right == looked.seen - looked.wrong
+
+
+def test_a_sound_is_played_as_it_was_recorded() -> None:
+    samples = torch.tensor([0, 1000, -32768, 32767], dtype=torch.int16)
+    uri = examples.wav(samples, 8000)
+    raw = base64.b64decode(uri.removeprefix("data:audio/wav;base64,"))
+    played, rate = soundfile.read(io.BytesIO(raw), dtype="int16")
+    assert rate == 8000
+    assert played.tolist() == samples.tolist()
+
+
+def test_texts_stand_where_models_of_texts_err(tmp_path: Path) -> None:
+    lines = ["text,label"]
+    lines += [f"{'good fine' if i % 2 else 'bad poor'} {EVIL!r} {i},{'ab'[i % 3 % 2]}"
+              for i in range(90)]  # fmt: skip
+    (tmp_path / "t.csv").write_text("\n".join(lines).replace('"', "'"))
+    space = Space.parse(
+        "task: {name: textcsv}\nmodel: {name: bag}\n"
+        "optimizer: {name: adamw, lr: {float: [1e-4, 1e-3]}}\ntrain: {epochs: 1}"
+    )
+    data = tmp_path / "t.csv"
+    study = search(space, name="texts", studies=tmp_path, trials=2, data=data, workers=1)
+    study.report(study.task.load(data))
+    page = text_of(study)
+    assert "<blockquote>" in page[page.index('id="mistakes"') :]
+    assert "<img" not in page
+    assert "&lt;/script&gt;" in page
+
+
+def test_prose_is_a_sample_of_text_instead_of_mistakes(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("To be, or not to be, that is the question. " * 60)
+    space = Space.parse(
+        "task: textfile\nmodel: {name: rnn, width: 16, embedding: 16}\n"
+        "optimizer: {name: adamw, lr: {float: [1e-3, 1e-2]}}\ntrain: {epochs: 2}"
+    )
+    data = tmp_path / "text.txt"
+    study = search(space, name="prose", studies=tmp_path, trials=2, data=data, workers=1)
+    study.report(study.task.load(data))
+    page = text_of(study)
+    assert "writes" in sections(page)
+    assert not {"classes", "mistakes", "calibration"} & set(sections(page))
+    assert "the lower the better" in page
+
+
+def test_the_command_says_where_the_page_is(digits: Study, command: Command) -> None:
+    file = digits.path / "report.html"
+    before = file.read_bytes()
+    file.unlink()
+    status, out, _ = command("report", digits.name, "--studies", digits.path.parent)
+    assert status == 0
+    assert out == f"{file}\n"
+    assert file.read_bytes() == before
+
+
+def test_without_its_data_a_page_says_why_it_shows_no_example(
+    digits: Study,
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(digits.path, tmp_path / "digits")
+
+    def gone(task: Digits, root: Path | None) -> None:
+        raise DataError(f"{root}: nothing here")
+
+    monkeypatch.setattr(Digits, "load", gone)
+    status, _, err = command("report", "digits", "--studies", tmp_path)
+    assert status == 0
+    assert "no examples in the report: None: nothing here" in err
+    page = text_of(Study(tmp_path / "digits"))
+    assert "examples: None: nothing here" in page
+    assert "mistakes" not in sections(page)
+    assert "curves" in sections(page)
+
+
+def test_other_data_than_was_searched_with_is_not_shown(digits: Study, tmp_path: Path) -> None:
+    shutil.copytree(digits.path, tmp_path / "digits")
+    other = Config.of({"task": {"name": "digits", "per_class": 20}, "model": "mlp"}).task
+    Study(tmp_path / "digits").report(other.load(None))
+    assert "the data is not what was searched with" in text_of(Study(tmp_path / "digits"))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.52, "0.5 s"), (24, "24 s"), (186, "3.1 minutes"), (9e4, "25 hours")]
+)
+def test_times_are_told_in_the_unit_that_suits_them(seconds: float, told: str) -> None:
+    assert report.lasted(seconds) == told
