@@ -39,9 +39,12 @@ SHARED = {
     "automl.tasks.texts",
 }  # what several parts of a room share
 ONLY_IN = {
+    "jinja2": {"results"},
+    "markupsafe": {"results"},
     "optuna": {"searching", "results"},
     "optuna_dashboard": {"cli"},
     "typer": {"cli"},
+    "plotly": {"results"},
     "rich": {"screen"},
     "safetensors": {"results", "cache"},
     "soundfile": {"inputs"},

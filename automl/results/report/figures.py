@@ -280,9 +280,9 @@ def parallel(
                 place, text = at(one, knob, hole)
                 few = isinstance(hole, Choice | Int) or place == UNUSED
                 x.append(round(place + (0.05 * aside(one.number + 7 * row) if few else 0), 4))
-                told.append(text)
+                told.append(f"trial {one.number}: {text}")
             x += [round((one.score - low) / (high - low), 4) if high > low else 1.0, None]
-            told += [f"{one.score:.4f}", None]
+            told += [f"trial {one.number}: {one.score:.4f}", None]
         line: Trace = {
             "x": x,
             "y": [*range(len(shown) + 1), None] * len(some),
