@@ -278,7 +278,6 @@ class Data:
     fingerprint: str  # sha256 over the examples, the labels and the split
     sealed: int = 0  # examples of the test split, which is not here
 
-
     def whole(self) -> Data:
         """To train on the validation split too, when there is nothing left to choose."""
         return replace(

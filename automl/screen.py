@@ -187,7 +187,7 @@ class Screen:
         told = ", ".join(f"{number} {state}" for state, number in counts.most_common())
         print(f"\n{len(rows)} trials in {duration(event.seconds)}: {told}")
         best = event.metrics
-        valid, chance = best["valid"][metric.name], best["chance"][metric.name]
+        valid = best["valid"][metric.name]
         print(*answer(best), sep="\n")
         if "warning" in best:
             print(f"warning: the best model is {best['warning']}; do not use it")
@@ -214,7 +214,7 @@ def answer(best: dict[str, Any]) -> list[str]:
         told.append(
             f"trial {first['trial']}: {name} {seen:.4f} in the search, {mean:.4f}{spread} trained"
             f" again from {seeds} seed{'s' if seeds > 1 else ''}"
-            + (f"; {luck:.4f} of it was luck" if luck > 0 else "")
+            + (f"; {luck:.4f} of it was luck" if f"{luck:.4f}" > "0.0000" else "")
         )
     low, high = best["test_interval"]
     told.append(
@@ -230,9 +230,7 @@ def answer(best: dict[str, Any]) -> list[str]:
         told.append("warning: a new process could not load the model; see workers.log")
     else:
         same = "the same" if f"{loaded:.4f}" == f"{trained:.4f}" else "NOT THE SAME"
-        told.append(
-            f"as trained {trained:.4f}, loaded again by a new process {loaded:.4f}: {same}"
-        )
+        told.append(f"as trained {trained:.4f}, loaded again by a new process {loaded:.4f}: {same}")
     if joined := best.get("ensemble"):
         score, gain = joined["test"][name], joined["gain"]
         slower = joined["latency_ms"]["1"] / best["latency_ms"]["1"]

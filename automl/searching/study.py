@@ -6,6 +6,8 @@ studies/NAME/space.yaml       the space as searched
              leaderboard.md   and .csv
              best/            the best model, see automl.load
              front/           of a search for two goals each model that may be the one to take
+             ensemble/        several models together, where that is more exact
+             finals/          checkpoints of the trainings from fresh seeds
              trials/          checkpoints of the trials under way and of the best few
              workers.log      what the parts printed
 """
