@@ -120,8 +120,21 @@ class Tokens(Inputs):
     def facts(self) -> dict[str, Any]:
         return {"size": self.size, "length": self.length, "causal": self.causal}
 
+    def recipe(self) -> dict[str, Any]:
+        what = "last" if self.causal else "first"
+        return {
+            "dtype": "int64",
+            "shape": ["N", "T"],
+            "how": "tokenizers: Tokenizer.from_str(tokenizer.json).encode_batch(texts) keeps the "
+            f" {what} {self.length} tokens of a text and writes 0 behind shorter ones",
+        }
+
     def files(self) -> dict[str, str]:
-        return {"tokenizer.json": self.tokenizer.to_str(pretty=True) + "\n"}
+        """The tokenizer as anyone may use it on whole texts: it cuts and pads them, too."""
+        alone = Tokenizer.from_str(self.tokenizer.to_str())
+        alone.enable_truncation(self.length, direction="left" if self.causal else "right")
+        alone.enable_padding(pad_id=PAD, pad_token=SPECIAL[PAD])
+        return {"tokenizer.json": alone.to_str(pretty=True) + "\n"}
 
     def encode(self, split: Split) -> Split:
         """Tokens, at most `length` of each text; of one to go on with, all."""
@@ -260,7 +273,12 @@ class Words(TextInput):
     def tokenizer(self, tokens: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
         made = Tokenizer(models.WordLevel(tokens, unk_token=SPECIAL[UNKNOWN]))
         made.normalizer = self._normal
-        made.pre_tokenizer = pre_tokenizers.Split(Regex(PIECE.pattern), "isolated")
+        made.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(PIECE.pattern), "isolated"),
+                pre_tokenizers.Split(Regex(r"\s"), "removed"),  # which pieces have lost before
+            ]
+        )
         return made
 
     @property
