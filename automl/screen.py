@@ -258,6 +258,10 @@ def exported(told: Exported) -> None:
         f"{round(found.equal * found.answers):,} of {found.answers:,} validation answers are equal"
     )
     print(f"\n{equal}, probabilities differ by {found.difference:.1e} at most")
+    if told.texts:
+        print(
+            "the tokenizer inside makes the same tokens of {:,} of {:,} texts".format(*told.texts)
+        )
     print(f"validation {told.metric} {found.score:.4f} (artifact {found.was:.4f})")
     print(f"saved in {told.file}")
 

@@ -15,6 +15,7 @@ from automl.config import Export, Task
 from automl.data import UNSCORED, Inputs, Metric, Split
 from automl.errors import DataError, ExportError, OptionError
 from automl.exports.whole import Whole
+from automl.inputs.text import Tokens
 from automl.results.artifact import Artifact
 from automl.size import Size
 from automl.space import measure
@@ -49,6 +50,7 @@ class Exported:
     size: Size
     metric: str
     compared: Compared
+    texts: tuple[int, int] | None  # that the tokenizer inside makes the same tokens of; of how many
     mb: tuple[float, float]  # on disk, with the tokenizer: the artifact's, the file's
     latency_ms: tuple[dict[int, float], dict[int, float]]  # of raw batches, by number of examples
 
@@ -94,6 +96,7 @@ def export(
         measure(config, inputs, len(artifact.labels)),
         config.task.metric.name,
         compared,
+        inputs.alike(data.valid.x) if isinstance(inputs, Tokens) else None,
         (sum(f.stat().st_size for f in kept) / 1e6, file.stat().st_size / 1e6),
         (_timed(own, own), _timed(own, run)),
     )
