@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Annotated, NoReturn  # noqa: E402
 
 import typer  # noqa: E402
 
-from automl.errors import AutomlError, OptionError, PartBug, StudyError  # noqa: E402
+from automl.errors import (  # noqa: E402
+    AutomlError,
+    OptionError,
+    PartBug,
+    SpaceError,
+    StudyError,
+)
 
 if TYPE_CHECKING:
     from automl.space import Space
@@ -236,6 +242,41 @@ def generate(
 
 
 @app.command()
+def export(
+    name: StudyName,
+    to: Annotated[str, typer.Option(help="the format: pt2, onnx or safetensors")],
+    out: Annotated[
+        Path | None, typer.Option(help="the file; else NAME.pt2, NAME.onnx, ... right here")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="of the weights: float32, float16, bfloat16 or, in onnx, int8")
+    ] = "float32",
+    studies: Studies = Path("studies"),
+    data: DataPath = None,
+    as_json: Json = False,
+) -> None:
+    """Write the best model of a study as one file that runs without automl, and prove it."""
+    from dataclasses import asdict
+
+    from automl.config import Export
+    from automl.exports.verified import export as write
+    from automl.screen import exported
+    from automl.searching.run import root
+    from automl.searching.study import load_best
+
+    try:
+        form = Export.of(to)
+    except SpaceError as error:
+        raise OptionError(f"--to: {error}") from error
+    file = out or Path(f"{name}{'' if precision == 'float32' else '.' + precision}{form.suffix}")
+    told = write(load_best(name, studies=studies), form, file, precision=precision, root=root(data))
+    if as_json:
+        print(json.dumps(asdict(told), default=str))
+    else:
+        exported(told)
+
+
+@app.command()
 def leaderboard(
     name: StudyName,
     studies: Studies = Path("studies"),
@@ -259,14 +300,25 @@ def leaderboard(
 @app.command("list")
 def list_() -> None:
     """The spaces and parts that can be named."""
-    from automl.config import Augment, Input, Model, Optimizer, Pruner, Sampler, Schedule, Task
+    from automl.config import (
+        Augment,
+        Export,
+        Input,
+        Model,
+        Optimizer,
+        Pruner,
+        Sampler,
+        Schedule,
+        Task,
+    )
     from automl.models.cnn import Stage
     from automl.space import shipped
 
     folders = dict.fromkeys([Path("search_spaces"), *shipped()])
     found = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
     print(f"{'space':<10} {', '.join(found)}")
-    for family in (Task, Input, Model, Stage, Optimizer, Schedule, Augment, Sampler, Pruner):
+    families = Task, Input, Model, Stage, Optimizer, Schedule, Augment, Sampler, Pruner, Export
+    for family in families:
         print(f"{family.__name__.lower():<10} {', '.join(family.members())}")
 
 

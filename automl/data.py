@@ -247,6 +247,13 @@ class Inputs(Raw):
     def example(self, count: int) -> Tensor:
         """What `prepare` gives for `count` examples, without content, on the default device."""
 
+    @abstractmethod
+    def recipe(self) -> dict[str, Any]:
+        """How anyone gets from raw input to what `encode` gives: in plain values and words.
+
+        `dtype` and `shape` are those of a batch; letters in a shape are free.
+        """
+
     def facts(self) -> dict[str, Any]:
         """What a saved model must know of it, as plain values."""
         told: dict[str, Any] = asdict(self)  # type: ignore[call-overload] # all are dataclasses

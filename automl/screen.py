@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from automl.data import Metric
+from automl.exports.verified import Exported
 from automl.holes import Choice, Hole
 from automl.results.leaderboard import Row, measures, trained_again
 from automl.searching.driver import Closed, Paused, Trained
@@ -293,6 +294,29 @@ def table(rows: list[Row], metric: Metric) -> None:
         )
     wide = None if sys.stdout.isatty() else 160
     Console(highlight=False, width=wide, markup=False).print(shown)
+
+
+def exported(told: Exported) -> None:
+    """A file beside the artifact, and what the proof found."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("", "MB", "params", "MACs", *(f"ms for {n}" for n in told.latency_ms[0])):
+        shown.add_column(column, justify="right" if column else "left", no_wrap=True)
+    names = "artifact", f"{told.format} {told.precision}"
+    for name, mb, taken in zip(names, told.mb, told.latency_ms, strict=True):
+        cost = measured(told.size.params), measured(told.size.macs)
+        shown.add_row(name, measured(mb), *cost, *map(measured, taken.values()))
+    Console(highlight=False, markup=False).print(shown)
+    found = told.compared
+    equal = (
+        f"{round(found.equal * found.answers):,} of {found.answers:,} validation answers are equal"
+    )
+    print(f"\n{equal}, probabilities differ by {found.difference:.1e} at most")
+    if told.texts:
+        print(
+            "the tokenizer inside makes the same tokens of {:,} of {:,} texts".format(*told.texts)
+        )
+    print(f"validation {told.metric} {found.score:.4f} (artifact {found.was:.4f})")
+    print(f"saved in {told.file}")
 
 
 def knobs(space: Space, sizes: list[Size]) -> str:
