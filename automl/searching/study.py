@@ -225,8 +225,10 @@ class Study:
     @property
     def leaderboard(self) -> list[Row]:
         space = Space.load(self.path / "space.yaml")
-        trials = self.optuna.get_trials(deepcopy=False)
-        return leaderboard.rows(trials, space.task.metric, space.search.cost)
+        study = self.optuna
+        finalists = study.user_attrs.get("finalists", [])
+        trials = study.get_trials(deepcopy=False)
+        return leaderboard.rows(trials, space.task.metric, space.search.cost, finalists)
 
 
 def asked(study: optuna.Study) -> int:
