@@ -16,13 +16,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn  # noqa: E402
 
 import typer  # noqa: E402
 
-from automl.errors import (  # noqa: E402
-    AutomlError,
-    OptionError,
-    PartBug,
-    SpaceError,
-    StudyError,
-)
+from automl.errors import AutomlError, OptionError, PartBug, SpaceError, StudyError  # noqa: E402
 
 if TYPE_CHECKING:
     from automl.space import Space

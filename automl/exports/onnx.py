@@ -5,8 +5,6 @@ Its packages are the extra `onnx`, imported where they are needed.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
 import tempfile
 from collections.abc import Callable
@@ -18,7 +16,7 @@ from torch import Tensor
 
 from automl.config import Export
 from automl.errors import ExportError
-from automl.exports.whole import RECURRENT, reason
+from automl.exports.whole import RECURRENT, quiet, reason
 
 GATES = {  # an operator's name here, its gates in ONNX's order, and what makes it PyTorch's
     "rnn_tanh": ("RNN", (0,), {}),
@@ -38,7 +36,7 @@ class Onnx(Export):
     def write(self, whole: Any, file: Path, precision: str) -> None:
         table = {getattr(torch.ops.automl, n).default: _recurrent(n) for n in RECURRENT}
         try:
-            with _quiet():
+            with quiet():
                 told = torch.onnx.export(
                     whole.traced(),
                     dynamo=True,
@@ -121,7 +119,7 @@ def _quantize(file: Path) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     facts = {prop.key: prop.value for prop in onnx.load(file).metadata_props}
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         plain = Path(folder) / "plain.onnx"
         quant_pre_process(file, plain, skip_symbolic_shape=True)
         quantization.quantize_dynamic(plain, file, weight_type=quantization.QuantType.QInt8)
@@ -139,13 +137,3 @@ def _quantize(file: Path) -> None:
         told = f"the weights of {' and '.join(stay)} stay float32, " if stay else ""
         told += f"{kept / weights:.0%} of all can be made so; want float16"
         raise ExportError(f"onnx: --precision int8: {told}")
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """What the exporters advise is for their developers."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)

@@ -43,6 +43,7 @@ class Safetensors(Export):
         }
         model.load_state_dict(whole, assign=True)
         model.eval().requires_grad_(False)
-        made = Whole(Artifact(config, model, inputs, tuple(labels), {}))
-        made.temperature = float(facts["temperature"])
-        return made, facts
+        temperature = float(facts["temperature"])
+        return Whole(
+            Artifact(config, model, inputs, tuple(labels), {}, temperature=temperature)
+        ), facts

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
+import logging
 import re
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
@@ -87,7 +90,7 @@ class Whole(nn.Module):
         )
         self(x)  # what is computed once is there, and no part of the graph
         try:
-            with _one_node(self.model):
+            with _one_node(self.model), quiet():
                 return torch.export.export(self, (x,), dynamic_shapes=(free,), strict=False)
         except (RuntimeError, ValueError) as error:
             raise ExportError(f"torch.export: {reason(error)}") from error
@@ -145,13 +148,33 @@ def _one_node(model: nn.Module) -> Iterator[None]:
             del layer.forward
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What exporters print, log and warn of is for their developers: graphs, advice, hopes."""
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def reason(error: BaseException) -> str:
-    """One line of what an exporter says, the operator first where one is named."""
-    causes: list[BaseException] = [error]
+    """One line of what an exporter says: the operator or the code that it names, and its fault."""
+    causes = [error]
     while causes[-1].__cause__:
         causes.append(causes[-1].__cause__)
-    told = "\n".join(map(str, causes))
-    named = re.search(r"OpOverload\(op='([\w.:]+)'(?:, overload='(\w+)')?", told)
+    told = re.sub(r"\x1b\[\d*m", "", "\n".join(map(str, reversed(causes))))
+    first = next(line.strip() for line in told.splitlines() if line.strip())
+    if "specialized it to be a constant" in told:
+        first = "the model's code fixes the number of examples or tokens, which must be free"
+    if place := re.search(r'raised this error:\s+File "(.+)", line (\d+), .*\n *(.+)', told):
+        first = f"{place[1]}:{place[2]}: {place[3]}: {first}"
+    named = re.search(r"OpOverload\(op='([\w.:]+)'", told)
     named = named or re.search(r"\b((?:aten|automl|prims)(?:\.|::)\w+(?:\.\w+)?)", told)
-    first = next(line.strip() for line in str(error).splitlines() if line.strip())
     return f"operator {named[1]}: {first}" if named else first

@@ -17,7 +17,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -148,7 +148,7 @@ class Tokens(Inputs):
         alone.no_padding()
         alone.no_truncation()
         theirs = (found.ids for found in alone.encode_batch_fast(texts))
-        ours = (sum(self.tokenize(PIECE.findall(text)), []) for text in texts)
+        ours = (list(chain(*self.tokenize(PIECE.findall(text)))) for text in texts)
         return sum(a == b for a, b in zip(ours, theirs, strict=True)), len(texts)
 
     def encode(self, split: Split) -> Split:
