@@ -59,7 +59,7 @@ def text(config: Config, metrics: dict[str, Any]) -> str:
             f" {one['recall_interval'][1]:.3f} | {one['f1']:.3f} |"
             for one in metrics["classes"]
         ]
-        head = "| class | examples | precision | recall | 95 % sure | F1 |\n|---|---|---|---|---|---|\n"
+        head = "| class | examples | precision | recall | 95 % sure | F1 |\n" + "|---" * 6 + "|\n"
         classes = "\n## By class, on the test split\n\n" + head + "\n".join(lines) + "\n"
     calibration = ""
     if calm := metrics.get("calibration"):
