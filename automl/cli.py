@@ -291,6 +291,30 @@ def leaderboard(
         table(rows[:top], study.task.metric)
 
 
+@app.command()
+def report(
+    name: StudyName,
+    studies: Studies = Path("studies"),
+    data: DataPath = None,
+    plugin: Plugins = None,
+) -> None:
+    """Write a study as one page that opens anywhere, offline: report.html in its folder."""
+    from automl.config import load_plugin
+    from automl.errors import DataError
+    from automl.searching.run import root
+    from automl.searching.study import Study
+
+    for file in plugin or ():
+        load_plugin(file)
+    study = Study.open(name, studies)
+    try:
+        found, absent = study.task.load(root(data)), ""
+    except DataError as error:  # the page has much to say without examples
+        found, absent = None, str(error)
+        _note(f"no examples in the report: {error}")
+    print(study.report(found, absent))
+
+
 @app.command("list")
 def list_() -> None:
     """The spaces and parts that can be named."""

@@ -188,7 +188,7 @@ class Screen:
         told = ", ".join(f"{number} {state}" for state, number in counts.most_common())
         print(f"\n{len(rows)} trials in {duration(event.seconds)}: {told}")
         best = event.metrics
-        valid, chance = best["valid"][metric.name], best["chance"][metric.name]
+        valid = best["valid"][metric.name]
         print(*answer(best), sep="\n")
         if "warning" in best:
             print(f"warning: the best model is {best['warning']}; do not use it")
@@ -215,7 +215,7 @@ def answer(best: dict[str, Any]) -> list[str]:
         told.append(
             f"trial {first['trial']}: {name} {seen:.4f} in the search, {mean:.4f}{spread} trained"
             f" again from {seeds} seed{'s' if seeds > 1 else ''}"
-            + (f"; {luck:.4f} of it was luck" if luck > 0 else "")
+            + (f"; {luck:.4f} of it was luck" if f"{luck:.4f}" > "0.0000" else "")
         )
     low, high = best["test_interval"]
     told.append(

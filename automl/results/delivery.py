@@ -220,8 +220,8 @@ def choose(
     """Members of an ensemble and their shares; none where one model does as well."""
     told: dict[Training, Tensor] = {}
     for training in others:
-        logits = training.state.get("logits")
-        if logits is not None:
+        state = checkpoint.load(training.file) or {}
+        if (logits := state.get("logits")) is not None:
             told[training] = (logits / temperature(logits, data.valid.y)).softmax(1)
     if single not in told or len(told) < 2 or len(data.valid) < ensemble.FEWEST:
         return {}, None

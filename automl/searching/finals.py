@@ -59,6 +59,9 @@ class Finals:
         return 1 + ensemble.MEMBERS if self.refit else 0
 
 
+USUAL = Finals()
+
+
 @dataclass(frozen=True)
 class Finalist:
     """A config of the search, trained again."""

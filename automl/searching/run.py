@@ -28,7 +28,7 @@ from automl.results.delivery import Delivery, Joined
 from automl.searching import portfolio
 from automl.searching import study as on_disk
 from automl.searching.driver import Closed, Driver, Paused, Trained
-from automl.searching.finals import SHARE, Finals, Rerun, Retrained, decide
+from automl.searching.finals import SHARE, USUAL, Finals, Rerun, Retrained, decide
 from automl.searching.study import Manifest, Study
 from automl.size import Size
 from automl.space import Space, find, measure
@@ -83,7 +83,7 @@ def run(
     seed: int = 0,
     plugins: Sequence[Path] = (),
     start_from: str | Path | None = None,
-    finals: Finals = Finals(),
+    finals: Finals = USUAL,
     began: float | None = None,
 ) -> Generator[Told]:
     """Search, and tell what happens. `trials` counts all of a study, those of earlier runs too.
@@ -207,8 +207,8 @@ def run(
                 },
                 environment={**manifest.versions, "device": manifest.device},
             )
-            reader = loaded_again(found, data, where, plugins)
             split = task.test(data)
+            reader = stack.enter_context(loaded_again(found, data, where, plugins))
             delivery.test(split, where)
             shutil.rmtree(path / "ensemble", ignore_errors=True)
             more: dict[str, Any] = {}

@@ -4,8 +4,11 @@ studies/NAME/space.yaml       the space as searched
              manifest.json    versions, seed, data fingerprint, device, space digest
              journal.log      every trial; opens in optuna-dashboard and with optuna.load_study
              leaderboard.md   and .csv
+             report.html      all of it as one page
              best/            the best model, see automl.load
              front/           of a search for two goals each model that may be the one to take
+             ensemble/        several models together, where that is more exact
+             finals/          checkpoints of the trainings from fresh seeds
              trials/          checkpoints of the trials under way and of the best few
              workers.log      what the parts printed
 """
@@ -32,7 +35,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from automl.config import Task
-from automl.data import Metric
+from automl.data import Data, Metric
 from automl.errors import StudyError
 from automl.results import artifact, leaderboard
 from automl.results.artifact import Artifact
@@ -210,6 +213,24 @@ class Study:
         if not (self.path / "best").is_dir():
             raise StudyError(f"{self.path}: no trial has been scored yet")
         return artifact.load(self.path / "best")
+
+    def report(self, data: Data | None = None, absent: str = "") -> Path:
+        """Write report.html, the study as one page, and say where. Raises AutomlError.
+
+        `data` is that of its task, for examples to show; without it the page says why it is
+        `absent`.
+        """
+        from automl.results import report
+
+        space = Space.load(self.path / "space.yaml")
+        begun = read_manifest(self.path)
+        if data is not None and data.fingerprint != begun.data:
+            data, absent = None, "the data is not what was searched with"
+        trials = self.optuna.get_trials(deepcopy=False)
+        told = report.Facts(self.path, space, asdict(begun), trials, data, absent)
+        file = self.path / "report.html"
+        write(file, report.page(told))
+        return file
 
     @property
     def task(self) -> Task:

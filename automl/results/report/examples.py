@@ -1,0 +1,142 @@
+"""What a model says to validation examples, and examples as a page shows them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import wave
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from automl.data import Data, Ragged, Split
+from automl.inputs.sound import Sounds
+from automl.inputs.text import unpack
+from automl.results.artifact import Artifact
+from automl.results.report.figures import clipped
+from automl.training.loop import predict
+
+SEEN = 2_000  # validation examples that are looked at: seconds on a CPU
+SHOWN = 12  # mistakes on the page
+BYTES = 4_000_000  # of all examples on the page
+LETTERS = 320  # of a text that are shown
+SMALL = 96  # pixels of a side, below which an image is enlarged
+
+
+@dataclass(frozen=True)
+class Example:
+    """An example with its answer, ready to be shown, of one of three kinds."""
+
+    number: int  # in the validation split
+    label: str
+    answer: str
+    probability: float  # of the answer
+    picture: str = ""  # data URI of a PNG
+    size: tuple[int, int] = (0, 0)  # width and height of the picture on the page
+    sound: str = ""  # data URI of a WAV
+    text: str = ""
+
+    @property
+    def right(self) -> bool:
+        return self.label == self.answer
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What came of looking at the validation split."""
+
+    seen: int
+    wrong: int
+    sample: Example
+    mistakes: list[Example]  # the most confident first
+    confusion: list[list[int]]  # rows are classes, columns answers
+
+
+def look(model: Artifact, data: Data) -> Looked:
+    """Answers to validation examples, at most SEEN of them, drawn once and for all."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randperm(len(data.valid), generator=generator)[:SEEN].sort().values
+    split = data.valid[drawn]
+    encoded = model.inputs.encode(split).to(model.device)
+    shares = torch.zeros(len(drawn), len(model.labels))
+    temperature = getattr(model, "temperature", 1.0)
+    for index, logits, _ in predict(model.model, encoded, model.inputs):
+        shares[index.cpu()] = (logits.float() / temperature).softmax(1).cpu()
+    told, answers = shares.max(1)
+    wrong = (answers != split.y).nonzero().flatten()
+    order = wrong[told[wrong].argsort(descending=True, stable=True)].tolist()
+
+    def example(place: int) -> Example:
+        kind = _shown(split, place, data)
+        label, answer = (model.labels[int(of[place])] for of in (split.y, answers))
+        return Example(int(drawn[place]), label, answer, float(told[place]), **kind)
+
+    classes = len(model.labels)
+    counts = (split.y * classes + answers).bincount(minlength=classes**2).view(classes, classes)
+    mistakes = list(_fitting(example(place) for place in order[:SHOWN]))
+    return Looked(len(drawn), len(wrong), example(0), mistakes, counts.tolist())
+
+
+def _fitting(found: Iterator[Example]) -> Iterator[Example]:
+    """As many as the page has room for."""
+    room = BYTES
+    for one in found:
+        room -= len(one.picture) + len(one.sound)
+        if room < 0:
+            return
+        yield one
+
+
+def _shown(split: Split, place: int, data: Data) -> dict[str, Any]:
+    """One example of a split as its task gives it, as fields of an Example."""
+    if isinstance(split.x, Ragged):
+        (text,) = unpack(split.x[torch.tensor([place])])
+        return {"text": clipped(text, LETTERS)}
+    assert isinstance(split.x, Tensor)
+    if isinstance(data.inputs, Sounds):
+        return {"sound": wav(split.x[place], data.inputs.rate)}
+    return dict(zip(("picture", "size"), png(split.x[place]), strict=True))
+
+
+def png(pixels: Tensor) -> tuple[str, tuple[int, int]]:
+    """uint8 (C, H, W) as a data URI, and width and height to show it at."""
+    array = pixels.permute(1, 2, 0).numpy()
+    image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+    out = io.BytesIO()
+    image.save(out, "PNG", optimize=True)
+    longest = max(image.size)
+    scale = max(1, SMALL // longest) if longest <= SMALL else SMALL * 1.5 / longest
+    return _uri("image/png", out.getvalue()), (
+        round(image.width * scale),
+        round(image.height * scale),
+    )
+
+
+def wav(samples: Tensor, rate: int) -> str:
+    """int16 (samples,) as a data URI."""
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.numpy().astype("<i2").tobytes())
+    return _uri("audio/wav", out.getvalue())
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def confused(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> list[tuple[str, str, int]]:
+    """Class, what it was taken for, and how often; the most frequent first, at most eight."""
+    pairs = [
+        (labels[i], labels[j], count)
+        for i, row in enumerate(counts)
+        for j, count in enumerate(row)
+        if i != j and count
+    ]
+    return sorted(pairs, key=lambda pair: -pair[2])[:8]
