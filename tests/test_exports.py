@@ -244,7 +244,9 @@ QUESTIONS = [("who wrote {} ?", "person"), ("how far is {} ?", "number"), ("{} i
 def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("place")
     (place / "digits.yaml").write_text(SPACE)
-    automl.search(place / "digits.yaml", trials=1, studies=place / "studies", finalists=0)
+    automl.search(
+        place / "digits.yaml", trials=1, finalists=0, studies=place / "studies", device="cpu"
+    )
     return place / "studies"
 
 
