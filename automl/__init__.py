@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from automl.errors import AutomlError
     from automl.inputs.images import Images
     from automl.inputs.text import Tokens
-    from automl.results.artifact import Artifact, Prediction, load
+    from automl.results.artifact import Artifact, Prediction
+    from automl.results.ensemble import Ensemble, load
     from automl.searching.run import search
     from automl.searching.study import Study, load_best
     from automl.space import Space
@@ -38,7 +39,8 @@ _HOMES = {
     "automl.errors": "AutomlError",
     "automl.inputs.images": "Images",
     "automl.inputs.text": "Tokens",
-    "automl.results.artifact": "Artifact Prediction load",
+    "automl.results.artifact": "Artifact Prediction",
+    "automl.results.ensemble": "Ensemble load",
     "automl.searching.run": "search",
     "automl.searching.study": "Study load_best",
     "automl.space": "Space",

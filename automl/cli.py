@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn  # noqa: E402
 
 import typer  # noqa: E402
 
-from automl.errors import AutomlError, OptionError, PartBug  # noqa: E402
+from automl.errors import AutomlError, OptionError, PartBug, SpaceError, StudyError  # noqa: E402
 
 if TYPE_CHECKING:
     from automl.space import Space
@@ -74,12 +74,20 @@ def search(
         str | None,
         typer.Option("--from", help="a study, or a portfolio's file, whose best is tried first"),
     ] = None,
+    finalists: Annotated[
+        int, typer.Option(help="best configs that are trained again at the end; 0: none")
+    ] = 3,
+    seeds: Annotated[int, typer.Option(help="fresh trainings of each finalist")] = 3,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="train the winner on the validation split, too")
+    ] = False,
     plugin: Plugins = None,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print the result only")] = False,
 ) -> None:
     """Search a space for the best model. The same command again goes on where it was."""
     from automl.screen import Screen
+    from automl.searching.finals import Finals
     from automl.searching.run import root, run
 
     seconds = None if time is None else _seconds(time)
@@ -98,6 +106,7 @@ def search(
         seed=seed,
         plugins=plugin or (),
         start_from=start_from,
+        finals=Finals(finalists, seeds, refit),
         began=BEGAN,
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -169,6 +178,37 @@ def predict(
 
 
 @app.command()
+def verify(
+    name: StudyName,
+    studies: Studies = Path("studies"),
+    data: DataPath = None,
+    device: Device = "auto",
+    plugin: Plugins = None,
+    as_json: Json = False,
+) -> None:
+    """Load the best model and evaluate it on the validation split: is it what was trained?"""
+    from automl.config import load_plugin
+    from automl.results import artifact
+    from automl.searching.run import root
+    from automl.searching.study import Study
+    from automl.training.precision import pick
+
+    for file in plugin or ():
+        load_plugin(file)
+    study = Study.open(name, studies)
+    model = artifact.load(study.path / "best", device=str(pick(device)))
+    task = model.config.task
+    now = model.evaluate(task.load(root(data)).valid)[task.metric.name]
+    was = float(model.metrics["proof"]["trained"])
+    if as_json:
+        print(json.dumps({"now": now, "trained": was}))
+        return
+    print(f"validation {task.metric.name} {now:.4f}, as trained {was:.4f}")
+    if f"{now:.4f}" != f"{was:.4f}":
+        raise StudyError(f"{study.path / 'best'}: the model is not the one that was trained")
+
+
+@app.command()
 def generate(
     name: StudyName,
     prompt: Annotated[str, typer.Option(help="the text to go on with")] = "",
@@ -193,6 +233,41 @@ def generate(
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
+
+
+@app.command()
+def export(
+    name: StudyName,
+    to: Annotated[str, typer.Option(help="the format: pt2, onnx or safetensors")],
+    out: Annotated[
+        Path | None, typer.Option(help="the file; else NAME.pt2, NAME.onnx, ... right here")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="of the weights: float32, float16, bfloat16 or, in onnx, int8")
+    ] = "float32",
+    studies: Studies = Path("studies"),
+    data: DataPath = None,
+    as_json: Json = False,
+) -> None:
+    """Write the best model of a study as one file that runs without automl, and prove it."""
+    from dataclasses import asdict
+
+    from automl.config import Export
+    from automl.exports.verified import export as write
+    from automl.screen import exported
+    from automl.searching.run import root
+    from automl.searching.study import load_best
+
+    try:
+        form = Export.of(to)
+    except SpaceError as error:
+        raise OptionError(f"--to: {error}") from error
+    file = out or Path(f"{name}{'' if precision == 'float32' else '.' + precision}{form.suffix}")
+    told = write(load_best(name, studies=studies), form, file, precision=precision, root=root(data))
+    if as_json:
+        print(json.dumps(asdict(told), default=str))
+    else:
+        exported(told)
 
 
 @app.command()
@@ -243,14 +318,25 @@ def report(
 @app.command("list")
 def list_() -> None:
     """The spaces and parts that can be named."""
-    from automl.config import Augment, Input, Model, Optimizer, Pruner, Sampler, Schedule, Task
+    from automl.config import (
+        Augment,
+        Export,
+        Input,
+        Model,
+        Optimizer,
+        Pruner,
+        Sampler,
+        Schedule,
+        Task,
+    )
     from automl.models.cnn import Stage
     from automl.space import shipped
 
     folders = dict.fromkeys([Path("search_spaces"), *shipped()])
     found = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
     print(f"{'space':<10} {', '.join(found)}")
-    for family in (Task, Input, Model, Stage, Optimizer, Schedule, Augment, Sampler, Pruner):
+    families = Task, Input, Model, Stage, Optimizer, Schedule, Augment, Sampler, Pruner, Export
+    for family in families:
         print(f"{family.__name__.lower():<10} {', '.join(family.members())}")
 
 

@@ -331,6 +331,23 @@ class Pruner(Part):
         return []
 
 
+class Export(Part):
+    """A kind of file from which a trained model runs without this program."""
+
+    home: ClassVar[str] = "automl.exports"
+    suffix: ClassVar[str]
+    precisions: ClassVar[tuple[str, ...]]  # what weights may be kept in, the first by default
+    needs: ClassVar[tuple[str, ...]] = ()  # packages of the extra that has the format's name
+
+    @abstractmethod
+    def write(self, whole: Any, file: Path, precision: str) -> None:
+        """A `Whole`, with its `facts`. Raises ExportError with the operator that cannot be had."""
+
+    @abstractmethod
+    def open(self, file: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:
+        """By the format's own runtime, on the CPU: raw batches to probabilities, and the facts."""
+
+
 class Train(Strict):
     """How long and in what steps."""
 

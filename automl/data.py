@@ -45,6 +45,10 @@ class Ragged:
         within = within - offsets[:-1].repeat_interleave(lengths)
         return Ragged(self.values[self.offsets[rows].repeat_interleave(lengths) + within], offsets)
 
+    def joined(self, other: Ragged) -> Ragged:
+        offsets = torch.cat([self.offsets, other.offsets[1:] + self.offsets[-1]])
+        return Ragged(torch.cat([self.values, other.values]), offsets)
+
     def padded(self, index: Tensor) -> Tensor:
         """The rows of an index, (n, longest of them), zeros behind their ends."""
         lengths = self.lengths[index]
@@ -122,6 +126,17 @@ class Split:
         assert not isinstance(self.x, Windows)
         groups = None if self.groups is None else self.groups[index]
         return Split(self.x[index], self.y[index], groups)
+
+    def joined(self, other: Split) -> Split:
+        """These examples, then those of another split; one text, then the other."""
+        groups = None
+        if self.groups is not None and other.groups is not None:
+            groups = torch.cat([self.groups, other.groups])
+        if isinstance(self.x, Ragged) and isinstance(other.x, Ragged):
+            return Split(self.x.joined(other.x), torch.cat([self.y, other.y]), groups)
+        assert isinstance(self.x, Tensor)
+        assert isinstance(other.x, Tensor)
+        return Split(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), groups)
 
     def epoch(self, size: int, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of `size` rows in random order; fewer than `size` rows wait for another epoch.
@@ -232,6 +247,13 @@ class Inputs(Raw):
     def example(self, count: int) -> Tensor:
         """What `prepare` gives for `count` examples, without content, on the default device."""
 
+    @abstractmethod
+    def recipe(self) -> dict[str, Any]:
+        """How anyone gets from raw input to what `encode` gives: in plain values and words.
+
+        `dtype` and `shape` are those of a batch; letters in a shape are free.
+        """
+
     def facts(self) -> dict[str, Any]:
         """What a saved model must know of it, as plain values."""
         told: dict[str, Any] = asdict(self)  # type: ignore[call-overload] # all are dataclasses
@@ -262,6 +284,14 @@ class Data:
     labels: Sequence[str]
     fingerprint: str  # sha256 over the examples, the labels and the split
     sealed: int = 0  # examples of the test split, which is not here
+
+    def whole(self) -> Data:
+        """To train on the validation split too, when there is nothing left to choose."""
+        return replace(
+            self,
+            train=self.train.joined(self.valid),
+            fingerprint=f"{self.fingerprint} with the validation split",
+        )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
     ├── DataError       data that is missing, damaged or of the wrong kind
     ├── StudyError      a study that is held, damaged or begun with other settings
     ├── OptionError     an option of a command or an argument of a function
+    ├── ExportError     a model that a file format cannot hold, or answers otherwise from it
     └── PartBug         a part of the program failed on a valid config: carries its traceback
 
 The command line prints them as one line and exits with 2; a PartBug with its traceback, and 1.
@@ -29,6 +30,10 @@ class StudyError(AutomlError):
 
 class OptionError(AutomlError):
     """Which option, what was given, what would be right."""
+
+
+class ExportError(AutomlError):
+    """Which format, and the operator it lacks or how far its answers are off."""
 
 
 class PartBug(AutomlError):

@@ -18,9 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from automl.data import Metric
+from automl.exports.verified import Exported
 from automl.holes import Choice, Hole
-from automl.results.leaderboard import Row, measures
+from automl.results.leaderboard import Row, measures, trained_again
 from automl.searching.driver import Closed, Paused, Trained
+from automl.searching.finals import Retrained
 from automl.searching.run import Finished, Opened, Told
 from automl.size import Size
 from automl.space import Space
@@ -68,6 +70,8 @@ class Screen:
                 self.bar.update(self.task, now="   ".join(self.under_way.values()))
             case Paused():
                 self.under_way.pop(event.trial, None)
+            case Retrained():
+                self._again(event)
             case Closed():
                 self.under_way.pop(event.row.trial, None)
                 self._close(event)
@@ -159,13 +163,22 @@ class Screen:
             self.line(f"forecast: {told.trials} trials, {left}", "dim")
             self.forecast_told = True
 
+    def _again(self, event: Retrained) -> None:
+        training = event.training
+        if event.done == 1:
+            what = "on the validation split too" if training.whole else "from fresh seeds"
+            self.line(f"trained again {what}: {event.of} trainings", "dim")
+        score = event.reason if event.score is None else f"{event.score:.4f}"
+        told = f"trial {training.trial} seed {training.config.seed} {score}"
+        self.bar.update(self.task, left="", now=f"{event.done} of {event.of} again   {told}")
+
     def _finish(self, event: Finished) -> None:
         study, metric = event.study, event.study.task.metric
         rows = study.leaderboard
         if self.as_json:
             print(json.dumps(result(event, rows)))
             return
-        if event.test is None or self.opened is None:
+        if event.metrics is None or self.opened is None:
             print("no trial was scored; the same command goes on")
             return
         print()
@@ -174,21 +187,59 @@ class Screen:
         counts = Counter(row.state for row in rows)
         told = ", ".join(f"{number} {state}" for state, number in counts.most_common())
         print(f"\n{len(rows)} trials in {duration(event.seconds)}: {told}")
-        best = study.best
-        valid, chance = best.metrics["valid"][metric.name], best.metrics["chance"][metric.name]
-        size = best.metrics["test_examples"]
-        print(f"test {metric.name} {event.test[metric.name]:.4f} on {size:,} examples"
-              f" (validation {valid:.4f}, baseline there {self.opened.baseline[1]:.4f},"
-              f" chance {chance:.4f})")  # fmt: skip
-        if not metric.beyond(valid, chance, best.metrics["valid_examples"]):
-            print("warning: the best model is no better than chance; do not use it")
+        best = event.metrics
+        valid = best["valid"][metric.name]
+        print(*answer(best), sep="\n")
+        if "warning" in best:
+            print(f"warning: the best model is {best['warning']}; do not use it")
         elif not metric.better(valid, self.opened.baseline[1]):
             print(f"warning: {self.opened.baseline[0]} does as well; more trials or data may help")
         if any(row.state == "paused" for row in rows):
             print(f"time is up; this goes on from here: {self.command}")
+        if event.metrics.get("ensemble"):
+            print(f"several models together, which are more exact: {study.path / 'ensemble'}")
         if front:
             print(f"those above, trained and not tested: {study.path / 'front'}")
         print(f"saved in {study.path / 'best'}\n\n{loading(study.path)}")
+
+
+def answer(best: dict[str, Any]) -> list[str]:
+    """What metrics.json tells of the best model, in a few lines."""
+    name = best["metric"]
+    told = []
+    if best["finalists"]:
+        first = best["finalists"][0]
+        seen, mean, seeds = first["search"], first["mean"], len(first["seeds"])
+        luck = (seen - mean) * (1 if best["higher_is_better"] else -1)
+        spread = "" if first["spread"] is None else f" ± {first['spread']:.4f}"
+        told.append(
+            f"trial {first['trial']}: {name} {seen:.4f} in the search, {mean:.4f}{spread} trained"
+            f" again from {seeds} seed{'s' if seeds > 1 else ''}"
+            + (f"; {luck:.4f} of it was luck" if f"{luck:.4f}" > "0.0000" else "")
+        )
+    low, high = best["test_interval"]
+    told.append(
+        f"test {name} {best['test'][name]:.4f} (95 % sure: {low:.4f} to {high:.4f})"
+        f" on {best['test_examples']:,} examples"
+    )
+    told.append(
+        f"validation {best['valid'][name]:.4f}, by {best['baseline']['name']}"
+        f" {best['baseline'][name]:.4f}, by chance {best['chance'][name]:.4f}"
+    )
+    trained, loaded = best["proof"]["trained"], best["proof"]["loaded"]
+    if loaded is None:
+        told.append("warning: a new process could not load the model; see workers.log")
+    else:
+        same = "the same" if f"{loaded:.4f}" == f"{trained:.4f}" else "NOT THE SAME"
+        told.append(f"as trained {trained:.4f}, loaded again by a new process {loaded:.4f}: {same}")
+    if joined := best.get("ensemble"):
+        score, gain = joined["test"][name], joined["gain"]
+        slower = joined["latency_ms"]["1"] / best["latency_ms"]["1"]
+        told.append(
+            f"ensemble of {len(joined['members'])} models: test {name} {score:.4f}, {gain:+.4f} in"
+            f" validation, {slower:.1f} times as slow, {joined['size_mb']:.3g} MB"
+        )
+    return told
 
 
 SHOWN = {"macs": "MACs", "latency_ms": "ms"}  # second goals with a column in place of params
@@ -212,8 +263,8 @@ def result(event: Finished, rows: list[Row]) -> dict[str, Any]:
         "seconds": round(event.seconds, 1),
         "trials": len(rows),
         "states": dict(Counter(row.state for row in rows)),
-        "best": event.study.best.metrics if event.test else None,
-        "test": event.test,
+        "best": event.metrics,
+        "test": event.metrics["test"] if event.metrics else None,
         "leaderboard": [asdict(row) for row in rows],
     }
 
@@ -222,7 +273,9 @@ def table(rows: list[Row], metric: Metric) -> None:
     """The leaderboard, on standard output; what is on the front has a star."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     known = {k: v for k, v in measures(rows).items() if k in ("macs", "latency_ms")}
-    columns = "rank", "trial", metric.name, "epochs", "params", *known.values(), "time", "state"
+    again = ["trained again"] if any(row.seeds for row in rows) else []
+    columns = ["rank", "trial", metric.name, *again, "epochs", "params", *known.values()]
+    columns += ["time", "state"]
     for column in columns:
         shown.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
     shown.add_column("what it is", overflow="fold")
@@ -231,6 +284,7 @@ def table(rows: list[Row], metric: Metric) -> None:
             f"{'* ' if row.front else ''}{row.rank}",
             str(row.trial),
             "-" if row.score is None else f"{row.score:.4f}",
+            *(trained_again(row) for _ in again),
             str(row.epochs),
             measured(row.params),
             *(measured(getattr(row, name)) for name in known),
@@ -240,6 +294,29 @@ def table(rows: list[Row], metric: Metric) -> None:
         )
     wide = None if sys.stdout.isatty() else 160
     Console(highlight=False, width=wide, markup=False).print(shown)
+
+
+def exported(told: Exported) -> None:
+    """A file beside the artifact, and what the proof found."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("", "MB", "params", "MACs", *(f"ms for {n}" for n in told.latency_ms[0])):
+        shown.add_column(column, justify="right" if column else "left", no_wrap=True)
+    names = "artifact", f"{told.format} {told.precision}"
+    for name, mb, taken in zip(names, told.mb, told.latency_ms, strict=True):
+        cost = measured(told.size.params), measured(told.size.macs)
+        shown.add_row(name, measured(mb), *cost, *map(measured, taken.values()))
+    Console(highlight=False, markup=False).print(shown)
+    found = told.compared
+    equal = (
+        f"{round(found.equal * found.answers):,} of {found.answers:,} validation answers are equal"
+    )
+    print(f"\n{equal}, probabilities differ by {found.difference:.1e} at most")
+    if told.texts:
+        print(
+            "the tokenizer inside makes the same tokens of {:,} of {:,} texts".format(*told.texts)
+        )
+    print(f"validation {told.metric} {found.score:.4f} (artifact {found.was:.4f})")
+    print(f"saved in {told.file}")
 
 
 def knobs(space: Space, sizes: list[Size]) -> str:

@@ -159,9 +159,9 @@ def deliver(study: Study, labels: list[str], **more: Any) -> None:
         "test_examples": 359,
         "data": data.fingerprint,
     } | more
-    artifact.write(
-        study.path / "best", config, model.state_dict(), inputs, labels, metrics, "a card"
-    )
+    with artifact.replaced(study.path / "best") as folder:
+        artifact.write(folder, config, model.state_dict(), inputs, labels)
+        artifact.describe(folder, metrics, "a card")
 
 
 def whole(labels: list[str], text: str = "cnn") -> dict[str, Any]:
@@ -203,8 +203,8 @@ def whole(labels: list[str], text: str = "cnn") -> dict[str, Any]:
         "proof": {"trained": 0.9861, "loaded": 0.9861},
         "ensemble": {"members": [{"trial": 0, "seed": 1, "weight": 0.75},
                                  {"trial": 9, "seed": 2, "weight": 0.25}],
-                     "valid": {"accuracy": 0.99}, "test": None, "gain": 0.0041,
-                     "latency_ms": 0.4, "size_mb": 0.09},
+                     "valid": {"accuracy": 0.99}, "test": {"accuracy": 0.98}, "gain": 0.0041,
+                     "latency_ms": {"1": 0.4, "64": 3.0}, "size_mb": 0.09},
         "environment": {"device": "CPU", "cores": 2},
         "warning": None,
     }  # fmt: skip
@@ -232,7 +232,15 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """A real search, with its report."""
     place = tmp_path_factory.mktemp("studies")
-    study = search(Space.parse(DIGITS), name="digits", studies=place, trials=4, workers=1)
+    study = search(
+        Space.parse(DIGITS),
+        name="digits",
+        studies=place,
+        trials=4,
+        workers=1,
+        finalists=2,
+        seeds=2,
+    )
     study.report(study.task.load(None))
     return study
 
@@ -265,6 +273,7 @@ def opened(browser: Browser, file: Path, width: int = 1280, scheme: str = "light
         color_scheme=scheme,  # type: ignore[arg-type]
         has_touch=phone,
         is_mobile=phone,
+        offline=True,
     )
     shown = context.new_page()
     said: list[str] = []
@@ -364,11 +373,11 @@ def test_the_first_screen_says_how_good_the_model_is(digits: Study) -> None:
 
 
 def test_the_page_has_what_the_study_has(digits: Study, thousand: Study) -> None:
-    small = ["progress", "curves", "slices", "parallel", "costs", "classes", "mistakes"]
-    small += ["config", "use", "again"]
-    found = sections(text_of(digits))
-    assert [name for name in found if name != "endings"] == [*small, "data"]
-    more = ["importance", "finalists", "calibration", "ensemble", "endings"]
+    small = ["progress", "curves", "slices", "parallel", "costs", "finalists", "classes"]
+    small += ["mistakes", "calibration", "config", "use", "again"]
+    found, may = sections(text_of(digits)), ("endings", "ensemble")
+    assert [name for name in found if name not in may] == [*small, "data"]
+    more = ["importance", "ensemble", "endings"]
     assert sorted(sections(text_of(thousand))) == sorted([*small, *more, "data"])
     for study in (digits, thousand):
         page = text_of(study)
@@ -559,7 +568,9 @@ def test_texts_stand_where_models_of_texts_err(tmp_path: Path) -> None:
         "optimizer: {name: adamw, lr: {float: [1e-4, 1e-3]}}\ntrain: {epochs: 1}"
     )
     data = tmp_path / "t.csv"
-    study = search(space, name="texts", studies=tmp_path, trials=2, data=data, workers=1)
+    study = search(
+        space, name="texts", studies=tmp_path, trials=2, data=data, workers=1, finalists=0
+    )
     study.report(study.task.load(data))
     page = text_of(study)
     assert "<blockquote>" in page[page.index('id="mistakes"') :]
@@ -574,7 +585,9 @@ def test_prose_is_a_sample_of_text_instead_of_mistakes(tmp_path: Path) -> None:
         "optimizer: {name: adamw, lr: {float: [1e-3, 1e-2]}}\ntrain: {epochs: 2}"
     )
     data = tmp_path / "text.txt"
-    study = search(space, name="prose", studies=tmp_path, trials=2, data=data, workers=1)
+    study = search(
+        space, name="prose", studies=tmp_path, trials=2, data=data, workers=1, finalists=0
+    )
     study.report(study.task.load(data))
     page = text_of(study)
     assert "writes" in sections(page)

@@ -45,6 +45,7 @@ class Job:
     until: int
     saves: list[int] = field(default_factory=list)  # epochs after which a checkpoint is a must
     timed: bool = False  # whether to tell Measured first
+    whole: bool = False  # whether to train on the validation split too
 
 
 @dataclass(frozen=True)

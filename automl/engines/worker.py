@@ -6,6 +6,7 @@ Whatever a part prints goes to the log, never between the events. A worker whose
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import queue
 import signal
@@ -104,10 +105,18 @@ def work(job: Job, data: Data, device: torch.device, memory: Memory) -> Iterator
     if job.timed:
         yield timed(config, data, device)
     memory.restart()
+    if job.whole:
+        data = whole(data)
     for epoch in train(
         config, data, device=device, checkpoint=checkpoint, until=job.until, saves=job.saves
     ):
         yield replace(epoch, memory_mb=memory.peak_mb())
+
+
+@functools.cache
+def whole(data: Data) -> Data:
+    """One for all jobs: it goes to the device once."""
+    return data.whole()
 
 
 def timed(config: Config, data: Data, device: torch.device) -> Measured:

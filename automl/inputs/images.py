@@ -60,6 +60,19 @@ class Images(Inputs):
     def example(self, count: int) -> Tensor:
         return torch.empty(count, *self.shape)
 
+    def recipe(self) -> dict[str, Any]:
+        channels, height, width = self.shape
+        mode = "L" if channels == 1 else "RGB"
+        return {
+            "dtype": "uint8",
+            "shape": ["N", channels, height, width],
+            "how": f"Pillow: ImageOps.exif_transpose(image).convert({mode!r}), resized to "
+            f"{(width, height)} by Image.Resampling.BILINEAR if of another size, channels first",
+            "then": "x = (x - 255 * mean) / (255 * std), channel by channel",
+            "mean": self.mean,
+            "std": self.std,
+        }
+
     @property
     def floats(self) -> int:
         return math.prod(self.shape)

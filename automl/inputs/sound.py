@@ -93,6 +93,22 @@ class Spectrograms(Images):
         scaled = ((self.loudness(x) - mean) / std).unsqueeze(1)
         return scaled.contiguous(memory_format=torch.channels_last)
 
+    def recipe(self) -> dict[str, Any]:
+        return {
+            "dtype": "int16",
+            "shape": ["N", self.samples],
+            "how": f"mono, {self.rate} samples a second, 32768 for 1.0; the loudest part of "
+            f"{self.samples} samples, or silence behind what is shorter",
+            "then": f"power |STFT|^2 of x / 32768: Hann window of {self.window} in "
+            f"{_bins(self.window)} places, every {self.hop}, centred, with zeros around; "
+            f"over the sum of the window's squares; {self.shape[1]} triangles of weight 1 on HTK's "
+            f"mel scale from 0 Hz up, none narrower than one bin; log(bands + {QUIET}); "
+            "(x - mean) / std, band by band, as (N, 1, bands, frames)",
+            "rate": self.rate,
+            "mean": self.mean,
+            "std": self.std,
+        }
+
     @property
     def floats(self) -> int:
         """The spectrum before bands are made of it is the largest there is."""

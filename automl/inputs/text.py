@@ -17,7 +17,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -120,8 +120,36 @@ class Tokens(Inputs):
     def facts(self) -> dict[str, Any]:
         return {"size": self.size, "length": self.length, "causal": self.causal}
 
+    def recipe(self) -> dict[str, Any]:
+        what = "last" if self.causal else "first"
+        return {
+            "dtype": "int64",
+            "shape": ["N", "T"],
+            "how": "tokenizers: Tokenizer.from_str(tokenizer.json).encode_batch(texts) keeps the "
+            f" {what} {self.length} tokens of a text and writes 0 behind shorter ones",
+        }
+
     def files(self) -> dict[str, str]:
-        return {"tokenizer.json": self.tokenizer.to_str(pretty=True) + "\n"}
+        """The tokenizer as anyone may use it on whole texts: it cuts and pads them, too."""
+        alone = Tokenizer.from_str(self.tokenizer.to_str())
+        alone.enable_truncation(self.length, direction="left" if self.causal else "right")
+        alone.enable_padding(pad_id=PAD, pad_token=SPECIAL[PAD])
+        return {"tokenizer.json": alone.to_str(pretty=True) + "\n"}
+
+    def alike(self, x: Rows) -> tuple[int, int]:
+        """Texts, as a task gives them, of which tokenizer.json alone makes our tokens; of how many.
+
+        A text to go on with counts as texts of 1,000 characters.
+        """
+        texts = unpack(x)
+        if self.causal:
+            texts = [texts[0][i : i + 1000] for i in range(0, len(texts[0]), 1000)]
+        alone = Tokenizer.from_str(self.files()["tokenizer.json"])
+        alone.no_padding()
+        alone.no_truncation()
+        theirs = (found.ids for found in alone.encode_batch_fast(texts))
+        ours = (list(chain(*self.tokenize(PIECE.findall(text)))) for text in texts)
+        return sum(a == b for a, b in zip(ours, theirs, strict=True)), len(texts)
 
     def encode(self, split: Split) -> Split:
         """Tokens, at most `length` of each text; of one to go on with, all."""
@@ -260,7 +288,12 @@ class Words(TextInput):
     def tokenizer(self, tokens: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
         made = Tokenizer(models.WordLevel(tokens, unk_token=SPECIAL[UNKNOWN]))
         made.normalizer = self._normal
-        made.pre_tokenizer = pre_tokenizers.Split(Regex(PIECE.pattern), "isolated")
+        made.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(PIECE.pattern), "isolated"),
+                pre_tokenizers.Split(Regex(r"\s"), "removed"),  # which pieces have lost before
+            ]
+        )
         return made
 
     @property

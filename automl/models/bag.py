@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from automl.config import Model
 from automl.data import Inputs
@@ -30,6 +32,8 @@ class Net(nn.Module):
         self.head = nn.Linear(bag.width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():  # where lengths are free, the longest n-gram must fit
+            x = F.pad(x, (0, self.longest - 1))
         mask = x != 0
         total, number, hashed = self.embedding(x).sum(1), mask.sum(1), x
         for n in range(2, self.longest + 1):

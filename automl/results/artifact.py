@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -26,8 +27,9 @@ from automl.config import Config, Strict, dotted, problems
 from automl.data import Inputs, Split
 from automl.errors import DataError, OptionError
 from automl.results.generation import Draw, written
+from automl.results.judgement import Judgement, judge
 from automl.space import Space
-from automl.training.loop import evaluate, predict
+from automl.training.loop import predict
 
 FILES = {"config.yaml", "model.safetensors", "metrics.json", "card.md", "tokenizer.json"}
 LARGEST = 2**25  # bytes of a text beside the weights
@@ -38,6 +40,7 @@ class Header(Strict):
 
     inputs: dict[str, Any]  # checked by the config's input part
     labels: list[str] = Field(max_length=100_000)
+    temperature: float = Field(1.0, gt=0, le=1000)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -63,6 +66,7 @@ class Artifact:
     labels: tuple[str, ...]
     metrics: dict[str, Any]
     path: Path | None = None
+    temperature: float = 1.0  # that logits are divided by, so that probabilities come true
 
     def predict(self, raw: Any) -> list[Prediction]:
         """One prediction for each example in `raw`, which is one or many.
@@ -70,21 +74,17 @@ class Artifact:
         Images and sounds are paths or arrays, texts are texts; see `read` of the model's `inputs`.
         Raises DataError for what is none of these, and for a model that continues text.
         """
+        return predictions(self.probabilities(raw), self.labels)
+
+    def probabilities(self, raw: Any) -> Tensor:
+        """(N, K) for the same, on the CPU."""
         if not self.labels:
             raise DataError(f"{self.path}: continues text and has no classes; use generate")
-        told: dict[int, Prediction] = {}
-        for index, logits, _ in predict(self.model, self._read(raw), self.inputs):
-            answers = map(self._prediction, logits.softmax(1))
-            told |= dict(zip(index.tolist(), answers, strict=True))
-        return [told[number] for number in range(len(told))]
-
-    def _read(self, raw: Any) -> Split:
-        return self.inputs.read(raw).to(self.device)
-
-    def _prediction(self, shares: Tensor) -> Prediction:
-        probabilities = dict(zip(self.labels, shares.tolist(), strict=True))
-        label = max(probabilities, key=lambda name: probabilities[name])
-        return Prediction(label, probabilities[label], probabilities)
+        split = self.inputs.read(raw).to(self.device)
+        found = torch.empty(len(split), len(self.labels))
+        for index, logits, _ in predict(self.model, split, self.inputs):
+            found[index.cpu()] = (logits / self.temperature).softmax(1).cpu()
+        return found
 
     def generate(
         self,
@@ -135,40 +135,84 @@ class Artifact:
 
     def evaluate(self, split: Split) -> dict[str, float]:
         """Loss and metrics of its task over a split as the task gives it."""
+        return self.judge(split).scores
+
+    def judge(self, split: Split) -> Judgement:
+        """The same with all answers, and how sure one can be of the scores."""
         encoded = self.inputs.encode(split).to(self.device)
-        return evaluate(self.model, encoded, self.inputs, self.config.task)
+        return judge(self.model, encoded, self.inputs, self.config.task, self.temperature)
 
     @property
     def params(self) -> int:
         return sum(weight.numel() for weight in self.model.parameters())
 
 
-def write(
-    path: Path,
-    config: Config,
-    weights: dict[str, Tensor],
-    inputs: Inputs,
-    labels: Sequence[str],
-    metrics: dict[str, Any],
-    card: str,
-) -> None:
-    """The folder, whole or not at all; one that was there before is replaced."""
+def predictions(probabilities: Tensor, labels: Sequence[str]) -> list[Prediction]:
+    told = []
+    for row in probabilities.tolist():
+        shares = dict(zip(labels, row, strict=True))
+        label = max(shares, key=lambda name: shares[name])
+        told.append(Prediction(label, shares[label], shares))
+    return told
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A folder to fill that takes the place of `path` when it is whole, and not before."""
     fresh, stale = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
     for folder in (fresh, stale):
         shutil.rmtree(folder, ignore_errors=True)
     fresh.mkdir(parents=True)
-    header = Header(inputs=inputs.facts(), labels=list(labels))
-    whole = {name: weight.clone().contiguous() for name, weight in weights.items()}  # none shared
-    (fresh / "model.safetensors").write_bytes(save(whole, {"automl": header.model_dump_json()}))
-    for name, content in inputs.files().items():
-        (fresh / name).write_text(content, encoding="utf-8")
-    (fresh / "config.yaml").write_text(yaml.safe_dump(config.dump(), sort_keys=False))
-    (fresh / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    (fresh / "card.md").write_text(card)
+    yield fresh
     if path.exists():
         os.replace(path, stale)
     os.replace(fresh, path)
     shutil.rmtree(stale, ignore_errors=True)
+
+
+def write(
+    folder: Path,
+    config: Config,
+    weights: dict[str, Tensor],
+    inputs: Inputs,
+    labels: Sequence[str],
+    temperature: float = 1.0,
+) -> None:
+    """Into an empty folder. What is known of the model comes beside it, see `describe`."""
+    header = Header(inputs=inputs.facts(), labels=list(labels), temperature=temperature)
+    whole = {name: weight.clone().contiguous() for name, weight in weights.items()}  # none shared
+    (folder / "model.safetensors").write_bytes(save(whole, {"automl": header.model_dump_json()}))
+    for name, content in inputs.files().items():
+        (folder / name).write_text(content, encoding="utf-8")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config.dump(), sort_keys=False))
+
+
+def describe(folder: Path, metrics: dict[str, Any], card: str) -> None:
+    """What is known of a model, for machines and for people."""
+    note(folder, metrics)
+    _put(folder / "card.md", card)
+
+
+def note(folder: Path, metrics: dict[str, Any]) -> None:
+    _put(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+
+
+def _put(file: Path, text: str) -> None:
+    """Whole or not at all."""
+    fresh = file.with_name(file.name + ".new")
+    fresh.write_text(text, encoding="utf-8")
+    os.replace(fresh, file)
+
+
+def noted(folder: Path) -> dict[str, Any]:
+    """What metrics.json holds. Raises DataError."""
+    try:
+        metrics = json.loads(beside(folder / "metrics.json"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{folder}: cannot be read as a model: {error}") from error
+    if not isinstance(metrics, dict):
+        raise DataError(f"{folder / 'metrics.json'}: want a mapping of scores")
+    return metrics
 
 
 def beside(file: Path) -> str:
@@ -205,9 +249,6 @@ def load(path: Path | str, *, device: str = "cpu") -> Artifact:
             if state[name].dtype != weight.dtype:
                 told = f"{name!r} holds {state[name].dtype}; want {weight.dtype}"
                 raise DataError(f"{file}: {told}")
-        metrics = json.loads((path / "metrics.json").read_text())
-        if not isinstance(metrics, dict):
-            raise DataError(f"{path / 'metrics.json'}: want a mapping of scores")
     except ValidationError as error:
         place, message = problems(error)[0]
         raise DataError(f"{file}: no model of automl: {dotted(place)}: {message}") from error
@@ -216,4 +257,5 @@ def load(path: Path | str, *, device: str = "cpu") -> Artifact:
     model.load_state_dict(state, assign=True)
     model.eval().requires_grad_(False)
     model.to(device)
-    return Artifact(config, model, inputs, tuple(header.labels), metrics, path)
+    labels = tuple(header.labels)
+    return Artifact(config, model, inputs, labels, noted(path), path, header.temperature)

@@ -1,23 +1,49 @@
-"""The best model so far as a folder to take away, tested once when all is over."""
+"""The best model as a folder to take away, tested once when all is over."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from automl.config import Config
 from automl.data import Data, Epoch, Split
-from automl.errors import OptionError, StudyError
-from automl.results import artifact, card
-from automl.results.artifact import FILES
+from automl.errors import DataError, OptionError, StudyError
+from automl.results import artifact, card, ensemble
+from automl.results.artifact import FILES, Artifact
+from automl.results.ensemble import Ensemble, Gain
+from automl.results.judgement import Judgement, judged, temperature
 from automl.space import measure
 from automl.training import checkpoint, train
+from automl.training.cost import latency_ms
+
+BATCHES = 1, 64  # that latencies are measured at
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A config and the checkpoint that its training lies in."""
+
+    trial: int | None  # of the study that it comes from
+    config: Config
+    file: Path
+    whole: bool = False  # on the validation split too
+
+    @property
+    def key(self) -> tuple[int | None, int]:
+        return self.trial, self.config.seed
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the checkpoint holds. Raises StudyError."""
+        state = checkpoint.load(self.file)
+        if state is None:
+            raise StudyError(f"{self.file}: no checkpoint that can be read")
+        return state
 
 
 @dataclass(frozen=True)
@@ -30,32 +56,65 @@ class Delivery:
     baseline: tuple[str, float]
 
     @property
-    def exists(self) -> bool:
-        return self.folder.is_dir()
+    def metrics(self) -> dict[str, Any]:
+        """What is known of the model in the folder; nothing where there is none."""
+        try:
+            return artifact.noted(self.folder) if self.folder.is_dir() else {}
+        except DataError:
+            return {}
 
-    @property
-    def trial(self) -> int | None:
-        """The trial whose model is in the folder."""
-        found: int | None = artifact.load(self.folder).metrics.get("trial") if self.exists else None
-        return found
+    def holds(self, made: Training, finalists: Sequence[dict[str, Any]] = ()) -> bool:
+        """Whether the folder has this very model with these finalists, tested."""
+        told = self.metrics
+        same = (told.get("trial"), told.get("seed"), told.get("refit"))
+        listed = told.get("finalists", []) == list(finalists)
+        return same == (*made.key, made.whole) and listed and told.get("test") is not None
 
-    def write(self, config: Config, file: Path, *, trial: int | None = None) -> None:
-        """The weights in a checkpoint, with their scores. Raises StudyError without one."""
-        state = checkpoint.load(file)
-        if state is None:
-            raise StudyError(f"{file}: no checkpoint that can be read")
+    def write(self, made: Training, validated: Training | None = None, **more: Any) -> None:
+        """The weights in a checkpoint, with their scores. Raises StudyError without one.
+
+        `validated` is the same training without the validation split, which tells the scores of
+        one that has seen it. `more` goes to metrics.json.
+        """
+        config, state = made.config, made.state
+        told = validated.state if validated else state
         weights = state["model"] if state["averaged"] is None else state["averaged"]
-        last = state["history"][-1]
+        inputs = config.input.fit(self.data.whole() if made.whole else self.data)
+        heat, judgement = self._validated(config, told)
+        metrics = self._facts(made, judgement, told) | more
+        trained = state["history"][-1]["metrics"][config.task.metric.name]
+        metrics["proof"] = {"trained": trained, "loaded": None}
+        with artifact.replaced(self.folder) as fresh:
+            artifact.write(fresh, config, weights, inputs, self.data.labels, heat)
+            metrics["size_mb"] = round((fresh / "model.safetensors").stat().st_size / 2**20, 3)
+            artifact.describe(fresh, metrics, card.text(config, metrics))
+
+    def _validated(self, config: Config, state: dict[str, Any]) -> tuple[float, Judgement | None]:
+        logits, y = state.get("logits"), self.data.valid.y
+        if logits is None:  # not at its end yet, or no classes
+            return 1.0, None
+        heat = temperature(logits, y)
+        return heat, judged(logits, y, config.task, heat)
+
+    def _facts(
+        self, made: Training, judgement: Judgement | None, state: dict[str, Any]
+    ) -> dict[str, Any]:
+        config, last = made.config, state["history"][-1]
         name = config.task.metric.name
-        inputs = config.input.fit(self.data)
         chance, score = config.task.chance(self.data)
-        metrics: dict[str, Any] = {
+        inputs = config.input.fit(self.data)
+        size = measure(config, inputs, len(self.data.labels))
+        told: dict[str, Any] = {
             "name": self.name,
-            "trial": trial,
+            "trial": made.trial,
+            "seed": config.seed,
+            "refit": made.whole,
             "epochs": last["number"],
-            "params": measure(config, inputs, len(self.data.labels)).params,
+            "params": size.params,
+            "macs": size.macs,
             "metric": name,
-            "valid": last["metrics"],
+            "higher_is_better": config.task.metric.higher_is_better,
+            "valid": judgement.scores if judgement else last["metrics"],
             "test": None,
             "chance": {"name": chance, name: score},
             "baseline": {"name": self.baseline[0], name: self.baseline[1]},
@@ -63,25 +122,115 @@ class Delivery:
             "valid_examples": len(self.data.valid),
             "data": self.data.fingerprint,
         }
-        told = card.text(config, metrics)
-        artifact.write(self.folder, config, weights, inputs, self.data.labels, metrics, told)
-
-    def test(self, split: Split) -> dict[str, float]:
-        """The sealed split, with the model as it is on disk. No model is tested twice."""
-        model = artifact.load(self.folder)
-        if model.metrics["test"] is None:
-            model.metrics["test"] = model.evaluate(split)
-            model.metrics["test_examples"] = len(split)
-            texts = {
-                "metrics.json": json.dumps(model.metrics, indent=2) + "\n",
-                "card.md": card.text(model.config, model.metrics),
+        if judgement:
+            told["valid_interval"] = [judgement.interval.low, judgement.interval.high]
+            before = judged(state["logits"], self.data.valid.y, config.task)
+            told["calibration"] = {
+                "temperature": temperature(state["logits"], self.data.valid.y),
+                "ece_before": before.calibration_error,
+                "ece_after": judgement.calibration_error,
+                "bins": judgement.bins(),
             }
-            for name, text in texts.items():
-                fresh = self.folder / f"{name}.new"
-                fresh.write_text(text, encoding="utf-8")
-                os.replace(fresh, self.folder / name)
-        tested: dict[str, float] = model.metrics["test"]
-        return tested
+        if not config.task.metric.beyond(last["metrics"][name], score, len(self.data.valid)):
+            told["warning"] = "no better than chance"
+        return told
+
+    def test(self, split: Split, device: torch.device) -> None:
+        """Open the sealed split for the model as it is on disk. No model is tested twice."""
+        model = artifact.load(self.folder, device=str(device))
+        if model.metrics["test"] is None:
+            told = tested(model.judge(split), model.labels)
+            self.note(latency_ms=latencies(model), test_examples=len(split), **told)
+
+    def note(self, **more: Any) -> None:
+        """What else is known of the model in the folder, into metrics.json and the card."""
+        model = artifact.load(self.folder)
+        metrics = model.metrics | more
+        artifact.describe(self.folder, metrics, card.text(model.config, metrics))
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Models that answer together, each by its checkpoint."""
+
+    members: Sequence[tuple[Training, Training, float]]  # made, validated, share of 1
+    gain: Gain
+
+    def write(self, delivery: Delivery, split: Split, device: torch.device) -> dict[str, Any]:
+        """The folder, whole or not at all, with its one test; what is known of it."""
+        data, told = delivery.data, [validated.state["logits"] for _, validated, _ in self.members]
+        calm = [(logits / temperature(logits, data.valid.y)).softmax(1) for logits in told]
+        shares = [share for _, _, share in self.members]
+        task = self.members[0][0].config.task
+        valid = judged(ensemble.mean(calm, shares).clamp_min(1e-12).log(), data.valid.y, task)
+        weights = ensemble.Weights(members={str(n): share for n, share in enumerate(shares)})
+        with artifact.replaced(delivery.folder) as fresh:
+            for number, (made, validated, _) in enumerate(self.members):
+                replace(delivery, folder=fresh / str(number)).write(made, validated)
+            (fresh / "ensemble.json").write_text(weights.model_dump_json(indent=1) + "\n")
+            artifact.note(fresh, {})
+            model = ensemble.load(fresh, device=str(device))
+            metrics: dict[str, Any] = {
+                "name": delivery.name,
+                "members": [
+                    {"trial": made.trial, "seed": made.config.seed, "weight": share}
+                    for made, _, share in self.members
+                ],
+                "metric": task.metric.name,
+                "valid": valid.scores,
+                "gain": self.gain.score,
+                "gain_nats": self.gain.nats,
+                **tested(model.judge(split), model.labels),
+                "params": model.params,
+                "size_mb": round(sum(f.stat().st_size for f in fresh.rglob("*.*")) / 2**20, 3),
+                "latency_ms": latencies(model),
+            }
+            artifact.note(fresh, metrics)
+        return metrics
+
+
+def tested(judgement: Judgement, labels: Sequence[str]) -> dict[str, Any]:
+    """What a test tells, as metrics.json holds it."""
+    told: dict[str, Any] = {
+        "test": judgement.scores,
+        "test_interval": [judgement.interval.low, judgement.interval.high],
+        "test_interval_by": judgement.interval.by,
+    }
+    if judgement.logits is None:
+        return told
+    return told | {
+        "classes": judgement.classes(labels),
+        "confusion": judgement.confusion.tolist(),
+        "test_ece": judgement.calibration_error,
+    }
+
+
+def latencies(model: Artifact | Ensemble) -> dict[str, float]:
+    """Milliseconds for one example and for 64, on the device it lies on."""
+    members = model.members if isinstance(model, Ensemble) else (model,)
+    return {
+        str(count): round(sum(latency_ms(m.model, m.inputs, count, m.device) for m in members), 4)
+        for count in BATCHES
+    }
+
+
+def choose(
+    single: Training, others: Sequence[Training], data: Data
+) -> tuple[dict[Training, float], Gain | None]:
+    """Members of an ensemble and their shares; none where one model does as well."""
+    told: dict[Training, Tensor] = {}
+    for training in others:
+        state = checkpoint.load(training.file) or {}
+        if (logits := state.get("logits")) is not None:
+            told[training] = (logits / temperature(logits, data.valid.y)).softmax(1)
+    if single not in told or len(told) < 2 or len(data.valid) < ensemble.FEWEST:
+        return {}, None
+    known, y = list(told), data.valid.y
+    shares = ensemble.chosen(list(told.values()), y)
+    gained = ensemble.gain(list(told.values()), y, told[single], single.config.task)
+    if len(shares) < 2 or not gained.worth:
+        return {}, gained
+    return {known[member]: share for member, share in shares.items()}, gained
 
 
 def fit(
@@ -97,6 +246,6 @@ def fit(
     folder.parent.mkdir(parents=True, exist_ok=True)
     yield from train(config, data, device=device, checkpoint=file)
     delivery = Delivery(folder, folder.name, data, baseline)
-    delivery.write(config, file)
-    delivery.test(config.task.test(root))
+    delivery.write(Training(None, config, file))
+    delivery.test(config.task.test(root), device)
     checkpoint.remove(file)

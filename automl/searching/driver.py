@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from automl.engines import Broken, Engine, Event, Go, Job, Lost, Measured, Ready
 from automl.errors import PartBug, SpaceError, StudyError
 from automl.holes import Draw, Float, Hole, Int
 from automl.results import leaderboard
+from automl.results.delivery import Training
 from automl.results.leaderboard import Row
 from automl.searching.ledger import Entry, Ledger
 from automl.searching.study import asked
@@ -30,7 +31,8 @@ from automl.space import Space, measure
 from automl.training import checkpoint as disk
 
 ATTEMPTS = 3  # workers a trial may lose before it is given up
-KEPT = 3  # finished trials whose weights stay on disk
+KEPT = 3  # finished trials whose weights stay on disk, whatever they take
+ROOM = 10, 2**29  # as many may stay for an ensemble, and as many bytes
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,12 @@ class Driver:
         seed: int,
         deadline: float | None = None,
         chance: float | None = None,
+        after: Callable[[list[Row]], float] = lambda rows: 0.0,
     ) -> None:
         """`deadline` is by the engine's clock; the best model is to be tested before it.
 
-        `chance` is the score of a guess: who is no better is stopped.
+        `chance` is the score of a guess: who is no better is stopped. `after` tells from the trials
+        how many seconds shall be left when the search ends.
         """
         self.study, self.space, self.engine, self.folder = study, space, engine, folder
         self.data, self.trials, self.seed, self.deadline = data, trials, seed, deadline
@@ -118,7 +122,9 @@ class Driver:
         self.paused: dict[int, Active] = {}  # by trial; the pruner may go on with them
         self.active: dict[int, Active] = {}  # by slot
         self.idle: set[int] = set()
+        self.started = False
         self.failed_starts = 0
+        self.after, self.reserved = after, 0.0
         self.busy = 0.0  # seconds of workers
         self.worked = set[int]()  # trials that they were spent on
         self.top = -math.inf  # best score of any epoch here, larger is better
@@ -163,6 +169,7 @@ class Driver:
         return not self.remaining or not to_do
 
     def start(self) -> None:
+        self.started = True
         for slot in range(self.engine.slots):
             self.engine.start(slot)
 
@@ -190,23 +197,32 @@ class Driver:
             return rows[0].trial
         return next((row.trial for row in rows if self.checkpoint(row.trial).exists()), None)
 
-    def config(self, number: int) -> Config:
-        """The config that a trial of the study trained."""
+    def config(self, number: int, more: int = 0) -> Config:
+        """The config that a trial of the study trained; with so many added to its seed."""
         values = self.study.get_trials(deepcopy=False)[number].params
-        return self.space.with_values(values).model_copy(update={"seed": self.seed})
+        seed = (self.seed + more) % 2**31
+        return self.space.with_values(values).model_copy(update={"seed": seed})
+
+    def training(self, number: int) -> Training:
+        return Training(number, self.config(number), self.checkpoint(number))
 
     def _may_ask(self) -> bool:
         return asked(self.study) < self.trials
 
     @property
     def remaining(self) -> float:
-        """Seconds until the best model must be tested; a test is taken to cost what training does.
+        """Seconds until the search must end."""
+        return max(0.0, self.ends - self.reserved - self.engine.now())
+
+    @property
+    def ends(self) -> float:
+        """When the best model must be tested; a test is taken to cost what training does.
 
         Its float32 costs more and its missing backward pass less.
         """
         if self.deadline is None:
             return math.inf
-        return max(0.0, self.deadline - self.data.sealed * self.pace / 2 - self.engine.now())
+        return self.deadline - self.data.sealed * self.pace / 2
 
     def _occupy(self, slot: int) -> Iterator[Closed]:
         """Give an idle worker the next trial. Trials that cannot be trained close on the way."""
@@ -449,6 +465,12 @@ class Driver:
         finished = [row.trial for row in rows if row.state == "finished"]
         keep = {row.trial for row in rows if row.state == "paused" or row.front}
         keep |= set(finished[:KEPT])
+        room = ROOM[1]
+        for trial in finished[KEPT : ROOM[0]]:
+            file = self.checkpoint(trial)
+            room -= file.stat().st_size if file.exists() else 0
+            if room >= 0:
+                keep.add(trial)
         if (best := self._best(rows)) is not None:
             keep.add(best)  # something to deliver if time runs out
         for folder in (self.folder / "trials").glob("*"):
@@ -459,6 +481,7 @@ class Driver:
     def _ended(self, number: int) -> Closed:
         rows = self.rows()
         self._tidy(rows)
+        self.reserved = self.after(rows)
         ended = next(row for row in rows if row.trial == number)
         finished = [row for row in rows if row.state == "finished"]
         best = finished[0] if finished else None

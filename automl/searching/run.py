@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import os
 import random
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from automl.config import Input, load_plugin
 from automl.data import Data, Inputs
 from automl.engines import Setup
 from automl.engines.local import Local, devices
 from automl.errors import OptionError, SpaceError
-from automl.results.delivery import Delivery
+from automl.results.delivery import Delivery, Joined
 from automl.searching import portfolio
 from automl.searching import study as on_disk
 from automl.searching.driver import Closed, Driver, Paused, Trained
+from automl.searching.finals import SHARE, USUAL, Finals, Rerun, Retrained, decide
 from automl.searching.study import Manifest, Study
 from automl.size import Size
 from automl.space import Space, find, measure
 from automl.training import precision
 from automl.training.cost import Memory
 
-FINISH = 3.0  # seconds of a time budget kept for the test of the best model
+FINISH = 12.0  # seconds kept for the last steps: two cores load again in 5, time six models in 6
 
 
 @dataclass(frozen=True)
@@ -55,11 +62,11 @@ class Finished:
     """The search is over."""
 
     study: Study
-    test: dict[str, float] | None  # None: the search was not over, or nothing was scored
+    metrics: dict[str, Any] | None  # as metrics.json holds them; None: nothing was scored
     seconds: float
 
 
-Told = Opened | Trained | Paused | Closed | Finished
+Told = Opened | Trained | Paused | Closed | Retrained | Finished
 
 
 def run(
@@ -76,6 +83,7 @@ def run(
     seed: int = 0,
     plugins: Sequence[Path] = (),
     start_from: str | Path | None = None,
+    finals: Finals = USUAL,
     began: float | None = None,
 ) -> Generator[Told]:
     """Search, and tell what happens. `trials` counts all of a study, those of earlier runs too.
@@ -83,6 +91,7 @@ def run(
     Nothing is written before space, data and options are checked. Raises AutomlError. `began` is
     the start of the time budget by time.monotonic(); now, if it is not given. `start_from` is a
     study, by name or folder, or the file of a portfolio: a new study tries its best configs first.
+    `finals` take their time from the end of the budget.
     """
     began = time.monotonic() if began is None else began
     if trials < 1:
@@ -91,6 +100,7 @@ def run(
         raise OptionError(f"--seed: got {seed}; want 0 to {2**31 - 1}")
     if seconds is not None and not FINISH < seconds < math.inf:
         raise OptionError(f"--time: got {seconds:g} s; want more than {FINISH:g} s")
+    finals.check()
     where = precision.pick(device)
     if space.search.max_memory_mb and not Memory.known(where):
         told = f"max_memory_mb: cannot be measured on {where} of this system"
@@ -136,6 +146,7 @@ def run(
             seed=seed,
             deadline=None if seconds is None else began + seconds - FINISH,
             chance=task.chance(loaded)[1],
+            after=lambda rows: min(SHARE * (seconds or 0.0), finals.work(rows) / len(slots)),
         )
         if not driver.over:
             driver.start()  # workers import and load while the baseline is found
@@ -158,29 +169,74 @@ def run(
             cost=space.search.cost,
         )
 
-        def deliver(number: int) -> None:
-            delivery.write(driver.config(number), driver.checkpoint(number), trial=number)
-
         for event in driver.run():
             if isinstance(event, Closed):
                 if event.is_best:
-                    deliver(event.row.trial)
+                    delivery.write(driver.training(event.row.trial))
                 on_disk.write_leaderboard(path, driver.rows(), task.metric)
             yield event
+
+        decided = None
+        if driver.best is not None:
+            decided = yield from decide(driver, Rerun(engine, loaded, driver), finals)
+            study.set_user_attr("finalists", [one.told() for one in decided.finalists])
         engine.close()  # the test needs the device
 
-        rows, best = driver.rows(), driver.best
         shutil.rmtree(path / "front", ignore_errors=True)  # another one, if the search went on
+        rows = found.leaderboard
         on_disk.write_leaderboard(path, rows, task.metric)
-        finished = any(row.state == "finished" for row in rows)
-        if best is not None and not (finished and best == delivery.trial):
-            deliver(best)  # time was up before one ended, or a crash came between
         for row in rows:
             if row.front:
-                one = Delivery(path / "front" / f"{row.trial:04d}", name, loaded, baseline)
-                one.write(driver.config(row.trial), driver.checkpoint(row.trial), trial=row.trial)
-        test = delivery.test(task.test(data)) if delivery.exists else None
-        yield Finished(found, test, time.monotonic() - began)
+                one = replace(delivery, folder=path / "front" / f"{row.trial:04d}")
+                one.write(driver.training(row.trial))
+        if decided is None:
+            yield Finished(found, None, time.monotonic() - began)
+            return
+        finalists = [one.told() for one in decided.finalists]
+        if not delivery.holds(decided.made, finalists):
+            trial = next(row for row in rows if row.trial == decided.made.trial)
+            delivery.write(
+                decided.made,
+                decided.validated,
+                finalists=finalists,
+                search={
+                    "score": trial.score,
+                    "trials": len(rows),
+                    "seconds": round(time.monotonic() - began, 1),
+                    "device_seconds": round(sum(row.seconds for row in rows), 1),
+                },
+                environment={**manifest.versions, "device": manifest.device},
+            )
+            split = task.test(data)
+            reader = stack.enter_context(loaded_again(found, data, where, plugins))
+            delivery.test(split, where)
+            shutil.rmtree(path / "ensemble", ignore_errors=True)
+            more: dict[str, Any] = {}
+            if decided.members and decided.gain:
+                joined = Joined(decided.members, decided.gain)
+                folder = replace(delivery, folder=path / "ensemble")
+                more["ensemble"] = joined.write(folder, split, where)
+            proof = delivery.metrics["proof"] | {"loaded": answer(reader)}
+            delivery.note(**more, proof=proof)
+        yield Finished(found, delivery.metrics, time.monotonic() - began)
+
+
+def loaded_again(
+    study: Study, data: Path | None, device: torch.device, plugins: Sequence[Path]
+) -> subprocess.Popen[bytes]:
+    """A new process that opens the best model and evaluates it as `automl verify` does."""
+    options = ["--studies", str(study.path.parent), "--device", str(device), "--json"]
+    options += ["--data", str(data)] if data else []
+    options += [word for plugin in plugins for word in ("--plugin", str(plugin))]
+    command = [sys.executable, "-m", "automl.cli", "verify", study.name, *options]
+    with (study.path / "workers.log").open("ab") as log:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+
+
+def answer(reader: subprocess.Popen[bytes]) -> float | None:
+    """The validation score that it found; None where it found none."""
+    out, _ = reader.communicate()
+    return float(json.loads(out)["now"]) if reader.returncode == 0 else None
 
 
 def prove(space: Space, labels: int, inputs: Callable[[Input], Inputs]) -> tuple[int, int]:
@@ -226,13 +282,18 @@ def search(
     seed: int = 0,
     plugins: Sequence[str | Path] = (),
     start_from: str | Path | None = None,
+    finalists: int = 3,
+    seeds: int = 3,
+    refit: bool = False,
 ) -> Study:
     """Search a space, given by name, by file or loaded; `automl search` without a screen.
 
     `time` is in seconds, `plugins` are files with parts of your own, for the workers must know
     them too. `start_from` is another study, by name or folder, or the file of a portfolio: a new
     study tries its best configs first. Returns the study: `.best` is the model, `.leaderboard` the
-    trials. The same call again goes on with a study that is not finished. Raises AutomlError.
+    trials. The same call again goes on with a study that is not finished. The best `finalists`
+    are trained again from so many fresh `seeds`; with `refit` what is delivered trains on the
+    validation split, too. Raises AutomlError.
     """
     files = [Path(plugin) for plugin in plugins]
     for file in files:
@@ -252,6 +313,7 @@ def search(
         seed=seed,
         plugins=files,
         start_from=start_from,
+        finals=Finals(finalists, seeds, refit),
     ):
         pass
     return Study.open(name or Path(space.source).stem, studies)

@@ -7,6 +7,8 @@ studies/NAME/space.yaml       the space as searched
              report.html      all of it as one page
              best/            the best model, see automl.load
              front/           of a search for two goals each model that may be the one to take
+             ensemble/        several models together, where that is more exact
+             finals/          checkpoints of the trainings from fresh seeds
              trials/          checkpoints of the trials under way and of the best few
              workers.log      what the parts printed
 """
@@ -244,8 +246,10 @@ class Study:
     @property
     def leaderboard(self) -> list[Row]:
         space = Space.load(self.path / "space.yaml")
-        trials = self.optuna.get_trials(deepcopy=False)
-        return leaderboard.rows(trials, space.task.metric, space.search.cost)
+        study = self.optuna
+        finalists = study.user_attrs.get("finalists", [])
+        trials = study.get_trials(deepcopy=False)
+        return leaderboard.rows(trials, space.task.metric, space.search.cost, finalists)
 
 
 def asked(study: optuna.Study) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -27,14 +28,24 @@ def latency_ms(model: nn.Module, inputs: Inputs, count: int, device: torch.devic
         x = inputs.example(count)
     was_training = model.training
     model.eval()
-    taken: list[float] = []
-    while len(taken) <= FEWEST or (len(taken) <= RUNS and sum(taken) < ENOUGH):
-        began = time.perf_counter()
+
+    def run() -> None:
         model(x)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        taken.append(time.perf_counter() - began)
+
+    taken = fastest_ms(run)
     model.train(was_training)
+    return taken
+
+
+def fastest_ms(run: Callable[[], object]) -> float:
+    """Milliseconds of the fastest of several runs."""
+    taken: list[float] = []
+    while len(taken) <= FEWEST or (len(taken) <= RUNS and sum(taken) < ENOUGH):
+        began = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - began)
     return 1000 * min(taken[1:])  # the first one warms up
 
 

@@ -25,6 +25,7 @@ from automl.training import checkpoint as disk
 from automl.training.precision import Precision
 
 UNBALANCED = 4  # times the smallest class that the largest has, for weights of themselves
+KEPT = 2**24  # logits of a validation split that a checkpoint keeps, at most: 64 MB
 SAVING = 1 / 30  # largest share of the time that may go into checkpoints
 
 
@@ -90,7 +91,9 @@ def train(
             run.optimizer.zero_grad(set_to_none=True)
             run.average(step, steps)
 
-        metrics = evaluate(run.evaluated, valid_split, inputs, config.task)
+        if number == config.train.epochs and 0 < valid_split.rows * len(data.labels) <= KEPT:
+            run.logits = torch.empty(valid_split.rows, len(data.labels), device=device)
+        metrics = evaluate(run.evaluated, valid_split, inputs, config.task, run.logits)
         train_loss = losses.item() / steps  # with the line above, the only waits for the device
         if not math.isfinite(train_loss) or not math.isfinite(metrics["loss"]):
             raise Diverged(f"loss {train_loss} in epoch {number}")
@@ -128,10 +131,25 @@ def class_weights(kind: str, data: Data, device: torch.device) -> Tensor | None:
     return (weights * counts.sum() / (weights * counts).sum()).float().to(device)
 
 
-def evaluate(model: nn.Module, split: Split, inputs: Inputs, task: Task) -> dict[str, float]:
-    """Loss and metrics over an encoded split, in float32. It lies where the model does."""
+def ended(config: Config, data: Data, file: Path) -> Epoch | None:
+    """The last epoch of such a training, if it has come to its end and lies in this checkpoint."""
+    state = disk.load(file)
+    if not state or state["of"] != Run.named(config, data):
+        return None
+    return Run.told(state)[-1] if len(state["history"]) == config.train.epochs else None
+
+
+def evaluate(
+    model: nn.Module, split: Split, inputs: Inputs, task: Task, keep: Tensor | None = None
+) -> dict[str, float]:
+    """Loss and metrics over an encoded split, in float32. It lies where the model does.
+
+    The logits of classes go to the rows of `keep` (N, K).
+    """
     sums: dict[str, Tensor] = {}
-    for _, logits, y in predict(model, split, inputs):
+    for index, logits, y in predict(model, split, inputs):
+        if keep is not None:
+            keep[index] = logits
         batch = task.tally(logits, y)
         sums = {name: sums.get(name, 0) + value for name, value in batch.items()}
     return task.scores(sums, split)
@@ -154,7 +172,7 @@ class Run:
     """All that changes while a model is trained, and therefore all that a checkpoint holds."""
 
     def __init__(self, config: Config, data: Data, inputs: Inputs, device: torch.device) -> None:
-        self.of = f"{config.model_dump_json()} {data.fingerprint}"
+        self.of = self.named(config, data)
         torch.manual_seed(config.seed)  # weights, and dropout from here on
         model = config.model.build(inputs, outputs_of(inputs, data))
         self.device, self.on_gpu = device, device.type == "cuda"
@@ -164,6 +182,16 @@ class Run:
         self.horizon = config.train.average
         self.averaged = copy.deepcopy(self.model).requires_grad_(False) if self.horizon else None
         self.history: list[Epoch] = []
+        self.logits: Tensor | None = None  # (N, K) of the validation split, at the very end
+
+    @staticmethod
+    def named(config: Config, data: Data) -> str:
+        """What tells a training from any other."""
+        return f"{config.model_dump_json()} {data.fingerprint}"
+
+    @staticmethod
+    def told(state: dict[str, Any]) -> list[Epoch]:
+        return [Epoch(**epoch) for epoch in state["history"]]
 
     @property
     def evaluated(self) -> nn.Module:
@@ -184,6 +212,7 @@ class Run:
         return {
             "of": self.of,
             "history": [asdict(epoch) for epoch in self.history],
+            "logits": self.logits,
             "model": self.model.state_dict(),
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -193,7 +222,7 @@ class Run:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.history = self.told(state)
         self.model.load_state_dict(state["model"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])

@@ -18,7 +18,6 @@ from automl.inputs.sound import Sounds
 from automl.inputs.text import unpack
 from automl.results.artifact import Artifact
 from automl.results.report.figures import clipped
-from automl.training.loop import predict
 
 SEEN = 2_000  # validation examples that are looked at: seconds on a CPU
 SHOWN = 12  # mistakes on the page
@@ -61,12 +60,8 @@ def look(model: Artifact, data: Data) -> Looked:
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randperm(len(data.valid), generator=generator)[:SEEN].sort().values
     split = data.valid[drawn]
-    encoded = model.inputs.encode(split).to(model.device)
-    shares = torch.zeros(len(drawn), len(model.labels))
-    temperature = getattr(model, "temperature", 1.0)
-    for index, logits, _ in predict(model.model, encoded, model.inputs):
-        shares[index.cpu()] = (logits.float() / temperature).softmax(1).cpu()
-    told, answers = shares.max(1)
+    judged = model.judge(split)
+    told, answers = judged.probabilities.max(1)
     wrong = (answers != split.y).nonzero().flatten()
     order = wrong[told[wrong].argsort(descending=True, stable=True)].tolist()
 
@@ -75,10 +70,8 @@ def look(model: Artifact, data: Data) -> Looked:
         label, answer = (model.labels[int(of[place])] for of in (split.y, answers))
         return Example(int(drawn[place]), label, answer, float(told[place]), **kind)
 
-    classes = len(model.labels)
-    counts = (split.y * classes + answers).bincount(minlength=classes**2).view(classes, classes)
     mistakes = list(_fitting(example(place) for place in order[:SHOWN]))
-    return Looked(len(drawn), len(wrong), example(0), mistakes, counts.tolist())
+    return Looked(len(drawn), len(wrong), example(0), mistakes, judged.confusion.tolist())
 
 
 def _fitting(found: Iterator[Example]) -> Iterator[Example]:

@@ -75,8 +75,8 @@ class Calibration(Told):
 class Proof(Told):
     """The validation score as trained, and of the folder loaded by a new process."""
 
-    trained: float
-    loaded: float
+    trained: float | None = None
+    loaded: float | None = None
 
 
 class Member(Told):
@@ -86,10 +86,10 @@ class Member(Told):
 
 class Ensemble(Told):
     members: list[Member] = []
-    valid: float | dict[str, float] | None = None
-    test: float | dict[str, float] | None = None
+    valid: dict[str, float] = {}
+    test: dict[str, float] = {}
     gain: float | None = None
-    latency_ms: float | None = None
+    latency_ms: dict[str, float] = {}
     size_mb: float | None = None
 
 

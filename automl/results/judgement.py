@@ -1,0 +1,180 @@
+"""How good answers are, and how sure one can be of that. Knows no study and no files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from automl.config import Task
+from automl.data import Inputs, Split
+from automl.training.loop import predict
+
+SURE = 1.96  # standard errors to either side: 95 %
+DRAWS = 1000  # of a bootstrap
+BINS = 10  # of equal width, for calibration
+SPREAD = 0.5  # of the logarithm of a temperature, before anything was seen
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where the score on all such data lies, 95 % sure."""
+
+    low: float
+    high: float
+    by: str  # Wilson or bootstrap
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What a model answers to a split, held against the targets."""
+
+    scores: dict[str, float]
+    interval: Interval
+    logits: Tensor | None = None  # (N, K) on the CPU, divided by the temperature; None: no classes
+    y: Tensor | None = None  # (N,)
+
+    @property
+    def probabilities(self) -> Tensor:
+        """(N, K)"""
+        assert self.logits is not None
+        return self.logits.softmax(1)
+
+    @property
+    def confusion(self) -> Tensor:
+        """int64 (K, K): rows classes, columns answers."""
+        assert self.logits is not None
+        assert self.y is not None
+        count = self.logits.shape[1]
+        cells = self.y * count + self.logits.argmax(1)
+        return cells.bincount(minlength=count**2).view(count, count)
+
+    def classes(self, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """Precision, recall and F1 of each class; recall with its interval (Wilson)."""
+        found = self.confusion.tolist()
+        told = []
+        for k, label in enumerate(labels):
+            right, examples, said = found[k][k], sum(found[k]), sum(row[k] for row in found)
+            sure = wilson(right, examples)
+            told.append(
+                {
+                    "label": label,
+                    "examples": examples,
+                    "precision": right / said if said else 0.0,
+                    "recall": right / examples if examples else 0.0,
+                    "recall_interval": [sure.low, sure.high],
+                    "f1": 2 * right / (examples + said) if examples + said else 0.0,
+                }
+            )
+        return told
+
+    def bins(self) -> list[dict[str, float]]:
+        """Mean confidence and accuracy of the answers between 0 and 0.1, 0.1 and 0.2, ..."""
+        assert self.y is not None
+        confidence, answers = self.probabilities.max(1)
+        right = torch.eq(answers, self.y).double()
+        place = (confidence * BINS).long().clamp_max(BINS - 1)
+        return [
+            {
+                "confidence": confidence[place == k].double().mean().item(),
+                "accuracy": right[place == k].mean().item(),
+                "share": (place == k).double().mean().item(),
+            }
+            for k in place.unique().tolist()
+        ]
+
+    @property
+    def calibration_error(self) -> float:
+        """How far confidence and accuracy lie apart in the mean (ECE, Guo et al. 2017)."""
+        told = (abs(b["confidence"] - b["accuracy"]) * b["share"] for b in self.bins())
+        return sum(told)
+
+
+def judge(
+    model: nn.Module, split: Split, inputs: Inputs, task: Task, temperature: float = 1.0
+) -> Judgement:
+    """Of a model on an encoded split that lies where the model does."""
+    tallies: list[dict[str, Tensor]] = []
+    kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    for index, logits, y in predict(model, split, inputs):
+        if logits.ndim == 2:
+            kept.append((index.cpu(), logits.cpu(), y.cpu()))
+        else:  # window by window: a bootstrap draws among them
+            rows = zip(logits.split(1), y.split(1), strict=True)
+            tallies += [task.tally(one, target) for one, target in rows]
+    if not kept:
+        return _of_blocks(tallies, split, task)
+    index, logits, y = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    order = index.argsort()
+    return judged(logits[order], y[order], task, temperature)
+
+
+def judged(logits: Tensor, y: Tensor, task: Task, temperature: float = 1.0) -> Judgement:
+    """Of logits (N, K) against classes (N,)."""
+    logits = logits.float() / temperature
+    split = Split(y, y)
+    scores = task.scores(task.tally(logits, y), split)
+    found = Judgement(scores, Interval(-math.inf, math.inf, ""), logits, y)
+    name = task.metric.name
+    if name == "accuracy":
+        return replace(found, interval=wilson(round(scores[name] * len(y)), len(y)))
+    cells = found.confusion  # whoever draws examples anew draws their cells
+    draws = np.random.default_rng(0).multinomial(
+        len(y), (cells.double() / len(y)).flatten().numpy(), DRAWS
+    )
+    sampled = (torch.from_numpy(drawn).view_as(cells) for drawn in draws)
+    nats = torch.zeros(())
+    told = [task.scores({"nats": nats, "confusion": drawn}, split)[name] for drawn in sampled]
+    return replace(found, interval=_bootstrap(told))
+
+
+def _of_blocks(tallies: list[dict[str, Tensor]], split: Split, task: Task) -> Judgement:
+    """Of sums over the blocks of a text, drawn anew as blocks (Kuensch 1989)."""
+    blocks = {name: torch.stack([t[name] for t in tallies]).double().cpu() for name in tallies[0]}
+    whole = {name: values.sum() for name, values in blocks.items()}
+    generator = torch.Generator().manual_seed(0)
+    told = []
+    for _ in range(DRAWS):
+        drawn = torch.randint(len(tallies), (len(tallies),), generator=generator)
+        sums = {name: values[drawn].sum() for name, values in blocks.items()}
+        scale = whole["tokens"] / sums["tokens"].clamp_min(1)  # the split is as long as it is
+        scaled = {name: value * scale for name, value in sums.items()}
+        told.append(task.scores(scaled, split)[task.metric.name])
+    return Judgement(task.scores(whole, split), _bootstrap(told))
+
+
+def _bootstrap(told: list[float]) -> Interval:
+    low, high = np.quantile(told, [0.025, 0.975]).tolist()
+    return Interval(low, high, "bootstrap")
+
+
+def wilson(right: int, examples: int) -> Interval:
+    """Of a share of right answers (Wilson 1927)."""
+    if not examples:
+        return Interval(0.0, 1.0, "Wilson")
+    share, z = right / examples, SURE**2 / examples
+    centre = (share + z / 2) / (1 + z)
+    half = math.sqrt(z * share * (1 - share) + z**2 / 4) / (1 + z)
+    return Interval(max(0.0, centre - half), min(1.0, centre + half), "Wilson")
+
+
+def temperature(logits: Tensor, y: Tensor) -> float:
+    """What logits are to be divided by so that their probabilities come true (Guo et al. 2017).
+
+    The likeliest, if its logarithm is normal around 0: where every answer is right, none is sure.
+    """
+    logits = logits.double()
+
+    def unlikely(log: float) -> float:
+        nats = F.cross_entropy(logits / math.exp(log), y, reduction="sum").item()
+        return nats + (log / SPREAD) ** 2 / 2
+
+    found = minimize_scalar(unlikely, bounds=(-math.log(10), math.log(10)), method="bounded")
+    return float(math.exp(found.x))

@@ -1,0 +1,268 @@
+"""After the search: its best configs are trained again, from other seeds and to their end.
+
+The best of many scores is in part the luckiest. Fresh trainings have not been chosen for their
+luck, so that their mean is what a config is worth. Every training has a folder of its own,
+finals/TRIAL-SEED, and the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from automl.config import Config
+from automl.data import Data, Epoch
+from automl.engines import Broken, Engine, Go, Job, Lost, Refused
+from automl.errors import OptionError, PartBug, StudyError
+from automl.results import ensemble
+from automl.results.delivery import Training, choose
+from automl.results.leaderboard import Row
+from automl.searching.driver import ATTEMPTS, Driver
+from automl.training.loop import ended
+
+SHARE = 1 / 4  # of a time budget that all of this may take, at most
+
+
+@dataclass(frozen=True)
+class Finals:
+    """What is asked for after the search."""
+
+    finalists: int = 3  # configs; 0: the best trial is taken as it is
+    seeds: int = 3  # fresh trainings of each
+    refit: bool = False  # whether what is delivered trains on the validation split too
+
+    def check(self) -> None:
+        """Raises OptionError."""
+        if not 0 <= self.finalists <= 100:
+            raise OptionError(f"--finalists: got {self.finalists}; want 0 to 100")
+        if not 1 <= self.seeds <= 100:
+            raise OptionError(f"--seeds: got {self.seeds}; want 1 to 100")
+        if self.refit and not self.finalists:
+            raise OptionError("--refit: needs finalists, for it has no score of its own")
+
+    def work(self, rows: Sequence[Row]) -> float:
+        """Seconds of one worker for the finalists, at the pace of their trials, and for refits."""
+        best = [row.seconds for row in self.among(rows)]
+        return self.seeds * sum(best) + self.more * max(best, default=0.0)
+
+    def among(self, rows: Sequence[Row]) -> list[Row]:
+        return [row for row in rows[: self.finalists] if row.state == "finished"]
+
+    @property
+    def more(self) -> int:
+        """Trainings that come after these: of the winner, and of the members of an ensemble."""
+        return 1 + ensemble.MEMBERS if self.refit else 0
+
+
+USUAL = Finals()
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A config of the search, trained again."""
+
+    trial: int
+    search: float  # score of the trial that made it one
+    scores: dict[int, float]  # by seed
+    summary: str
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.scores.values())
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over the seeds; None where there is one only."""
+        return stdev(self.scores.values()) if len(self.scores) > 1 else None
+
+    @property
+    def typical(self) -> int:
+        """The seed whose score is nearest the mean."""
+        return min(self.scores, key=lambda seed: (abs(self.scores[seed] - self.mean), seed))
+
+    def told(self) -> dict[str, Any]:
+        """As the study and metrics.json hold it."""
+        return {
+            "trial": self.trial,
+            "search": self.search,
+            "mean": self.mean,
+            "spread": self.spread,
+            "scores": list(self.scores.values()),
+            "seeds": list(self.scores),
+            "summary": self.summary,
+        }
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """One more fresh training has come to its end."""
+
+    training: Training
+    score: float | None  # at its end; None: it could not be trained
+    reason: str  # why not
+    done: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be delivered, and why."""
+
+    made: Training
+    validated: Training  # the same, unless that one was trained on the validation split too
+    finalists: list[Finalist]  # best first
+    members: list[tuple[Training, Training, float]]  # of an ensemble: made, validated, share of 1
+    gain: ensemble.Gain | None
+
+
+class Rerun:
+    """The workers of a search, for trainings that no study hears of."""
+
+    def __init__(self, engine: Engine, data: Data, driver: Driver) -> None:
+        self.engine, self.data, self.folder = engine, data, driver.folder
+        self.metric, self.started = driver.metric.name, driver.started
+        self.idle, self.stale = set(driver.idle), set(driver.active)  # these owe it an event
+        self.active: dict[int, Training] = {}  # by slot
+        self.lost: Counter[Path | None] = Counter()  # workers, by what they trained
+
+    @cached_property
+    def whole(self) -> Data:
+        return self.data.whole()
+
+    def training(self, trial: int, config: Config, *, whole: bool = False) -> Training:
+        name = f"{trial:04d}-{config.seed}" + ("-whole" if whole else "")
+        return Training(trial, config, self.folder / "finals" / name / "checkpoint.pt", whole)
+
+    def run(
+        self, wanted: Sequence[Training], seconds: dict[int, float], deadline: float
+    ) -> Generator[Retrained]:
+        """Each to its end, or until time is up; none is begun that would not end in time.
+
+        `seconds` says how long a training of each trial took, `deadline` is by the engine's clock.
+        """
+        waiting, done = deque[Training](), 0
+        for training in wanted:
+            data = self.whole if training.whole else self.data
+            if epoch := ended(training.config, data, training.file):
+                done += 1
+                yield Retrained(training, epoch.metrics[self.metric], "", done, len(wanted))
+            else:
+                waiting.append(training)
+        if waiting and not self.started:
+            self.started = True
+            for slot in range(self.engine.slots):
+                self.engine.start(slot)
+
+        while left := max(0.0, deadline - self.engine.now()):
+            waiting = deque(t for t in waiting if seconds[t.trial or 0] <= left)
+            while waiting and self.idle:
+                self._begin(min(self.idle), waiting.popleft())
+            if not waiting and not self.active:
+                return
+            for slot, event in self.engine.wait(min(left, 60.0)):
+                at = self.active.get(slot)
+                if isinstance(event, Lost):
+                    self._lost(slot, event, waiting)
+                elif isinstance(event, Broken):
+                    what = f" in trial {at.trial} ({at.config.summary})" if at else ""
+                    raise PartBug(f"a part failed{what}:\n{event.traceback}")
+                elif at is None or slot in self.stale:  # ready, or an answer to the driver
+                    self.lost[None] = 0
+                    self.stale.discard(slot)
+                    self.idle.add(slot)
+                elif isinstance(event, Epoch) and event.number < at.config.train.epochs:
+                    self.engine.send(slot, Go())
+                else:
+                    del self.active[slot]
+                    self.idle.add(slot)
+                    done += 1
+                    score = event.metrics[self.metric] if isinstance(event, Epoch) else None
+                    reason = event.reason if isinstance(event, Refused) else ""
+                    yield Retrained(at, score, reason, done, len(wanted))
+        self.stale |= set(self.active)
+        self.active.clear()
+
+    def _begin(self, slot: int, training: Training) -> None:
+        self.idle.remove(slot)
+        self.active[slot] = training
+        config, file = training.config, str(training.file.resolve())
+        epochs = config.train.epochs
+        job = Job(training.trial or 0, config.dump(), file, epochs, whole=training.whole)
+        self.engine.send(slot, job)
+
+    def _lost(self, slot: int, event: Lost, waiting: deque[Training]) -> None:
+        """A worker is gone: what it trained goes on elsewhere, from its checkpoint."""
+        training = self.active.pop(slot, None)
+        self.idle.discard(slot)
+        self.stale.discard(slot)
+        key = training.file if training else None
+        self.lost[key] += 1
+        if self.lost[key] == ATTEMPTS:
+            what = f"trial {training.trial}, trained again" if training else "workers do not start"
+            raise StudyError(f"{what}: {event.detail}; see workers.log")
+        if training:
+            waiting.appendleft(training)
+        self.engine.start(slot)
+
+
+def decide(driver: Driver, rerun: Rerun, asked: Finals) -> Generator[Retrained, None, Decision]:
+    """Train the finalists, choose the winner and an ensemble, and refit these if that is asked for.
+
+    The winner is the config of the best mean, as the training that is nearest this mean. Without
+    finalists, or the time for any, it is the best trial of the search. There must be one.
+    """
+    rows = driver.rows()
+    best = driver.best
+    assert best is not None
+    made = driver.training(best)
+    among = asked.among(rows)
+    seconds = {row.trial: row.seconds for row in rows}
+
+    found: dict[int, dict[int, Training]] = {}
+    scores: dict[int, dict[int, float]] = {}
+    wanted = [
+        rerun.training(row.trial, driver.config(row.trial, 1 + number))
+        for number in range(asked.seeds)  # one of each, then another one of each
+        for row in among
+    ]
+    later = asked.more * max((row.seconds for row in among), default=0.0) / rerun.engine.slots
+    for told in rerun.run(wanted, seconds, driver.ends - later):
+        yield told
+        if told.score is not None:
+            trial, seed = told.training.trial or 0, told.training.config.seed
+            found.setdefault(trial, {})[seed] = told.training
+            scores.setdefault(trial, {})[seed] = told.score
+    finalists = [
+        Finalist(row.trial, row.score, scores[row.trial], row.summary)
+        for row in among
+        if row.trial in scores and row.score is not None
+    ]
+    finalists.sort(key=lambda finalist: (-driver.sign * finalist.mean, finalist.trial))
+    if finalists:
+        made = found[finalists[0].trial][finalists[0].typical]
+
+    others = [training for trainings in found.values() for training in trainings.values()]
+    for row in rows:
+        if row.state == "finished" and driver.checkpoint(row.trial).exists():
+            others.append(driver.training(row.trial))
+    chosen, gain = choose(made, others, driver.data) if asked.finalists else ({}, None)
+
+    twins: dict[tuple[int | None, int], Training] = {}  # by trial and seed
+    if asked.refit and finalists:
+        wanted = [
+            rerun.training(training.trial or 0, training.config, whole=True)
+            for training in dict.fromkeys([made, *chosen])
+        ]
+        larger = len(rerun.whole.train) / len(driver.data.train)
+        longer = {trial: larger * taken for trial, taken in seconds.items()}
+        for told in rerun.run(wanted, longer, driver.ends):
+            yield told
+            if told.score is not None:
+                twins[told.training.key] = told.training
+    members = [(twins.get(one.key, one), one, share) for one, share in chosen.items()]
+    return Decision(twins.get(made.key, made), made, finalists, members, gain)

@@ -1,0 +1,276 @@
+"""What is believed after a search: fresh seeds, honest intervals, and more models than one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_driver import Config, Table, opened, width
+from test_search import SPACE, go
+
+import automl
+from automl.config import Task
+from automl.data import Ragged, Split
+from automl.engines import Event, Refused
+from automl.errors import DataError, OptionError
+from automl.results import ensemble
+from automl.results.ensemble import Ensemble
+from automl.results.judgement import judged, temperature, wilson
+from automl.searching.finals import Decision, Finals, Rerun, Retrained, decide
+from automl.searching.study import Study
+
+DIGITS = Task.of("digits")
+
+
+def lucky(config: Config, epoch: int) -> float:
+    """The wider the better, but for the seed of the search, which likes narrow ones."""
+    luck = 0.3 if config["seed"] == 0 and width(config) < 32 else 0.0
+    return (0.5 + width(config) / 1000 + config["seed"] / 10_000 + luck) * epoch / 3
+
+
+def decided(
+    folder: Path, table: Table, asked: Finals, ends: float = math.inf
+) -> tuple[Decision, list[Retrained]]:
+    driver = opened(folder, table, 12)
+    list(driver.run())
+    driver.deadline = None if math.isinf(ends) else ends
+    steps, told = decide(driver, Rerun(table, driver.data, driver), asked), []
+    while True:
+        try:
+            told.append(next(steps))
+        except StopIteration as stop:
+            return stop.value, told
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_finalists_are_ranked_by_the_mean_of_fresh_seeds(tmp_path: Path, slots: int) -> None:
+    table = Table(lucky, slots=slots)
+    found, told = decided(tmp_path / "s", table, Finals(3, 2))
+    assert len(told) == 6
+    assert {t.training.config.seed for t in told} == {1, 2}
+    for finalist in found.finalists:
+        assert set(finalist.scores) == {1, 2}
+        assert finalist.spread == pytest.approx(0.0001 / math.sqrt(2))
+        assert finalist.search - finalist.mean == pytest.approx(0.3 - 0.00015)  # that was luck
+    means = [finalist.mean for finalist in found.finalists]
+    assert means == sorted(means, reverse=True)
+    assert (found.made.trial, found.made.config.seed) == (found.finalists[0].trial, 1)
+
+
+def test_every_finalist_has_its_first_training_before_one_has_its_second(tmp_path: Path) -> None:
+    _, told = decided(tmp_path / "s", Table(lucky), Finals(3, 2))
+    assert [t.training.config.seed for t in told] == [1, 1, 1, 2, 2, 2]
+
+
+def test_a_lost_worker_costs_no_training(tmp_path: Path) -> None:
+    lost: list[str] = []
+
+    def lose(job: Any, epoch: int) -> bool:
+        if job and "finals" in job.checkpoint and epoch == 2 and len(lost) < 2:
+            lost.append(job.checkpoint)
+            return True
+        return False
+
+    found, told = decided(tmp_path / "s", Table(lucky, slots=2, lose=lose), Finals(2, 2))
+    assert len(lost) == 2
+    assert len(told) == 4
+    assert [len(finalist.scores) for finalist in found.finalists] == [2, 2]
+
+
+def test_a_training_that_cannot_be_is_told_and_left_out(tmp_path: Path) -> None:
+    def curve(config: Config, epoch: int) -> float | Event:
+        return Refused("diverged", "loss nan") if config["seed"] == 2 else lucky(config, epoch)
+
+    found, told = decided(tmp_path / "s", Table(curve), Finals(2, 2))
+    assert [t.reason for t in told] == ["", "", "diverged", "diverged"]
+    assert [finalist.spread for finalist in found.finalists] == [None, None]
+
+
+def test_without_time_for_finalists_the_best_trial_is_taken(tmp_path: Path) -> None:
+    found, told = decided(tmp_path / "s", Table(lucky), Finals(3, 3), ends=time.monotonic() + 0.3)
+    assert told == []
+    assert found.finalists == []
+    assert found.made.config.seed == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (Finals(-1), "--finalists: got -1; want 0 to 100"),
+        (Finals(3, 0), "--seeds: got 0; want 1 to 100"),
+        (Finals(0, 3, True), "--refit: needs finalists, for it has no score of its own"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(asked: Finals, told: str) -> None:
+    with pytest.raises(OptionError, match=told):
+        asked.check()
+
+
+def test_time_is_left_for_the_finalists(tmp_path: Path) -> None:
+    driver = opened(tmp_path / "s", Table(lucky), 12)
+    driver.after = lambda rows: 7.0
+    driver.deadline = driver.engine.now() + 100
+    next(event for event in driver.run() if event.__class__.__name__ == "Closed")
+    assert driver.ends - driver.engine.now() == pytest.approx(100, abs=1)
+    assert driver.remaining == pytest.approx(93, abs=1)
+
+
+# what a number is worth
+
+
+@pytest.mark.parametrize(
+    ("right", "of", "low", "high"),
+    [(45, 50, 0.7864, 0.9565), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (0, 0, 0.0, 1.0)],
+)
+def test_intervals_are_those_of_wilson(right: int, of: int, low: float, high: float) -> None:
+    found = wilson(right, of)
+    assert (found.low, found.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+
+
+def answers(count: int = 2000) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of 10 classes whose probabilities come true."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(count, 10, generator=generator)
+    return logits, torch.multinomial(logits.softmax(1), 1, generator=generator).flatten()
+
+
+def test_a_temperature_makes_probabilities_come_true() -> None:
+    logits, y = answers()
+    assert temperature(3 * logits, y) == pytest.approx(3, rel=0.1)
+    before, after = judged(3 * logits, y, DIGITS), judged(3 * logits, y, DIGITS, 3.0)
+    assert before.calibration_error > 0.2
+    assert after.calibration_error < 0.05
+    assert after.scores["accuracy"] == before.scores["accuracy"]
+    assert sum(b["share"] for b in after.bins()) == pytest.approx(1)
+
+
+def test_answers_that_are_all_right_make_nothing_certain() -> None:
+    y = torch.arange(10).repeat(5)
+    assert 0.2 < temperature(10.0 * torch.eye(10)[y], y) < 1
+
+
+@pytest.mark.parametrize("score", ["accuracy", "macro_f1"])
+def test_an_interval_holds_the_score_and_narrows_with_examples(score: str) -> None:
+    task = Task.of({"name": "digits", "score": score})
+    widths = []
+    for count in (200, 2000):
+        found = judged(*answers(count), task)
+        assert found.interval.low < found.scores[score] < found.interval.high
+        assert found.interval.by == {"accuracy": "Wilson", "macro_f1": "bootstrap"}[score]
+        widths.append(found.interval.high - found.interval.low)
+    assert widths[1] < widths[0] / 2
+
+
+def test_classes_are_told_apart() -> None:
+    logits = torch.eye(3)[torch.tensor([0, 0, 1, 2, 2, 2])]
+    first, second, _ = judged(logits, torch.tensor([0, 0, 0, 1, 2, 2]), DIGITS).classes("abc")
+    assert (first["examples"], first["recall"], first["precision"]) == (3, 2 / 3, 1.0)
+    assert (second["examples"], second["recall"], second["precision"]) == (1, 0.0, 0.0)
+
+
+# several models
+
+
+def test_models_that_err_in_different_places_are_taken_together() -> None:
+    logits, y = answers()
+    noise = torch.Generator().manual_seed(1)
+    several = [
+        (logits + 2 * torch.randn(logits.shape, generator=noise)).softmax(1) for _ in range(8)
+    ]
+    shares = ensemble.chosen(several, y)
+    assert 2 <= len(shares) <= ensemble.MEMBERS
+    assert sum(shares.values()) == pytest.approx(1)
+    assert ensemble.gain(several, y, several[0], DIGITS).worth
+
+
+def test_what_one_model_does_as_well_needs_no_second() -> None:
+    logits, y = answers()
+    good, bad = logits.softmax(1), torch.full_like(logits, 0.1)
+    assert ensemble.chosen([bad, good, bad], y) == {1: 1.0}
+    assert not ensemble.gain([bad, good], y, good, DIGITS).worth
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_splits_are_joined_example_by_example(ragged: bool) -> None:
+    rows = [torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6]), torch.tensor([7, 8, 9])]
+    make: Callable[[list[torch.Tensor]], Any] = Ragged.of if ragged else torch.stack
+    one = Split(make(rows[:2]), torch.tensor([0, 1]))
+    both = one.joined(Split(make(rows[2:]), torch.tensor([2])))
+    assert both.y.tolist() == [0, 1, 2]
+    last = both[torch.tensor([2])].x
+    assert (last.values if isinstance(last, Ragged) else last[0]).tolist() == [7, 8, 9]
+
+
+# a whole search
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    studies = tmp_path_factory.mktemp("studies")
+    go(studies, SPACE, finals=Finals(2, 2, refit=True))
+    return Study.open("s", studies)
+
+
+def test_the_model_is_the_winner_on_all_data_and_told_as_such(study: Study) -> None:
+    told = study.best.metrics
+    first = told["finalists"][0]
+    assert told["refit"]
+    assert told["trial"] == first["trial"] == study.leaderboard[0].trial
+    assert told["seed"] in first["seeds"]
+    assert told["valid"]["accuracy"] in first["scores"]  # not that of data it has seen
+    assert told["proof"]["loaded"] == told["proof"]["trained"]
+    low, high = told["test_interval"]
+    assert low <= told["test"]["accuracy"] <= high
+    assert study.leaderboard[0].mean == first["mean"]
+
+
+def test_finals_are_not_trained_twice(study: Study) -> None:
+    files = list((study.path / "finals").rglob("checkpoint.pt"))
+    assert len(files) >= 5  # four, and the winner on all data
+    before = {file: file.stat().st_mtime_ns for file in [*files, study.path / "best/metrics.json"]}
+    go(study.path.parent, SPACE, finals=Finals(2, 2, refit=True))
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_nothing_that_chooses_can_see_the_test_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever opens it before all is decided finds an error instead."""
+    from automl.tasks.digits import Digits
+
+    def sealed(self: Digits, root: Path | None) -> Split:
+        assert (tmp_path / "s" / "best" / "metrics.json").exists()
+        found = Study.open("s", tmp_path)
+        assert found.best.metrics["finalists"], "opened before it was decided"
+        raise PermissionError("sealed")
+
+    monkeypatch.setattr(Digits, "test", sealed)
+    with pytest.raises(PermissionError, match="sealed"):
+        go(tmp_path, SPACE, finals=Finals(2, 1))
+    assert Study.open("s", tmp_path).best.metrics["test"] is None
+
+
+def test_an_ensemble_is_loaded_in_one_line_and_answers_as_its_members_do(tmp_path: Path) -> None:
+    text = SPACE.replace("per_class: 30", "per_class: 60, valid: 0.5")
+    go(tmp_path, text, trials=3, finals=Finals(3, 2))
+    folder = tmp_path / "s" / "ensemble"
+    assert folder.is_dir(), "six small models of few examples gain from each other"
+    model = automl.load(folder)
+    assert isinstance(model, Ensemble)
+    data = model.members[0].config.task.load(None)
+    pictures = data.valid.x[:20].numpy().transpose(0, 2, 3, 1)
+    probabilities = [member.probabilities(pictures) for member in model.members]
+    want = ensemble.mean(probabilities, model.weights)
+    told = [list(answer.probabilities.values()) for answer in model.predict(pictures)]
+    assert torch.allclose(torch.tensor(told), want, atol=1e-6)
+    assert model.evaluate(data.valid)["accuracy"] == model.metrics["valid"]["accuracy"]
+    assert Study.open("s", tmp_path).best.metrics["ensemble"] == model.metrics
+
+    (folder / "ensemble.json").write_text('{"members": {"../0": 1.0}}')
+    with pytest.raises(DataError, match="want members by number"):
+        automl.load(folder)
