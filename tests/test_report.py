@@ -321,7 +321,13 @@ def test_plots_follow_when_light_turns_dark(digits: Study, browser: Browser) -> 
     ink = "getComputedStyle(document.querySelector('.xtick text')).fill"
     before = shown.evaluate(ink)
     shown.emulate_media(color_scheme="dark")
-    shown.wait_for_function(f"{ink} !== {json.dumps(before)}")
+    for _ in range(
+        100
+    ):  # the page lets nothing be evaluated in it, as waiting for a condition does
+        if shown.evaluate(ink) != before:
+            break
+        shown.wait_for_timeout(50)
+    assert shown.evaluate(ink) != before
     shown.context.close()
 
 
@@ -392,7 +398,6 @@ def test_what_metrics_tell_is_said(thousand: Study) -> None:
     assert "off by 0.0113" in page
     assert "as trained: 0.9861" in page
     assert "gain 0.0041" in page
-    assert "1,810.5 device seconds" in page
     assert "0.14 ms" in page
 
 
@@ -456,7 +461,7 @@ def test_metrics_that_are_odd_are_one_clear_line(
 
 def test_metrics_may_be_null_or_absent(tmp_path: Path) -> None:
     study = synthetic(tmp_path / "bare", 5)
-    new = dict.fromkeys(whole(LABELS))
+    new = dict.fromkeys(whole(LABELS)) | {"proof": {"trained": 0.9, "loaded": None}}
     deliver(study, LABELS, **new, test=None, test_examples=None, chance=None, baseline=None)
     study.report()
     assert "not tested" in text_of(study)

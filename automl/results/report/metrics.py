@@ -30,15 +30,6 @@ class Held(Told):
         return self.__pydantic_extra__
 
 
-class Searched(Told):
-    """What the search saw of the trial."""
-
-    score: float | None = None
-    trials: int | None = None
-    seconds: float | None = None
-    device_seconds: float | None = None
-
-
 class Finalist(Told):
     trial: int
     search: float | None = None  # its score in the search
@@ -108,7 +99,6 @@ class Metrics(Told):
     params: int
     macs: int | None = None
     size_mb: float | None = None
-    search: Searched | None = None
     finalists: list[Finalist] | None = None
     refit: bool | None = None
     test_interval: tuple[float, float] | None = None
