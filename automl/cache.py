@@ -31,7 +31,7 @@ def read(path: Path, part: str) -> tuple[Split, dict[str, Any]]:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         # copied, for they are views of the file: what is checked here must not change later
-        held = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        held = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
     if hashlib.sha256(metadata["about"].encode()).hexdigest() != metadata["sha256"]:
         raise ValueError("its description does not match its checksum")
     about: dict[str, Any] = json.loads(metadata["about"])

@@ -26,6 +26,7 @@ def browser() -> Iterator[Browser]:
     path = shutil.which("chromium")
     if path is None:
         assert "CI" not in os.environ, "no chromium here: .ci/run installs it"
+        # a browser is no package of Python's, so that a new user's pytest may be without one
         pytest.skip("no chromium here; Debian's package `chromium` has it")
     switches = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-sync"]
     switches += ["--disable-background-networking", "--disable-component-update"]

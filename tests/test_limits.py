@@ -39,6 +39,7 @@ def limited(*limits: str, sampler: str = "random") -> str:
 
 
 CPU = torch.device("cpu")
+# macOS and old kernels have no account that a process may set back
 only_where_memory_is_told = pytest.mark.skipif(
     not Memory.known(CPU),
     reason="what a CPU's process held at most can only be told, and set back, by Linux's /proc;"

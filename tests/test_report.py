@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import pytest
@@ -67,6 +67,7 @@ optimizer:
     - {name: sgd, lr: {float: [2e-2, 0.5], log: true}, momentum: {float: [0.8, 0.97]}}
 train: {epochs: 12, batch_size: {choice: [32, 64, 128]}}
 """
+Scheme = Literal["light", "dark"]
 EVIL = "<b></script><script>owned=1</script><img src=x onerror=owned=1>&amp;\"'{{7*7}}"
 ACCURACY = Metric("accuracy")
 
@@ -265,12 +266,12 @@ def sections(page: str) -> list[str]:
     return re.findall(r'<section id="([a-z]+)"', page)
 
 
-def opened(browser: Browser, file: Path, width: int = 1280, scheme: str = "light") -> Page:
+def opened(browser: Browser, file: Path, width: int = 1280, scheme: Scheme = "light") -> Page:
     """The page as a browser shows it, with all that it complained of in `said`."""
     phone = width < 500
     context = browser.new_context(
         viewport={"width": width, "height": 800},
-        color_scheme=scheme,  # type: ignore[arg-type]
+        color_scheme=scheme,
         has_touch=phone,
         is_mobile=phone,
         offline=True,
@@ -292,7 +293,7 @@ def opened(browser: Browser, file: Path, width: int = 1280, scheme: str = "light
 @pytest.mark.parametrize("width", [1280, 360])
 @pytest.mark.parametrize("which", ["digits", "thousand"])
 def test_every_plot_is_drawn_and_the_page_fits(
-    which: str, width: int, scheme: str, browser: Browser, request: pytest.FixtureRequest
+    which: str, width: int, scheme: Scheme, browser: Browser, request: pytest.FixtureRequest
 ) -> None:
     study: Study = request.getfixturevalue(which)
     shown = opened(browser, study.path / "report.html", width, scheme)

@@ -33,7 +33,8 @@ class Safetensors(Export):
         """The runtime is the model that the config in the header builds."""
         with safe_open(file, "pt") as opened:
             facts = opened.metadata()
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            names = opened.keys()  # it is no mapping, and cannot be gone through itself
+            weights = {name: opened.get_tensor(name) for name in names}
         config, labels = Config.of(json.loads(facts["config"])), json.loads(facts["labels"])
         inputs = config.input.restore(facts["fitted"], facts.__getitem__)
         with torch.device("meta"):

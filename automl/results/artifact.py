@@ -240,7 +240,8 @@ def load(path: Path | str, *, device: str = "cpu") -> Artifact:
             with torch.device("meta"):
                 model = config.model.build(inputs, len(header.labels) or inputs.outputs)
             wanted = {name: tuple(w.shape) for name, w in model.state_dict().items()}
-            found = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+            names = weights.keys()  # it is no mapping, and cannot be gone through itself
+            found = {name: tuple(weights.get_slice(name).get_shape()) for name in names}
             if wanted != found:
                 odd = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
                 raise DataError(f"{file}: {odd!r} does not fit the model in config.yaml")
