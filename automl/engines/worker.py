@@ -36,7 +36,7 @@ from automl.engines import (
     encode,
 )
 from automl.training import Diverged, train
-from automl.training.cost import Memory, latency_ms
+from automl.training.cost import BATCHES, Memory, latency_ms
 from automl.training.loop import outputs_of
 
 PR_SET_PDEATHSIG = 1
@@ -123,7 +123,7 @@ def timed(config: Config, data: Data, device: torch.device) -> Measured:
     """A model of its own, for random numbers are drawn for it: training begins after its seed."""
     inputs = config.input.fit(data)
     model = config.model.build(inputs, outputs_of(inputs, data)).to(device)
-    return Measured(*(latency_ms(model, inputs, count, device) for count in (1, 64)))
+    return Measured(*(latency_ms(model, inputs, count, device) for count in BATCHES))
 
 
 def step(events: Iterator[Measured | Epoch]) -> Event:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,13 +20,12 @@ from automl.inputs.text import Tokens
 from automl.results.artifact import Artifact
 from automl.size import Size
 from automl.space import measure
-from automl.training.cost import fastest_ms
+from automl.training.cost import BATCHES, fastest_ms
 
 Run = Callable[[Tensor], Tensor]
 
 NEAR = 1e-4  # how far a float32 probability may be off: sums in another order are off by 1e-6
 WORSE = 0.01  # share that a loss may grow by in other precisions; for scores see `Metric.blur`
-TIMED = (1, 64)  # examples at once
 FEW, SHORT = (1, 2, 7), (1, 5)  # examples and tokens of batches that no sweep need have
 
 
@@ -175,8 +175,4 @@ def _judge(compared: Compared, to: Export, precision: str, metric: Metric, examp
 
 
 def _timed(whole: Whole, run: Run) -> dict[int, float]:
-    taken = {}
-    for count in TIMED:
-        x = whole.blank(count)
-        taken[count] = fastest_ms(lambda x=x: run(x))  # type: ignore[misc]
-    return taken
+    return {count: fastest_ms(partial(run, whole.blank(count))) for count in BATCHES}

@@ -19,9 +19,7 @@ from automl.results.ensemble import Ensemble, Gain
 from automl.results.judgement import Judgement, judged, temperature
 from automl.space import measure
 from automl.training import checkpoint, train
-from automl.training.cost import latency_ms
-
-BATCHES = 1, 64  # that latencies are measured at
+from automl.training.cost import BATCHES, latency_ms
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from torch import nn
 from automl.data import Inputs
 from automl.training.precision import Precision
 
+BATCHES = 1, 64  # examples at once that latencies are told of
 RUNS, FEWEST, ENOUGH = 20, 3, 0.5  # of a timing: at most, at least, and seconds after which it ends
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
