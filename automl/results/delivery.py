@@ -16,8 +16,8 @@ from automl.errors import DataError, OptionError, StudyError
 from automl.results import artifact, card, ensemble
 from automl.results.artifact import FILES, Artifact
 from automl.results.ensemble import Ensemble, Gain
-from automl.results.judgement import Judgement, judged, temperature
-from automl.space import measure
+from automl.results.judgement import Judgement, averaged, judged, temperature
+from automl.space import Space, measure
 from automl.training import checkpoint, train
 from automl.training.cost import BATCHES, latency_ms
 
@@ -42,6 +42,11 @@ class Training:
         if state is None:
             raise StudyError(f"{self.file}: no checkpoint that can be read")
         return state
+
+    def probabilities(self, y: Tensor) -> Tensor | None:
+        """(N, K) of the validation split with classes `y`, calibrated; None where none are kept."""
+        logits = (checkpoint.load(self.file) or {}).get("logits")
+        return None if logits is None else (logits / temperature(logits, y)).softmax(1)
 
 
 @dataclass(frozen=True)
@@ -75,28 +80,20 @@ class Delivery:
         one that has seen it. `more` goes to metrics.json.
         """
         config, state = made.config, made.state
-        told = validated.state if validated else state
+        told = state if validated in (None, made) else validated.state
         weights = state["model"] if state["averaged"] is None else state["averaged"]
         inputs = config.input.fit(self.data.whole() if made.whole else self.data)
-        heat, judgement = self._validated(config, told)
-        metrics = self._facts(made, judgement, told) | more
+        metrics = self._facts(made, told) | more
         trained = state["history"][-1]["metrics"][config.task.metric.name]
         metrics["proof"] = {"trained": trained, "loaded": None}
+        heat = metrics.get("calibration", {}).get("temperature", 1.0)
         with artifact.replaced(self.folder) as fresh:
             artifact.write(fresh, config, weights, inputs, self.data.labels, heat)
             metrics["size_mb"] = round((fresh / "model.safetensors").stat().st_size / 2**20, 3)
             artifact.describe(fresh, metrics, card.text(config, metrics))
 
-    def _validated(self, config: Config, state: dict[str, Any]) -> tuple[float, Judgement | None]:
-        logits, y = state.get("logits"), self.data.valid.y
-        if logits is None:  # not at its end yet, or no classes
-            return 1.0, None
-        heat = temperature(logits, y)
-        return heat, judged(logits, y, config.task, heat)
-
-    def _facts(
-        self, made: Training, judgement: Judgement | None, state: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _facts(self, made: Training, state: dict[str, Any]) -> dict[str, Any]:
+        """What is known before the test, from the state of the training that was validated."""
         config, last = made.config, state["history"][-1]
         name = config.task.metric.name
         chance, score = config.task.chance(self.data)
@@ -112,7 +109,7 @@ class Delivery:
             "macs": size.macs,
             "metric": name,
             "higher_is_better": config.task.metric.higher_is_better,
-            "valid": judgement.scores if judgement else last["metrics"],
+            "valid": last["metrics"],
             "test": None,
             "chance": {"name": chance, name: score},
             "baseline": {"name": self.baseline[0], name: self.baseline[1]},
@@ -120,14 +117,17 @@ class Delivery:
             "valid_examples": len(self.data.valid),
             "data": self.data.fingerprint,
         }
-        if judgement:
-            told["valid_interval"] = [judgement.interval.low, judgement.interval.high]
-            before = judged(state["logits"], self.data.valid.y, config.task)
+        if (logits := state.get("logits")) is not None:  # of classes, and at its end
+            y = self.data.valid.y
+            heat = temperature(logits, y)
+            before, after = (judged(logits, y, config.task, divisor) for divisor in (1.0, heat))
+            told["valid"] = after.scores
+            told["valid_interval"] = [after.interval.low, after.interval.high]
             told["calibration"] = {
-                "temperature": temperature(state["logits"], self.data.valid.y),
+                "temperature": heat,
                 "ece_before": before.calibration_error,
-                "ece_after": judgement.calibration_error,
-                "bins": judgement.bins(),
+                "ece_after": after.calibration_error,
+                "bins": after.bins(),
             }
         if not config.task.metric.beyond(last["metrics"][name], score, len(self.data.valid)):
             told["warning"] = "no better than chance"
@@ -142,9 +142,9 @@ class Delivery:
 
     def note(self, **more: Any) -> None:
         """What else is known of the model in the folder, into metrics.json and the card."""
-        model = artifact.load(self.folder)
-        metrics = model.metrics | more
-        artifact.describe(self.folder, metrics, card.text(model.config, metrics))
+        metrics = artifact.noted(self.folder) | more
+        config = Space.load(self.folder / "config.yaml").config()
+        artifact.describe(self.folder, metrics, card.text(config, metrics))
 
 
 @dataclass(frozen=True)
@@ -156,18 +156,15 @@ class Joined:
 
     def write(self, delivery: Delivery, split: Split, device: torch.device) -> dict[str, Any]:
         """The folder, whole or not at all, with its one test; what is known of it."""
-        data, told = delivery.data, [validated.state["logits"] for _, validated, _ in self.members]
-        calm = [(logits / temperature(logits, data.valid.y)).softmax(1) for logits in told]
-        shares = [share for _, _, share in self.members]
+        y, shares = delivery.data.valid.y, [share for _, _, share in self.members]
+        told = [validated.probabilities(y) for _, validated, _ in self.members]
         task = self.members[0][0].config.task
-        valid = judged(ensemble.mean(calm, shares).clamp_min(1e-12).log(), data.valid.y, task)
+        valid = averaged(ensemble.mean([one for one in told if one is not None], shares), y, task)
         weights = ensemble.Weights(members={str(n): share for n, share in enumerate(shares)})
         with artifact.replaced(delivery.folder) as fresh:
             for number, (made, validated, _) in enumerate(self.members):
                 replace(delivery, folder=fresh / str(number)).write(made, validated)
             (fresh / "ensemble.json").write_text(weights.model_dump_json(indent=1) + "\n")
-            artifact.note(fresh, {})
-            model = ensemble.load(fresh, device=str(device))
             metrics: dict[str, Any] = {
                 "name": delivery.name,
                 "members": [
@@ -178,11 +175,12 @@ class Joined:
                 "valid": valid.scores,
                 "gain": self.gain.score,
                 "gain_nats": self.gain.nats,
-                **tested(model.judge(split), model.labels),
-                "params": model.params,
                 "size_mb": round(sum(f.stat().st_size for f in fresh.rglob("*.*")) / 2**20, 3),
-                "latency_ms": latencies(model),
             }
+            artifact.note(fresh, metrics)
+            model = ensemble.load(fresh, device=str(device))
+            metrics |= tested(model.judge(split), model.labels)
+            metrics |= {"params": model.params, "latency_ms": latencies(model)}
             artifact.note(fresh, metrics)
         return metrics
 
@@ -218,17 +216,16 @@ def choose(
     """Members of an ensemble and their shares; none where one model does as well."""
     told: dict[Training, Tensor] = {}
     for training in others:
-        state = checkpoint.load(training.file) or {}
-        if (logits := state.get("logits")) is not None:
-            told[training] = (logits / temperature(logits, data.valid.y)).softmax(1)
+        if (shares := training.probabilities(data.valid.y)) is not None:
+            told[training] = shares
     if single not in told or len(told) < 2 or len(data.valid) < ensemble.FEWEST:
         return {}, None
-    known, y = list(told), data.valid.y
-    shares = ensemble.chosen(list(told.values()), y)
-    gained = ensemble.gain(list(told.values()), y, told[single], single.config.task)
-    if len(shares) < 2 or not gained.worth:
-        return {}, gained
-    return {known[member]: share for member, share in shares.items()}, gained
+    known, all_, y = list(told), list(told.values()), data.valid.y
+    members = ensemble.chosen(all_, y)
+    gain = ensemble.gain(all_, y, told[single], single.config.task)
+    if len(members) < 2 or not gain.worth:
+        return {}, gain
+    return {known[member]: share for member, share in members.items()}, gain
 
 
 def fit(

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
-from torch.nn import functional as F
 
 from automl.config import Strict, Task, dotted, problems
 from automl.data import Split
 from automl.errors import DataError
 from automl.results import artifact
 from automl.results.artifact import Artifact, Prediction, beside, noted, predictions
-from automl.results.judgement import Judgement, judged
+from automl.results.judgement import Judgement, averaged
 
 ROUNDS = 20  # of the choice; with replacement, so that weights are multiples of a twentieth
 MEMBERS = 5  # at most: each costs as much as a model of its own
@@ -58,8 +57,7 @@ class Ensemble:
     def judge(self, split: Split) -> Judgement:
         """See `Artifact.judge`."""
         found = [member.judge(split).probabilities for member in self.members]
-        logits = mean(found, self.weights).clamp_min(1e-12).log()
-        return judged(logits, split.y.cpu(), self.members[0].config.task)
+        return averaged(mean(found, self.weights), split.y.cpu(), self.members[0].config.task)
 
 
 def load(path: Path | str, *, device: str = "cpu") -> Artifact | Ensemble:
@@ -98,13 +96,14 @@ def chosen(probabilities: Sequence[Tensor], y: Tensor) -> dict[int, float]:
     Greedy selection with replacement (Caruana et al. 2004), by the log loss, which a few hundred
     examples tell apart better than they do shares of right answers. The best prefix is taken.
     """
-    told = torch.stack(list(probabilities)).double()  # (M, N, K)
-    right = told[:, torch.arange(len(y)), y].clamp_min(1e-12)  # (M, N)
+    places = y.unsqueeze(1)
+    shares = [told.double().gather(1, places).squeeze(1) for told in probabilities]
+    right = torch.stack(shares).clamp_min(1e-12)  # (M, N): what each gives the right class
     total, order, losses = torch.zeros(len(y), dtype=torch.double), list[int](), list[float]()
     for size in range(1, ROUNDS + 1):
         loss = -((total + right) / size).log().mean(1)
         if len(set(order)) == MEMBERS:
-            others = [i for i in range(len(told)) if i not in order]
+            others = [member for member in range(len(right)) if member not in order]
             loss[others] = torch.inf
         best = int(loss.argmin())
         order.append(best)
@@ -112,6 +111,18 @@ def chosen(probabilities: Sequence[Tensor], y: Tensor) -> dict[int, float]:
         total = total + right[best]
     size = 1 + losses.index(min(losses))
     return {member: order[:size].count(member) / size for member in dict.fromkeys(order[:size])}
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What an ensemble is better by than one model."""
+
+    score: float  # of the task's metric, larger than 0 where that grew
+    nats: float  # of the log loss, larger than 0 where that fell
+
+    @property
+    def worth(self) -> bool:
+        return self.nats > 0 and self.score >= 0
 
 
 def gain(probabilities: Sequence[Tensor], y: Tensor, single: Tensor, task: Task) -> Gain:
@@ -125,17 +136,6 @@ def gain(probabilities: Sequence[Tensor], y: Tensor, single: Tensor, task: Task)
         members = chosen([told[chooses] for told in probabilities], y[chooses])
         told = mean([probabilities[m][judges] for m in members], list(members.values()))
         crossed[judges] = told.to(crossed.dtype)
+    together, alone = (averaged(told, y, task).scores for told in (crossed, single))
     name = task.metric.name
-    scores = [judged(p.clamp_min(1e-12).log(), y, task).scores for p in (crossed, single)]
-    nats = [F.nll_loss(p.clamp_min(1e-12).log(), y).item() for p in (crossed, single)]
-    return Gain(scores[0][name] - scores[1][name], nats[1] - nats[0])
-
-
-@dataclass(frozen=True)
-class Gain:
-    score: float  # of the task's metric, larger than 0 where that grew
-    nats: float  # of the log loss, larger than 0 where that fell
-
-    @property
-    def worth(self) -> bool:
-        return self.nats > 0 and self.score >= 0
+    return Gain(together[name] - alone[name], alone["loss"] - together["loss"])

@@ -19,6 +19,7 @@ from automl.training.loop import predict
 
 SURE = 1.96  # standard errors to either side: 95 %
 DRAWS = 1000  # of a bootstrap
+BLOCKS = 32  # that a batch of windows is cut into: neighbours stay together
 BINS = 10  # of equal width, for calibration
 SPREAD = 0.5  # of the logarithm of a temperature, before anything was seen
 
@@ -106,9 +107,9 @@ def judge(
     for index, logits, y in predict(model, split, inputs):
         if logits.ndim == 2:
             kept.append((index.cpu(), logits.cpu(), y.cpu()))
-        else:  # window by window: a bootstrap draws among them
-            rows = zip(logits.split(1), y.split(1), strict=True)
-            tallies += [task.tally(one, target) for one, target in rows]
+        else:
+            blocks = zip(logits.chunk(BLOCKS), y.chunk(BLOCKS), strict=True)
+            tallies += [task.tally(some, targets) for some, targets in blocks]
     if not kept:
         return _of_blocks(tallies, split, task)
     index, logits, y = (torch.cat(parts) for parts in zip(*kept, strict=True))
@@ -163,6 +164,11 @@ def wilson(right: int, examples: int) -> Interval:
     centre = (share + z / 2) / (1 + z)
     half = math.sqrt(z * share * (1 - share) + z**2 / 4) / (1 + z)
     return Interval(max(0.0, centre - half), min(1.0, centre + half), "Wilson")
+
+
+def averaged(probabilities: Tensor, y: Tensor, task: Task) -> Judgement:
+    """Of probabilities (N, K) that no temperature is needed for."""
+    return judged(probabilities.clamp_min(1e-12).log(), y, task)
 
 
 def temperature(logits: Tensor, y: Tensor) -> float:
