@@ -24,15 +24,15 @@ from automl.training.cost import BATCHES, latency_ms
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """A config and the checkpoint that its training lies in."""
+    """A config of a study, and the checkpoint that a training of it lies in."""
 
-    trial: int | None  # of the study that it comes from
+    trial: int
     config: Config
     file: Path
     whole: bool = False  # on the validation split too
 
     @property
-    def key(self) -> tuple[int | None, int]:
+    def key(self) -> tuple[int, int]:
         return self.trial, self.config.seed
 
     @property
@@ -241,6 +241,6 @@ def fit(
     folder.parent.mkdir(parents=True, exist_ok=True)
     yield from train(config, data, device=device, checkpoint=file)
     delivery = Delivery(folder, folder.name, data, baseline)
-    delivery.write(Training(None, config, file))
+    delivery.write(Training(0, config, file), trial=None)  # the only one, and of no study
     delivery.test(config.task.test(root), device)
     checkpoint.remove(file)

@@ -8,7 +8,7 @@ finals/TRIAL-SEED, and the same command goes on where it was.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -138,12 +138,10 @@ class Rerun:
         name = f"{trial:04d}-{config.seed}" + ("-whole" if whole else "")
         return Training(trial, config, self.folder / "finals" / name / "checkpoint.pt", whole)
 
-    def run(
-        self, wanted: Sequence[Training], seconds: dict[int, float], deadline: float
-    ) -> Generator[Retrained]:
+    def run(self, wanted: Mapping[Training, float], deadline: float) -> Generator[Retrained]:
         """Each to its end, or until time is up; none is begun that would not end in time.
 
-        `seconds` says how long a training of each trial took, `deadline` is by the engine's clock.
+        `wanted` says how many seconds each takes; `deadline` is by the engine's clock.
         """
         waiting, done = deque[Training](), 0
         for training in wanted:
@@ -159,7 +157,7 @@ class Rerun:
                 self.engine.start(slot)
 
         while left := max(0.0, deadline - self.engine.now()):
-            waiting = deque(t for t in waiting if seconds[t.trial or 0] <= left)
+            waiting = deque(training for training in waiting if wanted[training] <= left)
             while waiting and self.idle:
                 self._begin(min(self.idle), waiting.popleft())
             if not waiting and not self.active:
@@ -192,7 +190,7 @@ class Rerun:
         self.active[slot] = training
         config, file = training.config, str(training.file.resolve())
         epochs = config.train.epochs
-        job = Job(training.trial or 0, config.dump(), file, epochs, whole=training.whole)
+        job = Job(training.trial, config.dump(), file, epochs, whole=training.whole)
         self.engine.send(slot, job)
 
     def _lost(self, slot: int, event: Lost, waiting: deque[Training]) -> None:
@@ -216,53 +214,56 @@ def decide(driver: Driver, rerun: Rerun, asked: Finals) -> Generator[Retrained, 
     The winner is the config of the best mean, as the training that is nearest this mean. Without
     finalists, or the time for any, it is the best trial of the search. There must be one.
     """
-    rows = driver.rows()
-    best = driver.best
+    rows, best = driver.rows(), driver.best
     assert best is not None
-    made = driver.training(best)
     among = asked.among(rows)
-    seconds = {row.trial: row.seconds for row in rows}
+    took = {row.trial: row.seconds for row in rows}
 
-    found: dict[int, dict[int, Training]] = {}
-    scores: dict[int, dict[int, float]] = {}
-    wanted = [
-        rerun.training(row.trial, driver.config(row.trial, 1 + number))
-        for number in range(asked.seeds)  # one of each, then another one of each
+    wanted = {  # one of each, then another one of each
+        rerun.training(row.trial, driver.config(row.trial, 1 + number)): took[row.trial]
+        for number in range(asked.seeds)
         for row in among
-    ]
+    }
     later = asked.more * max((row.seconds for row in among), default=0.0) / rerun.engine.slots
-    for told in rerun.run(wanted, seconds, driver.ends - later):
+    fresh: dict[Training, float] = {}  # to its score
+    for told in rerun.run(wanted, driver.ends - later):
         yield told
         if told.score is not None:
-            trial, seed = told.training.trial or 0, told.training.config.seed
-            found.setdefault(trial, {})[seed] = told.training
-            scores.setdefault(trial, {})[seed] = told.score
-    finalists = [
-        Finalist(row.trial, row.score, scores[row.trial], row.summary)
-        for row in among
-        if row.trial in scores and row.score is not None
-    ]
+            fresh[told.training] = told.score
+
+    finalists = []
+    for row in among:
+        scores = {t.config.seed: score for t, score in fresh.items() if t.trial == row.trial}
+        if scores and row.score is not None:
+            finalists.append(Finalist(row.trial, row.score, scores, row.summary))
     finalists.sort(key=lambda finalist: (-driver.sign * finalist.mean, finalist.trial))
+    made = driver.training(best)
     if finalists:
-        made = found[finalists[0].trial][finalists[0].typical]
+        winner = finalists[0].trial, finalists[0].typical
+        made = next(training for training in fresh if training.key == winner)
 
-    others = [training for trainings in found.values() for training in trainings.values()]
-    for row in rows:
-        if row.state == "finished" and driver.checkpoint(row.trial).exists():
-            others.append(driver.training(row.trial))
-    chosen, gain = choose(made, others, driver.data) if asked.finalists else ({}, None)
+    members: dict[Training, float] = {}
+    gain = None
+    if asked.finalists:
+        kept = [row.trial for row in rows if row.state == "finished"]
+        others = [driver.training(trial) for trial in kept if driver.checkpoint(trial).exists()]
+        members, gain = choose(made, [*fresh, *others], driver.data)
 
-    twins: dict[tuple[int | None, int], Training] = {}  # by trial and seed
+    twins: dict[tuple[int, int], Training] = {}
     if asked.refit and finalists:
-        wanted = [
-            rerun.training(training.trial or 0, training.config, whole=True)
-            for training in dict.fromkeys([made, *chosen])
-        ]
-        larger = len(rerun.whole.train) / len(driver.data.train)
-        longer = {trial: larger * taken for trial, taken in seconds.items()}
-        for told in rerun.run(wanted, longer, driver.ends):
+        longer = len(rerun.whole.train) / len(driver.data.train)
+        wanted = {
+            rerun.training(one.trial, one.config, whole=True): longer * took[one.trial]
+            for one in dict.fromkeys([made, *members])
+        }
+        for told in rerun.run(wanted, driver.ends):
             yield told
             if told.score is not None:
                 twins[told.training.key] = told.training
-    members = [(twins.get(one.key, one), one, share) for one, share in chosen.items()]
-    return Decision(twins.get(made.key, made), made, finalists, members, gain)
+    return Decision(
+        twins.get(made.key, made),
+        made,
+        finalists,
+        [(twins.get(one.key, one), one, share) for one, share in members.items()],
+        gain,
+    )
