@@ -176,13 +176,9 @@ def answer(made: Page, facts: Facts, metrics: Metrics) -> None:
 
 def warning(metric: Metric, metrics: Metrics) -> str | None:
     """What must be known before the score is read."""
-    chance, baseline = metrics.chance, metrics.baseline
-    if chance and not metric.beyond(
-        metrics.score, chance.scores[metrics.metric], metrics.valid_examples
-    ):
-        return "This model is no better than chance. Do not use it."
+    baseline = metrics.baseline
     if metrics.warning:
-        return metrics.warning
+        return f"This model is {metrics.warning}. Do not use it."
     if baseline and not metric.better(metrics.score, baseline.scores[metrics.metric]):
         return f"{baseline.name} does as well. More trials or data may help."
     return None
