@@ -187,14 +187,12 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Load the best model and evaluate it on the validation split: is it what was trained?"""
-    from automl.config import load_plugin
     from automl.results import artifact
     from automl.searching.run import root
     from automl.searching.study import Study
     from automl.training.precision import pick
 
-    for file in plugin or ():
-        load_plugin(file)
+    _load(plugin)
     study = Study.open(name, studies)
     model = artifact.load(study.path / "best", device=str(pick(device)))
     task = model.config.task
@@ -299,13 +297,11 @@ def report(
     plugin: Plugins = None,
 ) -> None:
     """Write a study as one page that opens anywhere, offline: report.html in its folder."""
-    from automl.config import load_plugin
     from automl.errors import DataError
     from automl.searching.run import root
     from automl.searching.study import Study
 
-    for file in plugin or ():
-        load_plugin(file)
+    _load(plugin)
     study = Study.open(name, studies)
     try:
         found, absent = study.task.load(root(data)), ""
@@ -449,14 +445,12 @@ def build(
     plugin: Plugins = None,
 ) -> None:
     """The configs of studies that are worth trying first on other data, cheapest first."""
-    from automl.config import load_plugin
     from automl.searching import portfolio
     from automl.searching.study import Study
 
     if out.suffix != ".json":
         raise OptionError(f"--out: got {str(out)!r}; want a file that ends in .json")
-    for file in plugin or ():
-        load_plugin(file)
+    _load(plugin)
     found = portfolio.build([Study.open(name, studies) for name in names], entries)
     portfolio.write(out, found)
     for belief in found:
@@ -464,12 +458,18 @@ def build(
 
 
 def _space(name: str, plugins: list[Path] | None) -> Space:
-    from automl.config import load_plugin
     from automl.space import Space, find
+
+    _load(plugins)
+    return Space.load(find(name))
+
+
+def _load(plugins: list[Path] | None) -> None:
+    """Parts of the user's own, before anything names them."""
+    from automl.config import load_plugin
 
     for plugin in plugins or ():
         load_plugin(plugin)
-    return Space.load(find(name))
 
 
 def _seconds(text: str) -> float:
