@@ -32,7 +32,7 @@ from automl.training import checkpoint as disk
 
 ATTEMPTS = 3  # workers a trial may lose before it is given up
 KEPT = 3  # finished trials whose weights stay on disk, whatever they take
-ROOM = 10, 2**29  # as many may stay for an ensemble, and as many bytes
+MORE, ROOM = 10, 2**29  # for an ensemble so many may stay, while they take no more bytes than that
 
 
 @dataclass(frozen=True)
@@ -465,8 +465,8 @@ class Driver:
         finished = [row.trial for row in rows if row.state == "finished"]
         keep = {row.trial for row in rows if row.state == "paused" or row.front}
         keep |= set(finished[:KEPT])
-        room = ROOM[1]
-        for trial in finished[KEPT : ROOM[0]]:
+        room = ROOM
+        for trial in finished[KEPT:MORE]:
             file = self.checkpoint(trial)
             room -= file.stat().st_size if file.exists() else 0
             if room >= 0:

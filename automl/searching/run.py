@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from automl.config import Input, load_plugin
-from automl.data import Data, Inputs
+from automl.data import Data, Inputs, Split
 from automl.engines import Setup
 from automl.engines.local import Local, devices
 from automl.errors import OptionError, SpaceError
@@ -28,7 +28,7 @@ from automl.results.delivery import Delivery, Joined
 from automl.searching import portfolio
 from automl.searching import study as on_disk
 from automl.searching.driver import Closed, Driver, Paused, Trained
-from automl.searching.finals import SHARE, USUAL, Finals, Rerun, Retrained, decide
+from automl.searching.finals import SHARE, USUAL, Decision, Finals, Rerun, Retrained, decide
 from automl.searching.study import Manifest, Study
 from automl.size import Size
 from automl.space import Space, find, measure
@@ -202,23 +202,33 @@ def run(
                 search={
                     "score": trial.score,
                     "trials": len(rows),
-                    "seconds": round(time.monotonic() - began, 1),
                     "device_seconds": round(sum(row.seconds for row in rows), 1),
                 },
                 environment={**manifest.versions, "device": manifest.device},
             )
             split = task.test(data)
-            reader = stack.enter_context(loaded_again(found, data, where, plugins))
-            delivery.test(split, where)
-            shutil.rmtree(path / "ensemble", ignore_errors=True)
-            more: dict[str, Any] = {}
-            if decided.members and decided.gain:
-                joined = Joined(decided.members, decided.gain)
-                folder = replace(delivery, folder=path / "ensemble")
-                more["ensemble"] = joined.write(folder, split, where)
-            proof = delivery.metrics["proof"] | {"loaded": answer(reader)}
-            delivery.note(**more, proof=proof)
+            with loaded_again(found, data, where, plugins) as reader:
+                finish(delivery, decided, split, where, reader)
         yield Finished(found, delivery.metrics, time.monotonic() - began)
+
+
+def finish(
+    delivery: Delivery,
+    decided: Decision,
+    split: Split,
+    device: torch.device,
+    reader: subprocess.Popen[bytes],
+) -> None:
+    """The one test of what is delivered, while a new process reads it back."""
+    delivery.test(split, device)
+    joined = delivery.folder.with_name("ensemble")
+    shutil.rmtree(joined, ignore_errors=True)
+    more: dict[str, Any] = {}
+    if decided.members and decided.gain:
+        ensemble = Joined(decided.members, decided.gain)
+        more["ensemble"] = ensemble.write(replace(delivery, folder=joined), split, device)
+    proof = delivery.metrics["proof"] | {"loaded": answer(reader)}
+    delivery.note(**more, proof=proof)
 
 
 def loaded_again(
