@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_sequence_models import stirred
 from tokenizers import pre_tokenizers
 from torch import Tensor, nn
 
@@ -90,13 +92,7 @@ def made(model: dict[str, Any], reads: str) -> Artifact:
         inputs = Images((3, 9, 9), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.2))
     labels = () if reads == "next tokens" else tuple("abcde")
     net = config.model.build(inputs, len(labels) or inputs.outputs)
-    with torch.no_grad():
-        for weight in net.parameters():
-            weight.add_(torch.randn_like(weight), alpha=0.05)
-        for module in net.modules():
-            if isinstance(module, nn.Embedding):
-                module.weight[0] = 0  # what padding has
-    net.eval().requires_grad_(False)
+    stirred(net).eval().requires_grad_(False)
     return Artifact(config, net, inputs, labels, {})
 
 
@@ -333,29 +329,35 @@ def test_texts_are_told_by_the_readmes_lines_without_us(
     assert [share for _, share in found] == pytest.approx([a.probability for a in want], abs=1e-5)
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> int | str | None:
-    monkeypatch.setattr(sys, "argv", ["automl", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return ended.value.code
+Command = Callable[..., int | str | None]
+
+
+@pytest.fixture
+def export(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """`automl export digits ...` in an empty folder, and its status."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> int | str | None:
+        line = ["automl", "export", "digits", "--studies", str(studies), *words]
+        monkeypatch.setattr(sys, "argv", line)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code
+
+    return run
 
 
 def test_the_command_prints_both_beside_each_other(
-    studies: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    studies: Path, tmp_path: Path, export: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert command(monkeypatch, "export", "digits", "--to", "onnx", "--studies", studies) == 0
+    assert export("--to", "onnx") == 0
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines()[:3]] == ["MB", "artifact", "onnx"]
     assert re.search(r"(\d+) of \1 validation answers are equal", out)
     assert out.endswith("saved in digits.onnx\n")
     assert [file.name for file in tmp_path.iterdir()] == ["digits.onnx"]
 
-    words = "export", "digits", "--to", "onnx", "--precision", "int8", "--studies", studies
-    assert command(monkeypatch, *words, "--json") == 0
+    assert export("--to", "onnx", "--precision", "int8", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["mb"][1] < Path("digits.onnx").stat().st_size / 1e6
     assert {file.name for file in tmp_path.iterdir()} == {"digits.onnx", "digits.int8.onnx"}
@@ -376,14 +378,9 @@ WRONG = {
 
 @pytest.mark.parametrize("words", WRONG)
 def test_what_cannot_be_is_one_line(
-    words: str,
-    studies: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    words: str, tmp_path: Path, export: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert command(monkeypatch, "export", "digits", "--studies", studies, *words.split()) == 2
+    assert export(*words.split()) == 2
     told = capsys.readouterr().err
     assert told.startswith(WRONG[words])
     assert told.count("\n") == 1

@@ -20,12 +20,7 @@ import optuna
 import pytest
 import soundfile
 import torch
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from curves_as_study import distribution
 from optuna.trial import TrialState, create_trial
 from PIL import Image
 from playwright.sync_api import Browser, Page
@@ -34,7 +29,7 @@ from automl import cli
 from automl.config import Config
 from automl.data import Metric
 from automl.errors import DataError
-from automl.holes import Choice, Hole, Int, random_value
+from automl.holes import random_value
 from automl.results import artifact, report
 from automl.results.report import examples, figures
 from automl.results.report.knobs import ENOUGH, Scored, best_of, importance
@@ -70,14 +65,6 @@ train: {epochs: 12, batch_size: {choice: [32, 64, 128]}}
 Scheme = Literal["light", "dark"]
 EVIL = "<b></script><script>owned=1</script><img src=x onerror=owned=1>&amp;\"'{{7*7}}"
 ACCURACY = Metric("accuracy")
-
-
-def ranges(hole: Hole) -> BaseDistribution:
-    if isinstance(hole, Choice):
-        return CategoricalDistribution(list(hole.options))
-    if isinstance(hole, Int):
-        return IntDistribution(hole.low, hole.high, hole.log, 1 if hole.log else hole.step)
-    return FloatDistribution(hole.low, hole.high, hole.log, hole.step)
 
 
 def score_of(values: dict[str, Any], noise: float) -> float:
@@ -120,7 +107,7 @@ def synthetic(path: Path, count: int, text: str = "cnn", seed: int = 0) -> Study
                 state=state,
                 value=curve[-1] if state == TrialState.COMPLETE else None,
                 params=values,
-                distributions={name: ranges(known[name]) for name in values},
+                distributions={name: distribution(known[name]) for name in values},
                 user_attrs=told,
                 intermediate_values=dict(enumerate(curve, 1)),
                 constraints=broken,
@@ -565,6 +552,15 @@ def test_a_sound_is_played_as_it_was_recorded() -> None:
     assert played.tolist() == samples.tolist()
 
 
+def searched(space: Space, data: Path) -> Study:
+    """Two trials on the user's own data, and their page."""
+    study = search(
+        space, name="s", studies=data.parent, trials=2, data=data, workers=1, finalists=0
+    )
+    study.report(study.task.load(data))
+    return study
+
+
 def test_texts_stand_where_models_of_texts_err(tmp_path: Path) -> None:
     lines = ["text,label"]
     lines += [f"{'good fine' if i % 2 else 'bad poor'} {EVIL!r} {i},{'ab'[i % 3 % 2]}"
@@ -574,12 +570,7 @@ def test_texts_stand_where_models_of_texts_err(tmp_path: Path) -> None:
         "task: {name: textcsv}\nmodel: {name: bag}\n"
         "optimizer: {name: adamw, lr: {float: [1e-4, 1e-3]}}\ntrain: {epochs: 1}"
     )
-    data = tmp_path / "t.csv"
-    study = search(
-        space, name="texts", studies=tmp_path, trials=2, data=data, workers=1, finalists=0
-    )
-    study.report(study.task.load(data))
-    page = text_of(study)
+    page = text_of(searched(space, tmp_path / "t.csv"))
     assert "<blockquote>" in page[page.index('id="mistakes"') :]
     assert "<img" not in page
     assert "&lt;/script&gt;" in page
@@ -591,12 +582,7 @@ def test_prose_is_a_sample_of_text_instead_of_mistakes(tmp_path: Path) -> None:
         "task: textfile\nmodel: {name: rnn, width: 16, embedding: 16}\n"
         "optimizer: {name: adamw, lr: {float: [1e-3, 1e-2]}}\ntrain: {epochs: 2}"
     )
-    data = tmp_path / "text.txt"
-    study = search(
-        space, name="prose", studies=tmp_path, trials=2, data=data, workers=1, finalists=0
-    )
-    study.report(study.task.load(data))
-    page = text_of(study)
+    page = text_of(searched(space, tmp_path / "text.txt"))
     assert "writes" in sections(page)
     assert not {"classes", "mistakes", "calibration"} & set(sections(page))
     assert "the lower the better" in page
