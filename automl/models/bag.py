@@ -15,7 +15,7 @@ from automl.inputs.text import Tokens
 from automl.models.layers import Embedding
 
 PRIME = 2**31 - 1
-FACTOR = 92_821  # a prime, so that n-grams spread over all buckets; times PRIME it fits in int64
+FACTOR = 92_821  # a prime, so that n-grams spread over all buckets; int32 wraps, alike everywhere
 
 
 class Net(nn.Module):
