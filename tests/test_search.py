@@ -636,3 +636,14 @@ def test_when_time_runs_out_before_a_trial_ends_the_best_so_far_is_delivered(
     assert 1 <= study.best.metrics["epochs"] <= row.epochs == 2
     assert last.metrics == study.best.metrics
     assert last.metrics["test"] is not None
+
+
+def test_a_file_where_one_happens_to_stand_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by workers, and not by the process that loads the model again."""
+    (tmp_path / "torch.py").write_text("open('run', 'w')\nraise SystemExit(1)")
+    monkeypatch.chdir(tmp_path)
+    go(tmp_path / "studies", trials=1)
+    assert not (tmp_path / "run").exists()
+    assert Study.open("s", tmp_path / "studies").best.metrics["proof"]["loaded"] is not None

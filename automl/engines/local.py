@@ -39,7 +39,7 @@ class Local(Engine):
         environment = os.environ | {"OMP_NUM_THREADS": str(self.setup.threads)}
         with self.log.open("ab") as log:
             popen = subprocess.Popen(
-                [sys.executable, "-m", "automl.engines.worker"],
+                [sys.executable, "-P", "-m", "automl.engines.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -238,7 +238,7 @@ def loaded_again(
     options = ["--studies", str(study.path.parent), "--device", str(device), "--json"]
     options += ["--data", str(data)] if data else []
     options += [word for plugin in plugins for word in ("--plugin", str(plugin))]
-    command = [sys.executable, "-m", "automl.cli", "verify", study.name, *options]
+    command = [sys.executable, "-P", "-m", "automl.cli", "verify", study.name, *options]
     with (study.path / "workers.log").open("ab") as log:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
 
