@@ -62,6 +62,12 @@ def test_finalists_are_ranked_by_the_mean_of_fresh_seeds(tmp_path: Path, slots: 
     assert (found.made.trial, found.made.config.seed) == (found.finalists[0].trial, 1)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_who_ends_first_changes_nothing(tmp_path: Path, seed: int) -> None:
+    found, _ = decided(tmp_path / "s", Table(lucky, slots=3, seed=seed), Finals(3, 3))
+    assert [list(finalist.scores) for finalist in found.finalists] == [[1, 2, 3]] * 3
+
+
 def test_every_finalist_has_its_first_training_before_one_has_its_second(tmp_path: Path) -> None:
     _, told = decided(tmp_path / "s", Table(lucky), Finals(3, 2))
     assert [t.training.config.seed for t in told] == [1, 1, 1, 2, 2, 2]

@@ -225,11 +225,12 @@ def decide(driver: Driver, rerun: Rerun, asked: Finals) -> Generator[Retrained, 
         for row in among
     }
     later = asked.more * max((row.seconds for row in among), default=0.0) / rerun.engine.slots
-    fresh: dict[Training, float] = {}  # to its score
+    scored: dict[Training, float] = {}
     for told in rerun.run(wanted, driver.ends - later):
         yield told
         if told.score is not None:
-            fresh[told.training] = told.score
+            scored[told.training] = told.score
+    fresh = {training: scored[training] for training in wanted if training in scored}  # in order
 
     finalists = []
     for row in among:
