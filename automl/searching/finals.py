@@ -126,7 +126,7 @@ class Rerun:
     def __init__(self, engine: Engine, data: Data, driver: Driver) -> None:
         self.engine, self.data, self.folder = engine, data, driver.folder
         self.metric, self.started = driver.metric.name, driver.started
-        self.idle, self.stale = set(driver.idle), set(driver.active)  # these owe it an event
+        self.idle = set(driver.idle)  # the others start, or still owe the driver an event
         self.active: dict[int, Training] = {}  # by slot
         self.lost: Counter[Path | None] = Counter()  # workers, by what they trained
 
@@ -169,9 +169,8 @@ class Rerun:
                 elif isinstance(event, Broken):
                     what = f" in trial {at.trial} ({at.config.summary})" if at else ""
                     raise PartBug(f"a part failed{what}:\n{event.traceback}")
-                elif at is None or slot in self.stale:  # ready, or an answer to the driver
+                elif at is None:  # ready, or an answer to what nobody waits for any more
                     self.lost[None] = 0
-                    self.stale.discard(slot)
                     self.idle.add(slot)
                 elif isinstance(event, Epoch) and event.number < at.config.train.epochs:
                     self.engine.send(slot, Go())
@@ -182,7 +181,6 @@ class Rerun:
                     score = event.metrics[self.metric] if isinstance(event, Epoch) else None
                     reason = event.reason if isinstance(event, Refused) else ""
                     yield Retrained(at, score, reason, done, len(wanted))
-        self.stale |= set(self.active)
         self.active.clear()
 
     def _begin(self, slot: int, training: Training) -> None:
@@ -197,7 +195,6 @@ class Rerun:
         """A worker is gone: what it trained goes on elsewhere, from its checkpoint."""
         training = self.active.pop(slot, None)
         self.idle.discard(slot)
-        self.stale.discard(slot)
         key = training.file if training else None
         self.lost[key] += 1
         if self.lost[key] == ATTEMPTS:
