@@ -29,6 +29,7 @@ from automl.errors import PartBug, StudyError
 from automl.inputs.images import Images
 from automl.results import leaderboard
 from automl.results.leaderboard import Row
+from automl.searching import driver as searching
 from automl.searching.driver import MORE, Closed, Driver, Trained
 from automl.searching.study import Manifest, begin, mend, storage
 from automl.space import Space
@@ -497,6 +498,22 @@ def test_only_the_best_few_keep_their_weights(tmp_path: Path) -> None:
     assert len(kept) == MORE
     assert kept == set(ranked[: len(kept)])
     assert all(driver.checkpoint(number).exists() for number in kept)
+
+
+def test_no_more_weights_stay_for_an_ensemble_than_there_is_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "ROOM", 9)
+
+    def lose(job: Job | None, epoch: int) -> bool:
+        if job:
+            Path(job.checkpoint).write_bytes(b"four")
+        return False
+
+    driver = opened(tmp_path / "s", Table(lose=lose), 12)
+    list(driver.run())
+    kept = list((tmp_path / "s" / "trials").iterdir())
+    assert len(kept) == searching.KEPT + 2
 
 
 def test_what_to_deliver_when_nothing_has_finished_has_weights(tmp_path: Path) -> None:

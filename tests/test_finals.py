@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +13,25 @@ import pytest
 import torch
 from test_driver import Config, Table, opened, width
 from test_search import SPACE, go
+from torch import nn
 
 import automl
+from automl import cli
 from automl.config import Task
-from automl.data import Ragged, Split
+from automl.data import Ragged, Split, Windows
 from automl.engines import Event, Refused
-from automl.errors import DataError, OptionError
-from automl.results import ensemble
+from automl.engines.local import Local
+from automl.errors import DataError, OptionError, StudyError
+from automl.inputs.text import Tokens
+from automl.results import artifact, ensemble
 from automl.results.ensemble import Ensemble
-from automl.results.judgement import judged, temperature, wilson
+from automl.results.judgement import averaged, judge, judged, temperature, wilson
+from automl.screen import answer
+from automl.searching.driver import Driver
 from automl.searching.finals import Decision, Finals, Rerun, Retrained, decide
 from automl.searching.study import Study
+from automl.training import checkpoint
+from automl.training.loop import ended
 
 DIGITS = Task.of("digits")
 
@@ -39,12 +48,18 @@ def decided(
     driver = opened(folder, table, 12)
     list(driver.run())
     driver.deadline = None if math.isinf(ends) else ends
-    steps, told = decide(driver, Rerun(table, driver.data, driver), asked), []
+    *told, found = decide_all(driver, asked)
+    return found, told
+
+
+def decide_all(driver: Driver, asked: Finals) -> list[Any]:
+    """What is told on the way, then the decision."""
+    steps, told = decide(driver, Rerun(driver.engine, driver.data, driver), asked), []
     while True:
         try:
             told.append(next(steps))
         except StopIteration as stop:
-            return stop.value, told
+            return [*told, stop.value]
 
 
 @pytest.mark.parametrize("slots", [1, 3])
@@ -88,6 +103,27 @@ def test_a_lost_worker_costs_no_training(tmp_path: Path) -> None:
     assert [len(finalist.scores) for finalist in found.finalists] == [2, 2]
 
 
+def test_workers_that_are_lost_again_and_again_end_the_search(tmp_path: Path) -> None:
+    table = Table(lucky, lose=lambda job, epoch: bool(job) and "finals" in job.checkpoint)
+    with pytest.raises(StudyError, match=r"trial \d+, trained again: killed; see workers.log"):
+        decided(tmp_path / "s", table, Finals(1, 1))
+
+
+def test_what_workers_still_owe_the_search_is_no_score_of_a_finalist(tmp_path: Path) -> None:
+    """Time was up in the middle of three trials; their answers come while finalists train."""
+    table = Table(lucky, slots=3)
+    driver = opened(tmp_path / "s", table, 12)
+    events = driver.run()
+    while driver.done < 5 or len(driver.active) < 3:
+        next(events)
+    events.close()
+    assert len(driver.active) >= 2
+    *_, last = decide_all(driver, Finals(3, 2))
+    for finalist in last.finalists:
+        configs = {seed: driver.config(finalist.trial, seed).dump() for seed in (1, 2)}
+        assert finalist.scores == {seed: lucky(config, 3) for seed, config in configs.items()}
+
+
 def test_a_training_that_cannot_be_is_told_and_left_out(tmp_path: Path) -> None:
     def curve(config: Config, epoch: int) -> float | Event:
         return Refused("diverged", "loss nan") if config["seed"] == 2 else lucky(config, epoch)
@@ -124,6 +160,15 @@ def test_time_is_left_for_the_finalists(tmp_path: Path) -> None:
     next(event for event in driver.run() if event.__class__.__name__ == "Closed")
     assert driver.ends - driver.engine.now() == pytest.approx(100, abs=1)
     assert driver.remaining == pytest.approx(93, abs=1)
+
+
+def test_a_refit_takes_its_time_too(tmp_path: Path) -> None:
+    table = Table(lucky)
+    driver = opened(tmp_path / "s", table, 4)
+    list(driver.run())
+    rows, each = driver.rows(), 1.5  # three epochs of half a second
+    assert Finals(2, 3).work(rows) == 6 * each
+    assert Finals(2, 3, refit=True).work(rows) == (6 + 1 + ensemble.MEMBERS) * each
 
 
 # what a number is worth
@@ -179,6 +224,35 @@ def test_classes_are_told_apart() -> None:
     assert (second["examples"], second["recall"], second["precision"]) == (1, 0.0, 0.0)
 
 
+class Lengths(nn.Module):
+    """Logits that tell texts by their length."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        long = (x != 0).sum(1, keepdim=True).float()
+        return torch.cat([long, -long], 1)
+
+
+def test_answers_stand_in_the_order_of_the_examples() -> None:
+    rows = [torch.full((length,), 2) for length in (7, 1, 5, 3)]  # which a sweep sorts
+    split = Split(Ragged.of(rows), torch.tensor([0, 1, 0, 1]))
+    found = judge(Lengths(), split, Tokens(10, 8), Task.of("trec"))
+    assert found.logits is not None
+    assert found.logits[:, 0].tolist() == [7, 1, 5, 3]
+    assert found.y is not None
+    assert found.y.tolist() == [0, 1, 0, 1]
+
+
+def test_a_score_of_text_has_an_interval_from_its_blocks() -> None:
+    torch.manual_seed(0)
+    values = torch.randint(2, 10, (4000,), dtype=torch.int32)
+    split = Split(Windows(values, 32, 4000), torch.zeros(0, dtype=torch.long))
+    task = Task.of("textfile")
+    found = judge(nn.Embedding(10, 10), split, Tokens(10, 32, causal=True), task)
+    score = found.scores[task.metric.name]
+    assert found.interval.by == "bootstrap"
+    assert score - 0.3 < found.interval.low < score < found.interval.high < score + 0.3
+
+
 # several models
 
 
@@ -199,6 +273,18 @@ def test_what_one_model_does_as_well_needs_no_second() -> None:
     good, bad = logits.softmax(1), torch.full_like(logits, 0.1)
     assert ensemble.chosen([bad, good, bad], y) == {1: 1.0}
     assert not ensemble.gain([bad, good], y, good, DIGITS).worth
+
+
+def test_luck_in_choosing_is_no_gain() -> None:
+    """Of many that guess, some guess the examples right that they are chosen by."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(10, (60,), generator=generator)
+    guesses = list(torch.rand(200, 60, 10, generator=generator).softmax(2))
+    members = ensemble.chosen(guesses, y)
+    told = ensemble.mean([guesses[m] for m in members], list(members.values()))
+    alone = torch.full((60, 10), 0.1)
+    assert averaged(told, y, DIGITS).scores["loss"] < averaged(alone, y, DIGITS).scores["loss"]
+    assert not ensemble.gain(guesses, y, alone, DIGITS).worth
 
 
 @pytest.mark.parametrize("ragged", [False, True])
@@ -235,10 +321,51 @@ def test_the_model_is_the_winner_on_all_data_and_told_as_such(study: Study) -> N
     assert study.leaderboard[0].mean == first["mean"]
 
 
-def test_finals_are_not_trained_twice(study: Study) -> None:
+def test_a_refit_sees_all_examples_but_those_of_the_test(study: Study) -> None:
+    (file, *_) = (study.path / "finals").glob("*-whole/checkpoint.pt")
+    state = checkpoint.load(file)
+    assert state is not None
+    told = study.best.metrics
+    both = told["train_examples"] + told["valid_examples"]
+    assert {epoch["examples"] for epoch in state["history"]} == {both}
+
+
+def test_only_the_training_that_is_meant_counts_as_ended(study: Study) -> None:
+    data = study.task.load(None)
+    told = study.best.metrics
+    file = study.path / "finals" / f"{told['trial']:04d}-{told['seed']}" / "checkpoint.pt"
+    config = study.best.config
+    assert ended(config, data, file)
+    assert ended(config.model_copy(update={"seed": 99}), data, file) is None
+    assert ended(config, data.whole(), file) is None
+
+
+def test_a_model_that_is_not_the_one_trained_is_found_out(
+    study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["automl", "verify", "s", "--studies", str(study.path.parent)])
+    metrics = study.best.metrics
+    monkeypatch.setattr("automl.results.artifact.noted", lambda folder: metrics)
+    for trained, status in (metrics["proof"]["trained"], 0), (0.1234, 2):
+        metrics["proof"]["trained"] = trained
+        with pytest.raises(SystemExit) as ending:
+            cli.main()
+        assert ending.value.code == status
+    assert "is not the one that was trained" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("search", "luck"), [(0.9, "; 0.1000 of it was luck"), (0.8, "")])
+def test_luck_is_said_where_there_was_some(study: Study, search: float, luck: str) -> None:
+    first = study.best.metrics["finalists"][0] | {"search": search, "mean": 0.8, "spread": 0.01}
+    line, *_ = answer(study.best.metrics | {"finalists": [first]})
+    assert line.endswith(f"trained again from 2 seeds{luck}")
+
+
+def test_finals_are_not_trained_twice(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     files = list((study.path / "finals").rglob("checkpoint.pt"))
     assert len(files) >= 5  # four, and the winner on all data
     before = {file: file.stat().st_mtime_ns for file in [*files, study.path / "best/metrics.json"]}
+    monkeypatch.setattr(Local, "start", lambda engine, slot: pytest.fail("nothing is to train"))
     go(study.path.parent, SPACE, finals=Finals(2, 2, refit=True))
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
@@ -277,6 +404,14 @@ def test_an_ensemble_is_loaded_in_one_line_and_answers_as_its_members_do(tmp_pat
     assert model.evaluate(data.valid)["accuracy"] == model.metrics["valid"]["accuracy"]
     assert Study.open("s", tmp_path).best.metrics["ensemble"] == model.metrics
 
+    for member in model.members:
+        judgement = member.judge(Split(data.valid.x[:20], data.valid.y[:20]))
+        assert torch.allclose(judgement.probabilities, member.probabilities(pictures), atol=1e-6)
+
+    one = model.members[1]
+    artifact.write(folder / "1", one.config, one.model.state_dict(), one.inputs, one.labels[::-1])
+    with pytest.raises(DataError, match="the members do not tell the same classes"):
+        automl.load(folder)
     (folder / "ensemble.json").write_text('{"members": {"../0": 1.0}}')
     with pytest.raises(DataError, match="want members by number"):
         automl.load(folder)
