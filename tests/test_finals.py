@@ -27,7 +27,7 @@ from automl.results import artifact, ensemble
 from automl.results.ensemble import Ensemble
 from automl.results.judgement import averaged, judge, judged, temperature, wilson
 from automl.screen import answer
-from automl.searching.driver import Driver
+from automl.searching.driver import ATTEMPTS, Driver
 from automl.searching.finals import Decision, Finals, Rerun, Retrained, decide
 from automl.searching.study import Study
 from automl.training import checkpoint
@@ -107,6 +107,7 @@ def test_workers_that_are_lost_again_and_again_end_the_search(tmp_path: Path) ->
     table = Table(lucky, lose=lambda job, epoch: bool(job) and "finals" in job.checkpoint)
     with pytest.raises(StudyError, match=r"trial \d+, trained again: killed; see workers.log"):
         decided(tmp_path / "s", table, Finals(1, 1))
+    assert sum("finals" in job.checkpoint for job in table.jobs) == ATTEMPTS
 
 
 def test_what_workers_still_owe_the_search_is_no_score_of_a_finalist(tmp_path: Path) -> None:
