@@ -27,7 +27,7 @@ from automl.results import artifact, ensemble
 from automl.results.ensemble import Ensemble
 from automl.results.judgement import averaged, judge, judged, temperature, wilson
 from automl.screen import answer
-from automl.searching.driver import ATTEMPTS, Driver
+from automl.searching.driver import ATTEMPTS, Closed, Driver
 from automl.searching.finals import Decision, Finals, Rerun, Retrained, decide
 from automl.searching.study import Study
 from automl.training import checkpoint
@@ -158,9 +158,20 @@ def test_time_is_left_for_the_finalists(tmp_path: Path) -> None:
     driver = opened(tmp_path / "s", Table(lucky), 12)
     driver.after = lambda rows: 7.0
     driver.deadline = driver.engine.now() + 100
-    next(event for event in driver.run() if event.__class__.__name__ == "Closed")
+    next(event for event in driver.run() if isinstance(event, Closed))
     assert driver.ends - driver.engine.now() == pytest.approx(100, abs=1)
     assert driver.remaining == pytest.approx(93, abs=1)
+
+
+def test_a_forecast_tells_of_the_time_for_finalists(tmp_path: Path) -> None:
+    told = []
+    for after in (0.0, 700.0):
+        driver = opened(tmp_path / f"s{after:g}", Table(lucky), 12)
+        driver.after = lambda rows, after=after: after
+        *_, last = (event.forecast for event in driver.run() if isinstance(event, Closed))
+        assert last is not None
+        told.append(last.seconds)
+    assert told[1] - told[0] == pytest.approx(700, abs=5)
 
 
 def test_a_refit_takes_its_time_too(tmp_path: Path) -> None:

@@ -496,8 +496,9 @@ class Driver:
         each = self.busy / len(self.worked) / self.engine.slots
         work = (self.trials - self.done) * each
         if work <= self.remaining:
-            return Forecast(work, self.trials)
-        return Forecast(self.remaining, self.done + int(self.remaining / max(each, 1e-9)))
+            return Forecast(work + self.reserved, self.trials)
+        trials = self.done + int(self.remaining / max(each, 1e-9))
+        return Forecast(self.remaining + self.reserved, trials)
 
     def checkpoint(self, number: int) -> Path:
         return self.folder / "trials" / f"{number:04d}" / "checkpoint.pt"

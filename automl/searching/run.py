@@ -146,7 +146,7 @@ def run(
             seed=seed,
             deadline=None if seconds is None else began + seconds - FINISH,
             chance=task.chance(loaded)[1],
-            after=lambda rows: min(SHARE * (seconds or 0.0), finals.work(rows) / len(slots)),
+            after=lambda rows: min(SHARE * (seconds or math.inf), finals.work(rows) / len(slots)),
         )
         if not driver.over:
             driver.start()  # workers import and load while the baseline is found
