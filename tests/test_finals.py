@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,11 +133,17 @@ def test_a_training_that_cannot_be_is_told_and_left_out(tmp_path: Path) -> None:
     assert [finalist.spread for finalist in found.finalists] == [None, None]
 
 
-def test_without_time_for_finalists_the_best_trial_is_taken(tmp_path: Path) -> None:
-    found, told = decided(tmp_path / "s", Table(lucky), Finals(3, 3), ends=time.monotonic() + 0.3)
-    assert told == []
-    assert found.finalists == []
-    assert found.made.config.seed == 0
+@pytest.mark.parametrize(("left", "trained"), [(1.0, 0), (2.0, 9)])
+def test_no_training_is_begun_that_would_not_end_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: float, trained: int
+) -> None:
+    """Each took 1.5 seconds in the search. Without any, the best trial is taken as it is."""
+    table = Table(lucky)
+    monkeypatch.setattr(table, "now", lambda: 50.0)
+    found, told = decided(tmp_path / "s", table, Finals(3, 3), ends=50.0 + left)
+    assert len(told) == trained
+    assert bool(found.finalists) == bool(trained)
+    assert (found.made.config.seed == 0) == (not trained)
 
 
 @pytest.mark.parametrize(
@@ -154,24 +159,29 @@ def test_what_makes_no_sense_is_refused(asked: Finals, told: str) -> None:
         asked.check()
 
 
-def test_time_is_left_for_the_finalists(tmp_path: Path) -> None:
-    driver = opened(tmp_path / "s", Table(lucky), 12)
-    driver.after = lambda rows: 7.0
-    driver.deadline = driver.engine.now() + 100
+def test_time_is_left_for_the_finalists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table(lucky)
+    monkeypatch.setattr(table, "now", lambda: 50.0)
+    driver = opened(tmp_path / "s", table, 12)
+    driver.after, driver.deadline = lambda rows: 7.0, 150.0
     next(event for event in driver.run() if isinstance(event, Closed))
-    assert driver.ends - driver.engine.now() == pytest.approx(100, abs=1)
-    assert driver.remaining == pytest.approx(93, abs=1)
+    assert driver.ends == 150
+    assert driver.remaining == 93
 
 
-def test_a_forecast_tells_of_the_time_for_finalists(tmp_path: Path) -> None:
+def test_a_forecast_tells_of_the_time_for_finalists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = []
     for after in (0.0, 700.0):
-        driver = opened(tmp_path / f"s{after:g}", Table(lucky), 12)
+        table = Table(lucky)
+        monkeypatch.setattr(table, "now", lambda: 50.0)
+        driver = opened(tmp_path / f"s{after:g}", table, 12)
         driver.after = lambda rows, after=after: after
         *_, last = (event.forecast for event in driver.run() if isinstance(event, Closed))
         assert last is not None
         told.append(last.seconds)
-    assert told[1] - told[0] == pytest.approx(700, abs=5)
+    assert told[1] - told[0] == 700
 
 
 def test_a_refit_takes_its_time_too(tmp_path: Path) -> None:
