@@ -44,10 +44,7 @@ class Auto(Pruner):
         description="first rung, as a share of all epochs, until ranks tell a better one",
     )
     whole: int = Field(
-        default=4,
-        ge=0,
-        le=100,
-        description="trials that come to their end before the model decides",
+        default=3, ge=0, le=100, description="ends that are seen before the model decides"
     )
     likely: float = Field(
         default=0.1, gt=0, lt=0.5, description="a trial pauses that is less likely to be the best"

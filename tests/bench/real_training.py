@@ -5,8 +5,8 @@
     python tests/bench/real_training.py report
 
 Each is `automl search` for so many seconds with one worker, nothing told by a portfolio, and the
-best model tested on the sealed split. Results are kept in `studies/quality/real/`, none twice. Needs
-a core of its own, for time is the budget.
+best model tested on the sealed split. Results are kept in `studies/quality/real/`, none twice. It
+needs a core of its own, for time is the budget.
 """
 
 from __future__ import annotations
