@@ -30,9 +30,9 @@ class Auto(Pruner):
     With `sampler: auto`, its model says how likely a trial is to be the best in the end, and what
     is expected of it for what it still costs: freeze-thaw optimization (Swersky et al. 2014).
     Before it has seen ends, the first trials come to the first rung, and then the best of them, one
-    after the other, to their ends; of those that did well elsewhere half as many, at once. With
-    other samplers a rung lets its best third through, as asynchronous successive halving does (Li
-    et al. 2020), and takes up later who belongs to it.
+    after the other, to their ends; of what did well elsewhere the first two, at once. With other
+    samplers a rung lets its best third through, as asynchronous successive halving does (Li et al.
+    2020), and takes up later who belongs to it.
     """
 
     name: Literal["auto"] = "auto"
@@ -93,7 +93,7 @@ class Auto(Pruner):
             return False
         if ledger.model is None:
             return entry not in self._through(entry.epoch, ledger)
-        if entry.believed and entry.number < self.whole // 2:
+        if entry.believed and entry.number < (self.whole + 1) // 2:
             return False
         if self._begins(ledger) or not ledger.model.ready:
             return entry.epoch == self.decides(ledger)[0]
