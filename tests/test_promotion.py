@@ -25,7 +25,7 @@ from automl.searching.driver import Closed, Paused, Trained
 from automl.searching.gaussian import GaussianProcess
 from automl.searching.ledger import Entry, Ledger
 from automl.searching.pruners import Auto
-from automl.searching.surrogate import Encoder, Surrogate, key
+from automl.searching.surrogate import Encoder, Surrogate, improvement, key
 from automl.space import Space
 from automl.training import train
 
@@ -173,15 +173,52 @@ def test_a_trial_at_chance_stops_at_once_and_so_does_one_that_falls_apart(tmp_pa
             assert row.epochs == 6
 
 
-def test_where_nothing_can_be_better_no_more_is_trained_than_one_look(tmp_path: Path) -> None:
+def test_where_nothing_can_be_better_three_are_trained_to_their_end(tmp_path: Path) -> None:
     def curve(config: Config, epoch: int) -> float:
         return 1.0 if epoch > 3 else rising(config, epoch)
 
     driver = opened(tmp_path / "s", Table(curve), 20, text=SPACE)
     driver.ledger.ceiling, driver.ledger.blur = 1.0, lambda _score: 0.01
     list(driver.run())
-    rows = sorted(driver.rows(), key=lambda row: row.trial)
-    assert [row.epochs for row in rows[6:]] == [2] * 14
+    assert Counter(row.epochs for row in driver.rows()) == {18: 3, 2: 17}
+
+
+def test_of_the_first_trials_the_best_come_to_their_ends_before_the_model_decides(
+    tmp_path: Path,
+) -> None:
+    for slots in (1, 4):
+        table = Table(rising, slots=slots)
+        driver = opened(tmp_path / str(slots), table, 40, text=SPACE)
+        events = driver.run()
+        while len(driver.ledger.finished) < 3:
+            next(events)
+        seen = driver.ledger.entries.values()
+        early = {entry.number: entry.curve[1] for entry in seen if entry.epoch > 1}
+        best = sorted((n for n in early if n < 12), key=early.__getitem__)[-3:]
+        jobs = [job.trial for job in table.jobs]
+        again = [number for place, number in enumerate(jobs) if number in jobs[:place]]
+        if slots == 1:
+            assert jobs == [*range(12), *reversed(best)]
+        else:  # who asks when not all twelve have come there takes the best of those that have
+            assert len(again) == 3
+            assert best[-1] in again
+
+
+def test_fewer_trials_than_a_model_needs_all_come_to_their_ends(tmp_path: Path) -> None:
+    driver = opened(tmp_path / "s", Table(rising), 5, text=SPACE)
+    list(driver.run())
+    assert [row.state for row in driver.rows()] == ["finished"] * 5
+
+
+def test_where_time_is_short_the_best_of_the_first_trials_comes_to_its_end(tmp_path: Path) -> None:
+    for epochs in range(22, 44):  # that fit; twelve at their first rung and one end take 40
+        table = Table(rising)
+        driver = opened(tmp_path / str(epochs), table, 99, text=SPACE)
+        entries = driver.ledger.entries
+        table.now = lambda entries=entries: 0.5 * sum(e.epoch for e in entries.values())
+        driver.deadline = 0.5 * epochs
+        list(driver.run())
+        assert driver.rows()[0].state == "finished", f"nothing after {epochs} epochs"
 
 
 def test_what_is_no_clear_gain_is_not_trained_on(tmp_path: Path) -> None:
@@ -370,6 +407,34 @@ def test_knobs_that_are_not_there_do_not_count() -> None:
     a, b = encoder.encode([base, other])
     moved = np.flatnonzero(a != b)
     assert [encoder.groups[column] for column in moved] == [list(encoder.columns).index(lr)]
+
+
+def test_candidates_climb_along_the_slopes_of_what_the_process_foretells() -> None:
+    rng = np.random.default_rng(0)
+    x, t = rng.random((40, 3)), rng.choice([0.3, 1.0], 40)
+    y = np.sin(5 * x[:, 0]) + x[:, 1] + 0.1 * t
+    process = GaussianProcess([0, 1, 1], 2)
+    process.fit(x, t, y, rng)
+    process.condition(x, t, y)
+    here, end = rng.random((5, 3)), np.ones(5)
+    mean, left, up, out = (
+        part.numpy()
+        for part in process._slopes(torch.tensor(here), torch.cholesky_inverse(process.root))
+    )
+    assert np.allclose((mean, np.sqrt(left)), process.predict(here, end))
+    for column in range(3):
+        step = np.eye(3)[column] * 1e-5
+        above, below = process.predict(here + step, end), process.predict(here - step, end)
+        assert np.allclose(up[:, column], (above[0] - below[0]) / 2e-5, rtol=1e-3, atol=1e-5)
+        told = (above[1] ** 2 - below[1] ** 2) / 2e-5
+        assert np.allclose(out[:, column], told, rtol=1e-3, atol=1e-5)
+    best = float(y.max())
+    moved = process.climb(here, np.array([[True, True, False]] * 5), best)
+    assert (moved[:, 2] == here[:, 2]).all()
+    assert ((moved >= 0) & (moved <= 1)).all()
+    gained = [improvement(*process.predict(points, end), best) for points in (here, moved)]
+    assert (gained[1] >= gained[0]).all()
+    assert gained[1].sum() > gained[0].sum()
 
 
 def test_a_process_foretells_the_end_of_a_curve_from_those_of_its_like() -> None:

@@ -116,19 +116,40 @@ class GaussianProcess:
         Within 0 to 1 and only in columns that are `free` (M, columns). Adam (Kingma & Ba 2015) on
         the logarithm of the expected improvement, which far below the best has a slope still.
         """
-        points = torch.tensor(x, requires_grad=True)
-        movable, ends = torch.tensor(free), torch.ones(len(x), dtype=points.dtype)
+        points, movable = torch.tensor(x), torch.tensor(free)
+        inverse = torch.cholesky_inverse(self.root)
         optimizer = torch.optim.Adam([points], betas=(0.8, 0.95))
         for step in range(CLIMB):
-            mean, deviation = self._predict(points, ends)
-            loss = -(deviation.log() + _log_gain((mean - best) / deviation)).sum()
-            (gradient,) = torch.autograd.grad(loss, points)
-            points.grad = gradient * movable
+            mean, left, up, out = self._slopes(points, inverse)
+            deviation = left.sqrt()
+            z = (mean - best) / deviation
+            steep = _log_gain_slope(z)
+            rise = steep / deviation
+            fall = (1 - steep * z) / (2 * left)
+            points.grad = -(rise[:, None] * up + fall[:, None] * out) * movable
             optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / CLIMB)
             optimizer.step()
-            with torch.no_grad():
-                points.clamp_(0, 1)
-        return points.detach().numpy()
+            points.clamp_(0, 1)
+        return points.numpy()
+
+    def _slopes(self, x: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Mean and variance (M,) at time 1 with their gradients (M, columns)."""
+        lengths = torch.exp(self.fixed[: self.scales])[self.groups]
+        worth, turn, common = torch.exp(2 * self.fixed[self.scales : self.scales + 3])
+        close = torch.exp(-(1 - self.times).abs() / torch.exp(self.fixed[-2]))
+        distance = self._distance(x / lengths, self.seen / lengths)
+        weight = worth + turn * close
+        alike = _matern(distance)
+        cross = alike * weight + common * close
+        told = cross @ inverse
+        left = (worth + turn + common - (told * cross).sum(1)).clamp_min(1e-10)
+        slope = -5 / 3 * (1 + distance) * torch.exp(-distance) * weight  # over x - seen, scaled
+
+        def pulled(by: Tensor) -> Tensor:
+            return (by.sum(1, keepdim=True) * x - by @ self.seen) / lengths.square()
+
+        up = pulled(slope * self.weights[:, 0])
+        return (cross @ self.weights)[:, 0], left, up, pulled(-2 * slope * told)
 
     def likeness(self, x: Array, x2: Array) -> Array:
         """How alike configs (M, columns) and (N, columns) are, (M, N) from 0 to 1."""
@@ -159,16 +180,22 @@ class GaussianProcess:
     def _likeness(self, theta: Tensor, x: Tensor, x2: Tensor) -> Tensor:
         """Matern 5/2, 1 for equal configs."""
         lengths = torch.exp(theta[: self.scales])[self.groups]
-        near, far = x / lengths, x2 / lengths
+        return _matern(self._distance(x / lengths, x2 / lengths))
+
+    @staticmethod
+    def _distance(near: Tensor, far: Tensor) -> Tensor:
+        """(M, N): root of five times the distance."""
         square = near.square().sum(1)[:, None] + far.square().sum(1) - 2 * near @ far.T
-        distance = (5 * square.clamp_min(1e-12)).sqrt()
-        alike: Tensor = (1 + distance + distance.square() / 3) * torch.exp(-distance)
-        return alike
+        return (5 * square.clamp_min(1e-12)).sqrt()
 
 
-def _log_gain(z: Tensor) -> Tensor:
-    """log(z * Phi(z) + phi(z)), of the tail its first term (Ament et al. 2023)."""
-    root = math.sqrt(2 * math.pi)
-    near = z * torch.special.ndtr(z) + torch.exp(-z * z / 2) / root
-    tail = -z * z / 2 - 2 * torch.log(z.abs().clamp_min(1.0)) - math.log(root)
-    return torch.where(z > -5, torch.log(near.clamp_min(1e-30)), tail)
+def _matern(distance: Tensor) -> Tensor:
+    return (1 + distance + distance.square() / 3) * torch.exp(-distance)
+
+
+def _log_gain_slope(z: Tensor) -> Tensor:
+    """Of log(z * Phi(z) + phi(z)), in the tail of its first term (Ament et al. 2023)."""
+    density, share = torch.exp(-z * z / 2) / math.sqrt(2 * math.pi), torch.special.ndtr(z)
+    near = share / (z * share + density).clamp_min(1e-30)
+    tail = -z - 2 / z.clamp_max(-1.0)
+    return torch.where(z > -5, near, tail)
