@@ -160,6 +160,7 @@ def predict(
     name: StudyName,
     inputs: Annotated[list[str], typer.Argument(help="image or sound files, or texts")],
     studies: Studies = Path("studies"),
+    plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Predict with the best model of a study."""
@@ -167,6 +168,7 @@ def predict(
 
     from automl.searching.study import load_best
 
+    _load(plugin)
     predictions = load_best(name, studies=studies).predict(inputs)
     if as_json:
         answers = zip(inputs, predictions, strict=True)
@@ -207,6 +209,38 @@ def verify(
 
 
 @app.command()
+def reproduce(
+    name: StudyName,
+    trial: Annotated[int, typer.Option(help="its number on the leaderboard")],
+    studies: Studies = Path("studies"),
+    data: DataPath = None,
+    device: Device = "auto",
+    plugin: Plugins = None,
+    as_json: Json = False,
+) -> None:
+    """Train a trial again: is it what the study says? Status 1 where it is not."""
+    from automl.searching.reproduction import Reproduction
+    from automl.searching.run import root
+    from automl.searching.study import Study
+    from automl.training.precision import pick
+
+    _load(plugin)
+    study = Study.open(name, studies)
+    again = Reproduction.of(study, trial, root=root(data), device=pick(device))
+    row, metric = again.row, again.metric.name
+    _note(f"trial {trial}, {row.state}, epoch {row.epochs}: {row.summary}")
+    for epoch, was, now in again.train():
+        _note(f"epoch {epoch:>3}  {metric} {was:.4f} in the study, {now:.4f} now")
+    if as_json:
+        told = {"trial": trial, "study": again.was, "now": again.now, "differs": again.differs}
+        print(json.dumps(told | {"agrees": again.agrees, "verdict": again.verdict}))
+    else:
+        last = f"{again.now[-1]:.4f}" if again.now else "none"
+        print(f"{metric} {again.was[-1]:.4f} in the study, {last} now: {again.verdict}")
+    raise typer.Exit(0 if again.agrees else 1)
+
+
+@app.command()
 def generate(
     name: StudyName,
     prompt: Annotated[str, typer.Option(help="the text to go on with")] = "",
@@ -219,10 +253,12 @@ def generate(
     top_p: Annotated[float, typer.Option(help="draw from the likeliest with this share")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="of the draws")] = 0,
     studies: Studies = Path("studies"),
+    plugin: Plugins = None,
 ) -> None:
     """Write text with the best model of a study, as it is drawn."""
     from automl.searching.study import load_best
 
+    _load(plugin)
     model = load_best(name, studies=studies)
     pieces = model.stream(
         prompt, length=length, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
@@ -245,6 +281,7 @@ def export(
     ] = "float32",
     studies: Studies = Path("studies"),
     data: DataPath = None,
+    plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Write the best model of a study as one file that runs without automl, and prove it."""
@@ -254,18 +291,22 @@ def export(
     from automl.exports.verified import export as write
     from automl.screen import exported
     from automl.searching.run import root
-    from automl.searching.study import load_best
+    from automl.searching.study import Study
 
+    _load(plugin)
     try:
         form = Export.of(to)
     except SpaceError as error:
         raise OptionError(f"--to: {error}") from error
     file = out or Path(f"{name}{'' if precision == 'float32' else '.' + precision}{form.suffix}")
-    told = write(load_best(name, studies=studies), form, file, precision=precision, root=root(data))
+    study = Study.open(name, studies)
+    told = write(study.best, form, file, precision=precision, root=root(data))
     if as_json:
         print(json.dumps(asdict(told), default=str))
     else:
         exported(told)
+    if (together := study.path / "ensemble").is_dir():
+        _note(f"{together} is not in it: a file holds one model")
 
 
 @app.command()
@@ -273,6 +314,7 @@ def leaderboard(
     name: StudyName,
     studies: Studies = Path("studies"),
     top: Annotated[int, typer.Option(min=1, help="rows to show")] = 20,
+    plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """The trials of a study, best first."""
@@ -281,6 +323,7 @@ def leaderboard(
     from automl.screen import table
     from automl.searching.study import Study
 
+    _load(plugin)
     study = Study.open(name, studies)
     rows = study.leaderboard
     if as_json:
@@ -340,37 +383,29 @@ def list_() -> None:
 def dashboard(
     name: StudyName,
     studies: Studies = Path("studies"),
-    port: Annotated[int, typer.Option(min=1, max=65535, help="on this machine only")] = 8080,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="else 8080, or any that is free")
+    ] = None,
+    show: Annotated[bool, typer.Option("--open/--no-open", help="in your browser")] = True,
 ) -> None:
-    """Look at a study in optuna-dashboard."""
+    """Look at a study in optuna-dashboard, on this machine only."""
+    import webbrowser
     from importlib.util import find_spec
-    from socketserver import ThreadingMixIn
-    from wsgiref.simple_server import WSGIServer, make_server
 
+    from automl.searching.dashboard import server
     from automl.searching.study import Study
-    from automl.searching.study import storage as open_storage
 
     study = Study.open(name, studies)
     if find_spec("optuna_dashboard") is None:
-        raise OptionError("automl dashboard needs optuna-dashboard: pip install optuna-dashboard")
-    from optuna_dashboard import wsgi
-
-    class Threaded(ThreadingMixIn, WSGIServer):
-        daemon_threads = True
-
-    pages = wsgi(open_storage(study.path / "journal.log"))
+        raise OptionError("automl dashboard needs optuna-dashboard: pip install '.[dashboard]'")
+    pages, address = server(study, port)
+    print(f"{address}  (Ctrl-C ends it)", flush=True)
+    if show:
+        webbrowser.open(address)
     try:
-        server = make_server("127.0.0.1", port, pages, server_class=Threaded)
-    except OSError as error:
-        raise OptionError(f"--port {port}: {error.strerror}; give another one") from error
-    print(
-        f"http://127.0.0.1:{port}/dashboard/studies/{study.optuna._study_id}  (Ctrl-C ends it)",
-        flush=True,
-    )
-    try:
-        server.serve_forever()
+        pages.serve_forever()
     except KeyboardInterrupt:
-        server.server_close()
+        pages.server_close()
 
 
 @app.command()

@@ -179,6 +179,7 @@ class Task(Part):
     home: ClassVar[str] = "automl.tasks"
     gives: ClassVar[str]  # images, sounds, texts, or prose: a text to go on with
     input: ClassVar[str]  # the input part that reads it unless the config names another
+    origin: ClassVar[str] = "not known"  # of the data, and its licence as far as one is stated
 
     @property
     @abstractmethod

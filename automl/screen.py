@@ -179,7 +179,7 @@ class Screen:
             print(json.dumps(result(event, rows)))
             return
         if event.metrics is None or self.opened is None:
-            print("no trial was scored; the same command goes on")
+            print("no trial was scored; the same command goes on", *page(event), sep="\n")
             return
         print()
         front = [row for row in rows if row.front]
@@ -200,7 +200,11 @@ class Screen:
             print(f"several models together, which are more exact: {study.path / 'ensemble'}")
         if front:
             print(f"those above, trained and not tested: {study.path / 'front'}")
-        print(f"saved in {study.path / 'best'}\n\n{loading(study.path)}")
+        print(f"saved in {study.path / 'best'}", *page(event), f"\n{loading(study.path)}", sep="\n")
+
+
+def page(event: Finished) -> list[str]:
+    return [f"all of it as one page: {event.report}"] if event.report else []
 
 
 def answer(best: dict[str, Any]) -> list[str]:
@@ -260,6 +264,7 @@ def result(event: Finished, rows: list[Row]) -> dict[str, Any]:
     """The outcome of a search for a machine to read."""
     return {
         "study": str(event.study.path),
+        "report": str(event.report) if event.report else None,
         "seconds": round(event.seconds, 1),
         "trials": len(rows),
         "states": dict(Counter(row.state for row in rows)),

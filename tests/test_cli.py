@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -321,7 +322,7 @@ def test_the_dashboard_shows_the_study_to_this_machine_alone(studies: Path) -> N
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = ["dashboard", "small", "--studies", str(studies), "--port", str(port)]
+    words = ["dashboard", "small", "--studies", str(studies), "--port", str(port), "--no-open"]
     server = subprocess.Popen(
         [sys.executable, "-m", "automl.cli", *words],
         stdout=subprocess.PIPE,
@@ -347,6 +348,52 @@ def test_the_dashboard_shows_the_study_to_this_machine_alone(studies: Path) -> N
         server.wait()
         assert server.stdout is not None
         server.stdout.close()
+
+
+@pytest.mark.parametrize(("words", "shown"), [([], 1), (["--no-open"], 0)])
+def test_the_dashboard_opens_the_page_of_the_study(
+    words: list[str], shown: int, studies: Path, automl: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pages:
+        def serve_forever(self) -> None:
+            raise KeyboardInterrupt
+
+        def server_close(self) -> None:
+            print("closed")
+
+    address, seen = "http://127.0.0.1:1/dashboard/studies/0", list[str]()
+    monkeypatch.setattr("automl.searching.dashboard.server", lambda *_: (Pages(), address))
+    monkeypatch.setattr("webbrowser.open", seen.append)
+    done = automl("dashboard", "small", "--studies", studies, *words)
+    assert done.out == f"{address}  (Ctrl-C ends it)\nclosed\n"
+    assert seen == [address] * shown
+
+
+WITH_PARTS = {
+    "leaderboard": [],
+    "predict": ["a.png"],
+    "export": ["--to", "safetensors"],
+    "reproduce": ["--trial", "0"],
+    "report": [],
+}
+
+
+@pytest.mark.parametrize("name", WITH_PARTS)
+def test_parts_of_ones_own_are_known_before_a_study_is_opened(
+    name: str, automl: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "parts.py").write_text("raise FileExistsError('it is run')\n")
+    with pytest.raises(FileExistsError, match="it is run"):
+        automl(name, "none", *WITH_PARTS[name], "--plugin", tmp_path / "parts.py")
+
+
+def test_an_export_says_what_is_not_in_it(studies: Path, automl: Command, tmp_path: Path) -> None:
+    shutil.copytree(studies / "small", tmp_path / "small")
+    (tmp_path / "small" / "ensemble").mkdir(exist_ok=True)
+    file = tmp_path / "small.safetensors"
+    done = automl("export", "small", "--to", "safetensors", "--studies", tmp_path, "--out", file)
+    assert done.status == 0
+    assert done.err == f"{tmp_path / 'small' / 'ensemble'} is not in it: a file holds one model\n"
 
 
 def test_python_does_what_the_command_does(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ ONLY_IN = {
     "jinja2": {"results"},
     "markupsafe": {"results"},
     "optuna": {"searching", "results"},
-    "optuna_dashboard": {"cli"},
+    "optuna_dashboard": {"searching"},
     "typer": {"cli"},
     "plotly": {"results"},
     "rich": {"screen"},

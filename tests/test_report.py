@@ -385,6 +385,9 @@ def test_what_metrics_tell_is_said(thousand: Study) -> None:
     assert "0.0098 of the first one's score in the search was luck" in page.replace("&#39;", "'")
     assert "off by 0.0113" in page
     assert "as trained: 0.9861" in page
+    place = thousand.path.parent.name
+    trial = thousand.best.metrics["trial"]
+    assert f"automl reproduce thousand --trial {trial} --studies {place}\n" in page
     assert "gain 0.0041" in page
     assert "0.14 ms" in page
 

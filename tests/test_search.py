@@ -28,6 +28,7 @@ from automl.data import Split
 from automl.errors import AutomlError, DataError, SpaceError, StudyError
 from automl.results.artifact import Artifact, Prediction
 from automl.results.delivery import fit
+from automl.screen import Screen
 from automl.searching.driver import Closed, Trained
 from automl.searching.run import Finished, Opened, Told, run
 from automl.searching.study import Study, alone, folder
@@ -130,6 +131,8 @@ def test_the_study_folder_holds_what_is_documented_and_nothing_left_over(
         "journal.log",
         "leaderboard.md",
         "leaderboard.csv",
+        "report.html",
+        "artifacts",
         "best",
         "finals",
         "trials",
@@ -165,6 +168,56 @@ def test_the_card_tells_the_scores_of_the_metrics(searched: Searched) -> None:
         assert f"{best.metrics[split]['accuracy']:.4f}" in card
     assert f"{best.metrics['chance']['accuracy']:.4f}" in card
     assert "Not tested" not in card
+
+
+def test_the_card_tells_the_layers_the_data_the_limits_and_the_search(searched: Searched) -> None:
+    best = searched.study.best
+    card = (searched.studies / "s" / "best" / "card.md").read_text()
+    metrics = best.metrics
+    assert sum(layer["params"] for layer in metrics["layers"]) == best.params
+    assert metrics["layers"][-1]["output"] == [10]
+    for layer in metrics["layers"]:
+        assert f"| {layer['name']} |" in card
+    for said in (best.config.task.origin, metrics["environment"]["device"], *metrics["limits"]):
+        assert said in card
+    assert f"Found among {TRIALS} trials ({TRIALS} finished)" in card
+    assert f"{metrics['dataset']['sealed']:,} to test" in card
+
+
+def test_the_page_of_a_search_is_written_at_its_end(searched: Searched) -> None:
+    finished, page = searched.events[-1], searched.studies / "s" / "report.html"
+    assert isinstance(finished, Finished)
+    assert finished.report == page
+    assert f"{searched.study.best.metrics['test']['accuracy']:.4f}" in page.read_text()
+
+
+def test_a_search_that_scored_nothing_has_a_page_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = SPACE.replace("search: {", "search: {max_train_seconds: 0.000001, ")
+    *_, finished = go(tmp_path, text, trials=1)
+    assert isinstance(finished, Finished)
+    assert finished.metrics is None
+    assert "No trial has been scored yet" in (tmp_path / "s" / "report.html").read_text()
+    Screen(quiet=False, as_json=False, command="").show(finished)
+    assert str(tmp_path / "s" / "report.html") in capsys.readouterr().out
+
+
+def test_a_search_does_not_fail_for_want_of_a_page(
+    searched: Searched,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def page(facts: object) -> str:
+        raise DataError("no page today")
+
+    monkeypatch.setattr("automl.results.report.page", page)
+    *_, finished = go(searched.copy(tmp_path))
+    assert isinstance(finished, Finished)
+    assert finished.report is None
+    assert finished.metrics is not None
+    assert "s: no report: no page today" in caplog.text
 
 
 def test_the_config_that_is_delivered_trains_to_the_same_model_again(

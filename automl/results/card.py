@@ -14,6 +14,36 @@ USAGE = {
     "texts": 'model.predict("a fine film")',
     "prose": 'model.generate("Once", length=400)',
 }
+LIMITS = {  # what no number in metrics.json says
+    "images": [
+        "Images of another origin than the training data's: other cameras, sizes, colours and"
+        " backgrounds were not tested. Whatever size an image has, it is resized as a whole.",
+    ],
+    "sounds": [
+        "Recordings of another origin than the training data's: other microphones, rooms, speakers"
+        " and noise were not tested.",
+    ],
+    "texts": [
+        "Texts of another kind, time or language than the training data's: they were not tested."
+        " Words that training never met count as unknown, and long texts are cut.",
+    ],
+    "prose": [
+        "Facts or advice: it writes what is likely after a text, not what is true.",
+        "Texts that must be new: it may write down what it was trained on, word by word.",
+    ],
+}
+OF_CLASSES = [
+    "Examples of none of its classes: it answers with one of them whatever it is shown.",
+    "Decisions in which an error harms somebody: errors were counted over all test examples, not"
+    " for groups of people among them, and nobody tried to deceive it.",
+]
+SHOWN = 40  # layers on the card; metrics.json has all
+
+
+def limits(config: Config) -> list[str]:
+    """What a model should not be used for, by the kind of data it reads."""
+    gives = config.task.gives
+    return [*LIMITS.get(gives, []), *(OF_CLASSES if gives != "prose" else [])]
 
 
 def cell(label: str) -> str:
@@ -69,6 +99,7 @@ def text(config: Config, metrics: dict[str, Any]) -> str:
             f" validation, {calm['ece_before']:.3f} before.\n"
         )
     usage = USAGE[config.task.gives]
+    avoid = "\n".join(f"- {one}" for one in metrics["limits"])
     trial = "" if metrics["trial"] is None else f", trial {metrics['trial']}"
     recipe = yaml.safe_dump(config.dump(), sort_keys=False)
     return f"""# {metrics["name"]}
@@ -94,12 +125,70 @@ model = automl.load("best")  # this folder
 {usage}
 ```
 
-## Recipe
+## Do not use it for
 
-`config.yaml` trains it again: `automl train config.yaml`.
+{avoid}
+
+## Data
+
+{data(config, metrics)}
+
+## Architecture
+
+{architecture(metrics)}
+
+## Training
+
+{budget(metrics)}`config.yaml` trains it again: `automl train config.yaml`.
 
 ```yaml
 {recipe}```
+{environment(metrics)}"""
 
-Data fingerprint: `{metrics["data"]}`
+
+def data(config: Config, metrics: dict[str, Any]) -> str:
+    told = metrics["dataset"]
+    unit = "characters" if config.task.gives == "prose" else "examples"
+    classes = f", {told['classes']} classes" if told["classes"] else ""
+    return f"""- {cell(told["task"])}: {told["kind"]}{classes}
+- source and licence: {told["origin"]}
+- split: {metrics["train_examples"]:,} {unit} to train, {metrics["valid_examples"]:,} to validate,
+  {told["sealed"]:,} to test, sealed until the end
+- fingerprint: `{metrics["data"]}`"""
+
+
+def architecture(metrics: dict[str, Any]) -> str:
+    """The layers that have weights or change the shape, and the shape for one example."""
+    layers = metrics["layers"]
+    rows = [
+        f"| {cell(one['name'])} | {cell(one['kind'])} |"
+        f" {' x '.join(map(str, one['output']))} | {one['params']:,} |"
+        for one in layers[:SHOWN]
+    ]
+    if len(layers) > SHOWN:
+        rows.append(f"| ... | {len(layers) - SHOWN} more, in `metrics.json` | | |")
+    rows.append(f"| | {metrics['macs']:,} multiply-accumulates | | {metrics['params']:,} |")
+    return "| layer | what it is | output | parameters |\n" + "|---" * 4 + "|\n" + "\n".join(rows)
+
+
+def budget(metrics: dict[str, Any]) -> str:
+    """What the search spent, where there was one and it is over."""
+    if not (told := metrics.get("search")):
+        return ""
+    states = ", ".join(f"{count} {state}" for state, count in told["states"].items())
+    again = sum(len(one["seeds"]) for one in metrics["finalists"])
+    more = f"\nThe best were trained again from fresh seeds, {again} times in all." if again else ""
+    return f"""Found among {told["trials"]} trials ({states}) in {told["device_seconds"]:,.1f}
+device seconds of training.{more} This is seed {metrics["seed"]}.
+
+"""
+
+
+def environment(metrics: dict[str, Any]) -> str:
+    if not (told := metrics.get("environment")):
+        return ""
+    return f"""
+## Environment
+
+{", ".join(f"{name} {what}" for name, what in told.items())}
 """

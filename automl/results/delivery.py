@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from automl.config import Config
 from automl.data import Data, Epoch, Split
 from automl.errors import DataError, OptionError, StudyError
 from automl.results import artifact, card, ensemble
+from automl.results.architecture import layers
 from automl.results.artifact import FILES, Artifact
 from automl.results.ensemble import Ensemble, Gain
 from automl.results.judgement import Judgement, averaged, judged, temperature
 from automl.space import Space, measure
 from automl.training import checkpoint, train
 from automl.training.cost import BATCHES, latency_ms
+from automl.training.loop import outputs_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +101,7 @@ class Delivery:
         chance, score = config.task.chance(self.data)
         inputs = config.input.fit(self.data)
         size = measure(config, inputs, len(self.data.labels))
+        found = layers(config, inputs, outputs_of(inputs, self.data))
         told: dict[str, Any] = {
             "name": self.name,
             "trial": made.trial,
@@ -116,6 +119,15 @@ class Delivery:
             "train_examples": len(self.data.train),
             "valid_examples": len(self.data.valid),
             "data": self.data.fingerprint,
+            "dataset": {
+                "task": config.task.summary,
+                "kind": self.data.inputs.summary,
+                "classes": len(self.data.labels),
+                "origin": config.task.origin,
+                "sealed": self.data.sealed,
+            },
+            "layers": [asdict(one) for one in found],
+            "limits": card.limits(config),
         }
         if (logits := state.get("logits")) is not None:  # of classes, and at its end
             y = self.data.valid.y

@@ -459,6 +459,7 @@ class Driver:
             return  # it was paused, and noted then
         seconds = sum(epoch.seconds for epoch in active.history)
         active.trial.set_user_attr("seconds", round(seconds, 3))
+        active.trial.set_user_attr("epochs", len(active.history))
 
     def _tidy(self, rows: list[Row]) -> None:
         """Weights of the best few finished trials and of those under way stay on disk."""

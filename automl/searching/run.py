@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,10 +24,11 @@ from automl.config import Input, load_plugin
 from automl.data import Data, Inputs, Split
 from automl.engines import Setup
 from automl.engines.local import Local, devices
-from automl.errors import OptionError, SpaceError
-from automl.results.delivery import Delivery, Joined
+from automl.errors import AutomlError, OptionError, SpaceError
+from automl.results.delivery import Delivery, Joined, Training
 from automl.searching import portfolio
 from automl.searching import study as on_disk
+from automl.searching.dashboard import PICTURED, illustrate
 from automl.searching.driver import Closed, Driver, Paused, Trained
 from automl.searching.finals import SHARE, USUAL, Decision, Finals, Rerun, Retrained, decide
 from automl.searching.study import Manifest, Study
@@ -35,7 +37,9 @@ from automl.space import Space, find, measure
 from automl.training import precision
 from automl.training.cost import Memory
 
-FINISH = 12.0  # seconds kept for the last steps: two cores load again in 5, time six models in 6
+log = logging.getLogger("automl")
+
+FINISH = 15.0  # seconds kept for the last steps: load again 5, time six models 6, the page 3
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class Finished:
 
     study: Study
     metrics: dict[str, Any] | None  # as metrics.json holds them; None: nothing was scored
+    report: Path | None  # None: it could not be written, which was logged
     seconds: float
 
 
@@ -131,7 +136,7 @@ def run(
             task=task.model_dump(mode="json"),
             data=str(data.resolve()) if data else None,
             device="",
-            threads=1 if where.type == "cpu" else 4,
+            threads=threads(where),
             plugins=[str(plugin.resolve()) for plugin in plugins],
         )
         engine = Local(setup, slots, path / "workers.log")
@@ -189,11 +194,8 @@ def run(
             if row.front:
                 one = replace(delivery, folder=path / "front" / f"{row.trial:04d}")
                 one.write(driver.training(row.trial))
-        if decided is None:
-            yield Finished(found, None, time.monotonic() - began)
-            return
-        finalists = [one.told() for one in decided.finalists]
-        if not delivery.holds(decided.made, finalists):
+        finalists = [one.told() for one in decided.finalists] if decided else []
+        if decided and not delivery.holds(decided.made, finalists):
             trial = next(row for row in rows if row.trial == decided.made.trial)
             delivery.write(
                 decided.made,
@@ -202,6 +204,7 @@ def run(
                 search={
                     "score": trial.score,
                     "trials": len(rows),
+                    "states": dict(Counter(row.state for row in rows)),
                     "device_seconds": round(sum(row.seconds for row in rows), 1),
                 },
                 environment={**manifest.versions, "device": manifest.device},
@@ -209,7 +212,10 @@ def run(
             split = task.test(data)
             with loaded_again(found, data, where, plugins) as reader:
                 finish(delivery, decided, split, where, reader)
-        yield Finished(found, delivery.metrics, time.monotonic() - began)
+        best = [row.trial for row in rows if row.state == "finished"][:PICTURED]
+        page = reported(found, [driver.training(trial) for trial in best], loaded)
+        metrics = delivery.metrics if decided else None
+        yield Finished(found, metrics, page, time.monotonic() - began)
 
 
 def finish(
@@ -229,6 +235,16 @@ def finish(
         more["ensemble"] = ensemble.write(replace(delivery, folder=joined), split, device)
     proof = delivery.metrics["proof"] | {"loaded": answer(reader)}
     delivery.note(**more, proof=proof)
+
+
+def reported(study: Study, best: Sequence[Training], data: Data) -> Path | None:
+    """Report and pictures; a search that has its model does not fail for want of them."""
+    try:
+        illustrate(study, best, data)
+        return study.report(data)
+    except (AutomlError, OSError) as error:
+        log.warning("%s: no report: %s", study.name, error)
+        return None
 
 
 def loaded_again(
@@ -327,6 +343,11 @@ def search(
     ):
         pass
     return Study.open(name or Path(space.source).stem, studies)
+
+
+def threads(device: torch.device) -> int:
+    """Of a worker. On a CPU one, so that a training is the same however many workers there are."""
+    return 1 if device.type == "cpu" else 4
 
 
 def root(given: str | Path | None) -> Path | None:

@@ -5,6 +5,7 @@ studies/NAME/space.yaml       the space as searched
              journal.log      every trial; opens in optuna-dashboard and with optuna.load_study
              leaderboard.md   and .csv
              report.html      all of it as one page
+             artifacts/       pictures of the best trials, for optuna-dashboard
              best/            the best model, see automl.load
              front/           of a search for two goals each model that may be the one to take
              ensemble/        several models together, where that is more exact
@@ -20,6 +21,7 @@ import os
 import platform
 import re
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -29,6 +31,7 @@ from typing import Any
 
 import filelock
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
@@ -159,6 +162,10 @@ def begin(
         load_if_exists=True,
     )
     if not file.exists():
+        names = [metric.name, *([space.search.cost] if space.search.cost else [])]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # since Optuna 3.2
+            study.set_metric_names(names)  # as the dashboard shall call them
         for values in space.beginnings():
             study.enqueue_trial(values, skip_if_exists=True)
         for values, where in elsewhere:

@@ -38,6 +38,7 @@ class AgNews(Published, TextTask):
     """
 
     name: Literal["agnews"] = "agnews"
+    origin: ClassVar[str] = "AG's News (Zhang et al. 2015); for research, not for commerce"
     labels: ClassVar[tuple[str, ...]] = ("World", "Sports", "Business", "Sci/Tech")
     counts: ClassVar[Mapping[str, int]] = {"train": 120_000, "test": 7_600}
     folders: ClassVar[Sequence[str]] = ("agnews-test",)

@@ -31,6 +31,7 @@ train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 class Cifar(PublishedImages):
     """Read from the binary version, or from image files in folders; never from the pickles."""
 
+    origin: ClassVar[str] = "CIFAR (Krizhevsky 2009); no licence stated"
     image: ClassVar = (3, 32, 32)
     counts: ClassVar = {"train": 50_000, "test": 10_000}
     archive: ClassVar[str]  # the binary version

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -24,6 +24,7 @@ class Digits(ImageTask):
     """
 
     name: Literal["digits"] = "digits"
+    origin: ClassVar[str] = "UCI optical digits (Alpaydin, Kaynak 1998), in scikit-learn; CC BY 4.0"
 
     def shape(self, root: Path | None) -> tuple[Images, tuple[str, ...]]:
         return Images((1, 8, 8)), LABELS

@@ -31,6 +31,7 @@ class Imdb(Published, TextTask):
     """
 
     name: Literal["imdb"] = "imdb"
+    origin: ClassVar[str] = "Large Movie Review Dataset (Maas et al. 2011); no licence stated"
     labels: ClassVar[tuple[str, ...]] = ("negative", "positive")
     counts: ClassVar[Mapping[str, int]] = {"train": 25_000, "test": 25_000}
 
@@ -101,6 +102,7 @@ class ImdbProse(Published, ProseTask):
     """
 
     name: Literal["imdb-lm"] = "imdb-lm"
+    origin: ClassVar[str] = "Large Movie Review Dataset (Maas et al. 2011); no licence stated"
     reviews: int = Field(5_000, ge=100, le=25_000, description="how many, about 1,300 bytes each")
 
     labels: ClassVar[tuple[str, ...]] = ()

@@ -67,6 +67,7 @@ class Mnist(Idx):
     """70,000 handwritten digits, grey, 28x28 pixels, 10 classes; 10,000 are the test split."""
 
     name: Literal["mnist"] = "mnist"
+    origin: ClassVar[str] = "MNIST (LeCun, Cortes and Burges, 1998); no licence stated"
     theirs: ClassVar = "MNIST"
     labels: ClassVar = tuple("0123456789")
 
@@ -75,6 +76,7 @@ class FashionMnist(Idx):
     """70,000 pieces of clothing, grey, 28x28 pixels, 10 classes; 10,000 are the test split."""
 
     name: Literal["fashion-mnist"] = "fashion-mnist"
+    origin: ClassVar[str] = "Fashion-MNIST (Zalando Research, 2017); MIT"
     theirs: ClassVar = "FashionMNIST"
     labels: ClassVar = (
         "T-shirt/top",

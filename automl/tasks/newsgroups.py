@@ -39,6 +39,7 @@ class Newsgroups(Published, TextTask):
     """
 
     name: Literal["20newsgroups"] = "20newsgroups"
+    origin: ClassVar[str] = "20 Newsgroups, the version by date (Lang 1995); no licence stated"
     strip: bool = Field(True, description="drop headers, quotes and signatures")
 
     labels: ClassVar[tuple[str, ...]] = tuple(GROUPS.split())

@@ -26,6 +26,7 @@ class Shakespeare(Published, ProseTask):
     """1.1 million characters of plays, 65 different ones (Karpathy 2015)."""
 
     name: Literal["shakespeare"] = "shakespeare"
+    origin: ClassVar[str] = "Tiny Shakespeare (Karpathy 2015); public domain"
     labels: ClassVar[tuple[str, ...]] = ()
     counts: ClassVar[Mapping[str, int]] = {}
     folders: ClassVar[tuple[str, ...]] = ("tinyshakespeare",)

@@ -39,6 +39,7 @@ class SpokenDigits(Published, SoundTask):
     """
 
     name: Literal["spoken-digits"] = "spoken-digits"
+    origin: ClassVar[str] = "Free Spoken Digit Dataset (Jakobovski et al.); CC BY-SA 4.0"
     speaker_out: Speaker | None = Field(
         None, description="whose recordings are the test split; null: the official one"
     )

@@ -29,6 +29,7 @@ class Sst2(Published, TextTask):
     """9,613 sentences (Socher et al. 2013), with a validation split of their own."""
 
     name: Literal["sst2"] = "sst2"
+    origin: ClassVar[str] = "Stanford Sentiment Treebank (Socher et al. 2013); no licence stated"
     labels: ClassVar[tuple[str, ...]] = ("negative", "positive")
     counts: ClassVar[Mapping[str, int]] = {"train": 6920, "valid": 872, "test": 1821}
 

@@ -34,6 +34,7 @@ class Trec(Published, TextTask):
     """5,952 questions in 6 kinds, from ABBR (86 to train) to ENTY (1,250). Li and Roth 2002."""
 
     name: Literal["trec"] = "trec"
+    origin: ClassVar[str] = "TREC questions (Li and Roth 2002); no licence stated"
     fine: bool = Field(False, description="50 kinds, such as NUM:date, of which 42 are in the test")
 
     labels: ClassVar[tuple[str, ...]] = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
