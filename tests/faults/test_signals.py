@@ -96,7 +96,7 @@ def under_way(folder: Path, seconds: float = 0.05, reports: int = 4) -> Iterator
 
 def ended(command: Command, workers: list[int]) -> str:
     """What it said, without a trace of it left."""
-    out, told = command.process.communicate(timeout=60)
+    out, told = command.process.communicate(timeout=300)
     eventually(lambda: all(map(gone, workers)))
     assert command.process.returncode == 130
     assert out == ""
@@ -141,7 +141,8 @@ def test_a_disk_that_fills_up_ends_the_search_in_one_line_and_it_goes_on_later(
     tmp_path: Path,
 ) -> None:
     command = Command(tmp_path, limit=20_000)  # bytes of any one file: the journal is the first
-    out, told = command.process.communicate(timeout=60)
+    with command.process:
+        out, told = command.process.communicate(timeout=300)
     assert command.process.returncode == 2, told
     assert (out, "Traceback" in told) == ("", False)
     want = "the disk is full (File too large); make room, and the same command goes on"

@@ -63,13 +63,13 @@ def opened(folder: Path, engine: Local, trials: int, text: str = SPACE) -> Drive
     return Driver(study, space, engine, folder=folder, data=DIGITS, trials=trials, seed=0)
 
 
-def search(folder: Path, trials: int, slots: int) -> Driver:
+def search(folder: Path, trials: int, slots: int, text: str = SPACE) -> Driver:
     """As the command does it, the model apart."""
     logging.getLogger("optuna").setLevel(logging.WARNING)
     with alone(folder):
         engine = Toy(folder, slots)
         try:
-            driver = opened(folder, engine, trials)
+            driver = opened(folder, engine, trials, text)
             driver.start()
             for event in driver.run():
                 if isinstance(event, Closed):
@@ -79,22 +79,22 @@ def search(folder: Path, trials: int, slots: int) -> Driver:
     return driver
 
 
-def exact(folder: Path, count: int) -> None:
+def exact(folder: Path, count: int, text: str = SPACE) -> None:
     """`count` finished trials on disk, each with the curve of its own config and no other."""
     study = optuna.load_study(study_name=folder.name, storage=storage(folder / "journal.log"))
     found = study.get_trials(deepcopy=False)
     assert [trial.state for trial in found] == [TrialState.COMPLETE] * count
-    space = Space.parse(SPACE)
+    space = Space.parse(text)
     for trial in found:
         config = space.with_values(trial.params).dump()
-        want = {epoch: score(config, epoch) for epoch in range(1, EPOCHS + 1)}
+        want = {epoch: score(config, epoch) for epoch in range(1, space.epochs + 1)}
         assert trial.intermediate_values == want
-        assert trial.value == want[EPOCHS]
+        assert trial.value == want[space.epochs]
 
 
-def trained(folder: Path) -> int:
-    """Epochs that workers trained, those that were lost again too."""
-    return len((folder / "trained.log").read_text().splitlines())
+def begun(folder: Path) -> int:
+    """Epochs that workers began, those that were lost again too."""
+    return len((folder / "begun.log").read_text().splitlines())
 
 
 def children(pid: int) -> list[int]:
@@ -105,7 +105,13 @@ def children(pid: int) -> list[int]:
 
 
 def storm(
-    folder: Path, trials: int, slots: int, worker_every: float, driver_every: float, seed: int
+    folder: Path,
+    trials: int,
+    slots: int,
+    worker_every: float,
+    driver_every: float,
+    seed: int,
+    text: str = SPACE,
 ) -> dict[str, int]:
     """Search to the end under fire; how many workers and drivers it took."""
     draw, killed = random.Random(seed), {"workers": 0, "drivers": 0}
@@ -118,7 +124,7 @@ def storm(
         if not driver:
             status = 1
             try:
-                search(folder, trials, slots)
+                search(folder, trials, slots, text)
                 status = 0
             except BaseException:
                 traceback.print_exc()

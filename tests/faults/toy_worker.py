@@ -1,6 +1,7 @@
 """A worker without torch: it trains by a formula and saves after every epoch.
 
-It notes each epoch that it trained in trained.log of the study. The environment may tell it to
+It notes in the study's folder each epoch that it begins, in begun.log, and each that it has
+trained, in trained.log. The environment may tell it to
 misbehave: TOY_HANG=TRIAL hangs, deaf to SIGTERM and with a child of its own, in the second epoch of
 that trial; TOY_NOISE=BYTES prints as much in every epoch; TOY_SECONDS is what an epoch takes.
 """
@@ -34,20 +35,25 @@ def hang(folder: Path) -> None:
         time.sleep(600)
 
 
+def note(file: Path, line: str) -> None:
+    with file.open("a") as log:
+        log.write(line + "\n")
+
+
 def train(job: dict[str, Any], epoch: int) -> dict[str, Any]:
     """The next epoch, from the checkpoint if it is there."""
     file = Path(job["checkpoint"])
     folder = file.parents[2]
     done = json.loads(file.read_text())["epochs"] if file.exists() else 0
     if epoch > done:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        note(folder / "begun.log", f"{job['trial']} {epoch}")
         time.sleep(float(os.environ.get("TOY_SECONDS", "0.002")))
         os.write(2, b"n" * int(os.environ.get("TOY_NOISE", "0")))
         told_to = os.environ.get("TOY_HANG") == str(job["trial"]) and epoch == 2
         if told_to and not (folder / "hung.json").exists():
             hang(folder)
-        with (folder / "trained.log").open("a") as log:
-            log.write(f"{job['trial']} {epoch}\n")
-        file.parent.mkdir(parents=True, exist_ok=True)
+        note(folder / "trained.log", f"{job['trial']} {epoch}")
         fresh = file.with_suffix(".new")
         fresh.write_text(json.dumps({"epochs": epoch}))
         os.replace(fresh, file)
