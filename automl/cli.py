@@ -124,8 +124,10 @@ def search(
         heard.append(number)
         screen.leaving()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, hear)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # as a shell starts what shall not hear it
+            signal.signal(number, hear)
     try:
         with screen:
             for event in events:
@@ -135,6 +137,8 @@ def search(
         raise typer.Exit(130) from None
     finally:
         events.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @app.command()

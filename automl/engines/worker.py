@@ -42,7 +42,7 @@ from automl.engines import (
 )
 from automl.errors import DataError, is_full
 from automl.training import Diverged, train
-from automl.training.cost import BATCHES, Memory, latency_ms, machine_mb, resident_mb
+from automl.training.cost import BATCHES, Memory, latency_ms, machine_mb, own_mb
 from automl.training.loop import out_of_memory, outputs_of
 
 PR_SET_PDEATHSIG = 1
@@ -86,8 +86,9 @@ def main() -> None:
 
     def told(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> None:
         traceback.print_exception(kind, error, tb)
-        if not isinstance(error, torch.AcceleratorError):  # the process is lost, not the part wrong
-            wire.send(Broken("".join(traceback.format_exception(kind, error, tb))))
+        if isinstance(error, torch.AcceleratorError):  # nothing can be done with this process
+            os._exit(OUTGROWN if "out of memory" in str(error) else 1)
+        wire.send(Broken("".join(traceback.format_exception(kind, error, tb))))
 
     sys.excepthook = told  # a bug ends the worker; the driver hears why
     setup = wire.receive()
@@ -128,7 +129,7 @@ def bound(device: torch.device, share: float) -> None:
 
 
 def _watch(limit: float) -> None:
-    while (held := resident_mb()) <= limit:
+    while (held := own_mb()) <= limit:
         time.sleep(WATCH)
     os.write(2, f"worker: held {held:,.0f} MB; its share is {limit:,.0f} MB\n".encode())
     os._exit(OUTGROWN)

@@ -223,9 +223,7 @@ class Driver:
         return self._best(self.rows())
 
     def _best(self, rows: list[Row]) -> int | None:
-        """The trial to deliver: the best finished one, else the best that has weights on disk."""
-        if rows and rows[0].state == "finished":
-            return rows[0].trial
+        """The trial to deliver: the best that has weights on disk, finished ones first."""
         return next((row.trial for row in rows if self.checkpoint(row.trial).exists()), None)
 
     def config(self, number: int, more: int = 0) -> Config:

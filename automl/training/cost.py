@@ -103,9 +103,9 @@ def peak_mb() -> float:
     return _status_mb("VmHWM:")
 
 
-def resident_mb() -> float:
-    """What this process holds, in MB."""
-    return _status_mb("VmRSS:")
+def own_mb() -> float:
+    """What this process holds for itself, in MB: not the libraries that processes share."""
+    return _status_mb("RssAnon:")
 
 
 def _status_mb(key: str) -> float:

@@ -29,7 +29,7 @@ from automl.searching.driver import Driver
 from automl.searching.finals import Finals, Rerun, decide
 from automl.space import Space
 from automl.training import Diverged, checkpoint, loop, train
-from automl.training.cost import machine_mb, resident_mb
+from automl.training.cost import machine_mb, own_mb
 
 CPU = torch.device("cpu")
 FULL = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
@@ -139,7 +139,7 @@ def test_a_worker_that_outgrows_its_share_is_replaced_and_its_config_refused(
 ) -> None:
     plugin, log = tmp_path / "parts.py", tmp_path / "log"
     plugin.write_text(HUNGRY)
-    Sparing.share = (resident_mb() + 300) / machine_mb()  # no worker starts with more than we hold
+    Sparing.share = (own_mb() + 300) / machine_mb()  # no worker starts with more than we hold
     engine = Sparing(Setup(TASK, None, "", 1, [str(plugin)]), ["cpu"], log)
     engine.start(0)
     assert eventually(lambda: engine.wait(1.0)) == [(0, Ready())]
