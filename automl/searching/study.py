@@ -132,7 +132,7 @@ def taken(path: Path) -> int:
     total = 0
     for file in path.rglob("*"):
         with suppress(FileNotFoundError):
-            total += file.stat().st_size
+            total += 0 if file.is_dir() else file.stat().st_size
     return total
 
 

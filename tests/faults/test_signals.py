@@ -48,6 +48,7 @@ from automl.cli import main
 main()
 """
 HERE = Path(__file__).parent
+SECRET = "postgresql://me:hunter2@db/studies"
 
 
 class Command:
@@ -68,7 +69,7 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"TOY_SECONDS": str(seconds)},
+            env=os.environ | {"TOY_SECONDS": str(seconds), "DATABASE_URL": SECRET},
             preexec_fn=bound,
         )
 
@@ -101,6 +102,9 @@ def ended(command: Command, workers: list[int]) -> str:
     assert command.process.returncode == 130
     assert out == ""
     assert "Traceback" not in told
+    assert "hunter2" not in told
+    for file in command.folder.rglob("*"):
+        assert file.is_dir() or b"hunter2" not in file.read_bytes()
     assert told.strip().splitlines()[-1].strip() == shlex.join(["automl", *command.words])
     return told
 

@@ -118,6 +118,13 @@ class Hungry(Perceptron):
         import time
         held = [torch.ones(2**18) for _ in range(400)]  # 400 MB
         time.sleep(60)
+
+class Poisonous(Perceptron):
+    name: Literal["poisonous"] = "poisonous"
+    told: str
+
+    def build(self, inputs, outputs):
+        raise torch.AcceleratorError(self.told)
 """
 )
 
@@ -151,6 +158,30 @@ def test_a_worker_that_outgrows_its_share_is_replaced_and_its_config_refused(
     assert eventually(lambda: engine.wait(1.0)) == [(0, Ready())]
     engine.close()
     assert re.search(r"worker: held [\d,]+ MB; its share is [\d,]+ MB", log.read_text())
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ("CUDA error: device-side assert triggered", None),
+        ("CUDA error: out of memory", "out of memory"),
+    ],
+)
+def test_an_error_that_poisons_a_process_replaces_it(
+    told: str, reason: Reason | None, tmp_path: Path
+) -> None:
+    plugin, log = tmp_path / "parts.py", tmp_path / "log"
+    plugin.write_text(HUNGRY)
+    engine = Local(Setup(TASK, None, "", 1, [str(plugin)]), ["cpu"], log)
+    engine.start(0)
+    assert eventually(lambda: engine.wait(1.0)) == [(0, Ready())]
+    job = Job(0, plain({"name": "poisonous", "told": told}), str(tmp_path / "t" / "c"), 1)
+    engine.send(0, job)
+    ((_, lost),) = eventually(lambda: engine.wait(1.0))
+    engine.close()
+    assert isinstance(lost, Lost)
+    assert lost.reason == reason
+    assert told in log.read_text()
 
 
 def outgrown(config: dict[str, Any], epoch: int) -> float | Event:
