@@ -247,19 +247,25 @@ def test_who_asks_for_it_has_the_epoch_saved(
     assert told([first, *again]) == undisturbed
 
 
+class Saving(Table):
+    """Workers that save when they are asked to."""
+
+    def __init__(self, slots: int) -> None:
+        super().__init__(slots=slots)
+        self.asked: list[Any] = []
+
+    def send(self, slot: int, request: Any) -> None:
+        self.asked.append(request)
+        if isinstance(request, Save):
+            self.pending[slot] = Saved()
+        else:
+            super().send(slot, request)
+
+
 def test_when_asked_to_leave_every_epoch_under_way_is_saved_and_nothing_begun(
     tmp_path: Path,
 ) -> None:
-    class Saving(Table):
-        def send(self, slot: int, request: Any) -> None:
-            self.asked.append(request)
-            if isinstance(request, Save):
-                self.pending[slot] = Saved()
-            else:
-                super().send(slot, request)
-
     table = Saving(slots=3)
-    table.asked = []
     driver = opened(tmp_path / "s", table, 9)
     leaving = [False]
     driver.leave = lambda: leaving[0]
@@ -274,6 +280,17 @@ def test_when_asked_to_leave_every_epoch_under_way_is_saved_and_nothing_begun(
     saved = sum(isinstance(request, Save) for request in table.asked)
     assert saved == len(driver.waiting) > 0
     assert not driver.active
+
+
+def test_finals_are_left_in_the_same_way(tmp_path: Path) -> None:
+    table = Saving(slots=2)
+    driver = opened(tmp_path / "s", table, 6)
+    list(driver.run())
+    before = len(table.asked)
+    driver.leave = lambda: len(table.asked) >= before + 3  # both have begun
+    with pytest.raises(KeyboardInterrupt):
+        list(decide(driver, Rerun(table, driver.data, driver), Finals(3, 3)))
+    assert [type(request) for request in table.asked[before:]].count(Save) == 2
 
 
 # Bugs, and data.
