@@ -48,6 +48,7 @@ from automl.space import Space, measure
 from automl.training import checkpoint as disk
 
 ATTEMPTS = 3  # workers a trial may lose over one epoch before it is given up
+STARTS = 30  # workers that may be lost in a row as they start, once one has started
 FULL = "the disk is full ({}); make room, and the same command goes on"
 KEPT = 3  # finished trials whose weights stay on disk, whatever they take
 MORE, ROOM = 10, 2**29  # for an ensemble so many may stay, while they take no more bytes than that
@@ -145,7 +146,7 @@ class Driver:
         self.active: dict[int, Active] = {}  # by slot
         self.idle: set[int] = set()
         self.started = False
-        self.failed_starts = 0
+        self.failed_starts, self.may_fail = 0, ATTEMPTS
         self.after, self.reserved = after, 0.0
         self.disk, self.leave = disk, leave
         self.longest = (0.0, 1)  # seconds of an epoch, and multiply-accumulates of its model
@@ -338,7 +339,7 @@ class Driver:
     def _hear(self, slot: int, event: Event) -> Iterator[Trained | Paused | Closed]:
         match event:
             case Ready():
-                self.failed_starts = 0
+                self.failed_starts, self.may_fail = 0, STARTS
                 self.idle.add(slot)
             case Measured():
                 yield from self._timed(slot, event)
@@ -474,7 +475,7 @@ class Driver:
                 yield self._ended(active.trial.number)
         elif slot not in self.idle:
             self.failed_starts += 1
-            if self.failed_starts >= ATTEMPTS:
+            if self.failed_starts >= self.may_fail:
                 raise StudyError(f"workers do not start: {event.detail}; see workers.log")
         self.idle.discard(slot)
         self.engine.start(slot)

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ UNREADABLE = (  # what reading a file raises that torch.save did not write
     RuntimeError,
     TypeError,
     ValueError,
+    struct.error,
 )
 
 

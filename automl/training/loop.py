@@ -29,7 +29,6 @@ UNBALANCED = 4  # times the smallest class that the largest has, for weights of 
 KEPT = 2**24  # logits of a validation split that a checkpoint keeps, at most: 64 MB
 SAVING = 1 / 30  # largest share of the time that may go into checkpoints
 
-
 log = logging.getLogger("automl")
 
 
@@ -62,7 +61,7 @@ def train(
     train_split, valid_split = encoded(inputs, data, device)
     run = Run(config, data, inputs, device)
     state = checkpoint and disk.load(checkpoint)
-    if state and state["of"] == run.of:
+    if state and state.get("of") == run.of:
         run.load(state)
         for epoch in list(run.history):
             while (yield epoch):
@@ -192,7 +191,7 @@ def class_weights(kind: str, data: Data, device: torch.device) -> Tensor | None:
 def ended(config: Config, data: Data, file: Path) -> Epoch | None:
     """The last epoch of such a training, if it has come to its end and lies in this checkpoint."""
     state = disk.load(file)
-    if not state or state["of"] != Run.named(config, data):
+    if not state or state.get("of") != Run.named(config, data):
         return None
     return Run.told(state)[-1] if len(state["history"]) == config.train.epochs else None
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, get_args
 import pytest
 import torch
 from optuna.trial import TrialState
-from test_driver import SPACE, Table, opened, rising, trials, width
+from test_driver import SPACE, Table, exact, opened, rising, trials, width
 from test_engine import PARTS, TASK, eventually
 from test_engine import config as plain
 from test_limits import only_where_memory_is_told
@@ -345,6 +345,19 @@ def test_every_reason_is_counted_under_its_own_name(reason: Reason, tmp_path: Pa
     assert set(counts) == {"finished", reason} <= set(get_args(Ending))
     told = {f"{counts['finished']} finished", f"{counts[reason]} {reason}"}
     assert set(counted(rows).removeprefix("12 trials: ").split(", ")) == told
+
+
+def test_workers_that_have_started_before_are_given_more_chances(tmp_path: Path) -> None:
+    starts = Counter[bool]()
+
+    def lose(job: Job | None, epoch: int) -> bool:
+        """The worker of the first trial dies, and then ten as they start."""
+        starts[job is None] += 1
+        return 1 < starts[True] <= 11 if job is None else starts[False] == 1
+
+    list(opened(tmp_path / "s", Table(lose=lose), 3).run())
+    assert starts[True] == 12
+    exact(tmp_path / "s", 3)
 
 
 def test_progress_forgives_the_workers_that_were_lost_before(tmp_path: Path) -> None:
