@@ -31,7 +31,7 @@ from automl.engines.local import Local
 from automl.inputs.images import Images
 from automl.searching.driver import Closed, Driver
 from automl.searching.study import Manifest, alone, begin, storage, write_leaderboard
-from automl.space import Space
+from automl.space import Space, measure
 
 ACCURACY, EPOCHS = Metric("accuracy"), 3
 SPACE = """
@@ -119,6 +119,7 @@ def storm(
     def after(every: float) -> float:
         return time.monotonic() + draw.expovariate(1 / every) if every else math.inf
 
+    measure(Space.parse(text).with_values({}), DIGITS.inputs, 10)  # imports for all of them
     while True:
         driver = os.fork()
         if not driver:
