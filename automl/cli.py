@@ -19,6 +19,8 @@ import typer  # noqa: E402
 from automl.errors import AutomlError, OptionError, PartBug, SpaceError, StudyError  # noqa: E402
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from automl.space import Space
 
 app = typer.Typer(
@@ -81,6 +83,9 @@ def search(
     refit: Annotated[
         bool, typer.Option("--refit", help="train the winner on the validation split, too")
     ] = False,
+    disk: Annotated[
+        str | None, typer.Option(help="of the study, at most: 500MB, 5GB; the worst weights go")
+    ] = None,
     plugin: Plugins = None,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print the result only")] = False,
@@ -92,6 +97,7 @@ def search(
 
     seconds = None if time is None else _seconds(time)
     loaded = _space(space, plugin)
+    heard: list[int] = []  # signals to leave; one more means now
     screen = Screen(quiet=quiet, as_json=as_json, command=shlex.join(["automl", *sys.argv[1:]]))
     events = run(
         loaded,
@@ -107,9 +113,21 @@ def search(
         plugins=plugin or (),
         start_from=start_from,
         finals=Finals(finalists, seeds, refit),
+        disk=None if disk is None else _bytes(disk),
+        leave=lambda: bool(heard),
         began=BEGAN,
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        if heard:
+            raise KeyboardInterrupt
+        heard.append(number)
+        screen.leaving()
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # as a shell starts what shall not hear it
+            signal.signal(number, hear)
     try:
         with screen:
             for event in events:
@@ -119,6 +137,8 @@ def search(
         raise typer.Exit(130) from None
     finally:
         events.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @app.command()
@@ -320,6 +340,7 @@ def leaderboard(
     """The trials of a study, best first."""
     from dataclasses import asdict
 
+    from automl.results.leaderboard import counted
     from automl.screen import table
     from automl.searching.study import Study
 
@@ -330,6 +351,7 @@ def leaderboard(
         print(json.dumps([asdict(row) for row in rows[:top]]))
     else:
         table(rows[:top], study.task.metric)
+        print(f"\n{counted(rows)}")
 
 
 @app.command()
@@ -513,6 +535,15 @@ def _seconds(text: str) -> float:
     if not re.fullmatch(r"(\d+(\.\d+)?[hms])+", text):
         raise OptionError(f"--time: got {text!r}; want 90s, 30m, 8h or 1h30m")
     return sum(float(n) * units[unit] for n, unit in re.findall(r"([\d.]+)([hms])", text))
+
+
+def _bytes(text: str) -> int:
+    """`5GB` in bytes; a GB is 10 ** 9 of them."""
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)([MG])B", text)
+    size = float(found[1]) * (10**9 if found[2] == "G" else 10**6) if found else 0
+    if size < 1:
+        raise OptionError(f"--disk: got {text!r}; want 500MB or 5GB")
+    return int(size)
 
 
 def _note(text: str) -> None:

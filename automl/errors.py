@@ -11,6 +11,8 @@
 The command line prints them as one line and exits with 2; a PartBug with its traceback, and 1.
 """
 
+import errno
+
 
 class AutomlError(Exception):
     """The root: `str(error)` is the whole message for a person."""
@@ -38,3 +40,8 @@ class ExportError(AutomlError):
 
 class PartBug(AutomlError):
     """A part raised on a config that is valid. It stops the search: a bug is not a bad trial."""
+
+
+def is_full(error: OSError) -> bool:
+    """Whether what failed is for want of room: on the disk, of a quota or of a limit on files."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -20,7 +20,7 @@ from rich.text import Text
 from automl.data import Metric
 from automl.exports.verified import Exported
 from automl.holes import Choice, Hole
-from automl.results.leaderboard import Row, measures, trained_again
+from automl.results.leaderboard import Row, counted, measures, trained_again
 from automl.searching.driver import Closed, Paused, Trained
 from automl.searching.finals import Retrained
 from automl.searching.run import Finished, Opened, Told
@@ -93,6 +93,10 @@ class Screen:
         else:
             self.out.print(shown, soft_wrap=True)
 
+    def leaving(self) -> None:
+        """Said when Ctrl-C or SIGTERM is heard for the first time."""
+        self.out.print("\nfinishing the epoch under way, to save it; Ctrl-C again: now")
+
     def interrupted(self) -> None:
         """Said last when Ctrl-C or SIGTERM ended the search."""
         self.out.print("\nstopped; nothing is lost. This goes on from here:\n")
@@ -143,7 +147,7 @@ class Screen:
 
     def _close(self, event: Closed) -> None:
         row = event.row
-        state = row.reason if row.state in ("stopped", "infeasible") else row.state
+        state = row.reason if row.state == "stopped" else row.ending
         cells = (
             "[bold green]*[/]" if event.is_best else " ",
             row.trial,
@@ -184,9 +188,7 @@ class Screen:
         print()
         front = [row for row in rows if row.front]
         table(front or rows[:TOP], metric)
-        counts = Counter(row.state for row in rows)
-        told = ", ".join(f"{number} {state}" for state, number in counts.most_common())
-        print(f"\n{len(rows)} trials in {duration(event.seconds)}: {told}")
+        print(f"\n{counted(rows)}, in {duration(event.seconds)}")
         best = event.metrics
         valid = best["valid"][metric.name]
         print(*answer(best), sep="\n")
@@ -200,7 +202,14 @@ class Screen:
             print(f"several models together, which are more exact: {study.path / 'ensemble'}")
         if front:
             print(f"those above, trained and not tested: {study.path / 'front'}")
-        print(f"saved in {study.path / 'best'}", *page(event), f"\n{loading(study.path)}", sep="\n")
+        took = f"all of the study takes {study.megabytes:.3g} MB"
+        print(
+            f"saved in {study.path / 'best'}; {took}",
+            *page(event),
+            "",
+            loading(study.path),
+            sep="\n",
+        )
 
 
 def page(event: Finished) -> list[str]:
@@ -268,6 +277,7 @@ def result(event: Finished, rows: list[Row]) -> dict[str, Any]:
         "seconds": round(event.seconds, 1),
         "trials": len(rows),
         "states": dict(Counter(row.state for row in rows)),
+        "endings": dict(Counter(row.ending for row in rows)),
         "best": event.metrics,
         "test": event.metrics["test"] if event.metrics else None,
         "leaderboard": [asdict(row) for row in rows],

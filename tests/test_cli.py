@@ -121,7 +121,8 @@ def test_the_line_that_loads_the_model_does(studies: Path, automl: Command) -> N
 
 def test_the_leaderboard_is_shown_and_cut(studies: Path, automl: Command) -> None:
     shown = automl("leaderboard", "small", "--studies", studies, "--top", 2).out
-    assert len(shown.strip().splitlines()) == 3
+    *table, blank, counts = shown.strip().splitlines()
+    assert (len(table), blank, counts) == (3, "", "3 trials: 3 finished")
     told = json.loads(automl("leaderboard", "small", "--studies", studies, "--json").out)
     assert [row["rank"] for row in told] == [1, 2, 3]
 

@@ -11,10 +11,9 @@ import itertools
 import json
 import math
 import random
-import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from automl.results import leaderboard
 from automl.results.leaderboard import Row
 from automl.searching import driver as searching
 from automl.searching.driver import MORE, Closed, Driver, Trained
-from automl.searching.study import Manifest, begin, mend, storage
+from automl.searching.study import Manifest, begin, storage
 from automl.space import Space
 
 ACCURACY = Metric("accuracy")
@@ -529,70 +528,6 @@ def test_what_to_deliver_when_nothing_has_finished_has_weights(tmp_path: Path) -
     assert driver.rows()[0].state == "infeasible"
     assert driver.best == event.trial
     assert driver.checkpoint(driver.best).exists()
-
-
-@pytest.fixture(scope="module")
-def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The journal of a whole search of three trials."""
-    folder = tmp_path_factory.mktemp("whole") / "s"
-    list(opened(folder, Table(), 3).run())
-    return folder / "journal.log"
-
-
-def torn(journal: Path, at: int, folder: Path, tail: bytes = b"") -> None:
-    """A study whose journal ends there."""
-    folder.mkdir()
-    shutil.copy(journal.parent / "manifest.json", folder)
-    (folder / "journal.log").write_bytes(journal.read_bytes()[:at] + tail)
-
-
-def ends(journal: Path) -> Iterator[int]:
-    """Where each record ends."""
-    at = 0
-    for line in journal.read_bytes().splitlines(keepends=True):
-        yield (at := at + len(line))
-
-
-def test_a_journal_cut_between_any_two_records_goes_on_to_exactly_all_trials(
-    journal: Path, tmp_path: Path
-) -> None:
-    for end in [0, *ends(journal)]:
-        folder = tmp_path / str(end) / "s"
-        folder.parent.mkdir()
-        torn(journal, end, folder)
-        list(opened(folder, Table(), 3).run())
-        exact(folder, 3)
-
-
-@pytest.mark.parametrize("tail", [b"", b"\n", b"\0\0\0\0"], ids=["", "newline", "zeros"])
-def test_a_journal_torn_inside_any_record_goes_on_to_exactly_all_trials(
-    tail: bytes, journal: Path, tmp_path: Path
-) -> None:
-    draw = random.Random(0)
-    for begin_, end in itertools.pairwise([0, *ends(journal)]):
-        folder = tmp_path / str(end) / "s"
-        folder.parent.mkdir()
-        torn(journal, draw.randrange(begin_ + 1, end - 1), folder, tail)
-        damaged = (folder / "journal.log").read_bytes()
-        list(opened(folder, Table(), 3).run())
-        exact(folder, 3)
-        assert (folder / "journal.torn").read_bytes() == damaged, "a copy stays"
-
-
-def test_mending_leaves_a_whole_journal_alone(journal: Path, tmp_path: Path) -> None:
-    file = tmp_path / "journal.log"
-    shutil.copy(journal, file)
-    mend(file)
-    assert list(tmp_path.iterdir()) == [file]
-    assert file.read_bytes() == journal.read_bytes()
-
-
-def test_a_lock_that_a_dead_driver_left_does_not_hold_the_next_one(tmp_path: Path) -> None:
-    folder = tmp_path / "s"
-    list(opened(folder, Table(), 1).run())
-    (folder / "journal.log.lock").touch()
-    list(opened(folder, Table(), 2).run())
-    exact(folder, 2)
 
 
 def trial(state: TrialState, *curve: float, **told: Any) -> optuna.trial.FrozenTrial:

@@ -6,8 +6,10 @@ One request, one event, and the driver cannot tell what lies between: a process 
     Job    ──►  Epoch           the first one; a job that came before is dropped
                 Measured        instead of it, if the job asks for that
     Go     ──►  Epoch           the next one
+    Save   ──►  Saved           the last epoch told is in the checkpoint
                 Refused         instead of an epoch: the config cannot be trained
                 Broken          instead of an epoch: a part has a bug
+                Full            instead of any: the disk is full
                 Lost            at any time: the worker is gone; `start` makes a new one
 """
 
@@ -21,7 +23,16 @@ from typing import Any, Literal
 
 from automl.data import Epoch
 
-Reason = Literal["too large", "too slow", "infeasible shape", "out of memory", "diverged"]
+Reason = Literal[  # why a config cannot be trained
+    "too large", "too slow", "infeasible shape", "out of memory", "diverged", "data error"
+]
+HOUR, LEAST, TIMES = 3600.0, 300.0, 10  # see `patience`
+OUTGROWN = 77  # exit status of a worker that held more than its share of memory
+
+
+def patience(expected: float) -> float:
+    """Seconds after which a worker that should answer after so many counts as hung."""
+    return max(LEAST, TIMES * expected)
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,7 @@ class Setup:
     device: str
     threads: int
     plugins: list[str]
+    share: float = 1.0  # of the memory of its device that a worker may hold
 
 
 @dataclass(frozen=True)
@@ -46,11 +58,22 @@ class Job:
     saves: list[int] = field(default_factory=list)  # epochs after which a checkpoint is a must
     timed: bool = False  # whether to tell Measured first
     whole: bool = False  # whether to train on the validation split too
+    patience: float = HOUR  # seconds after which a worker that does not answer is killed
 
 
 @dataclass(frozen=True)
 class Go:
     """Train the next epoch."""
+
+
+@dataclass(frozen=True)
+class Save:
+    """Write a checkpoint, for the job will go on another day."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """It is written."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +101,19 @@ class Broken:
 
 
 @dataclass(frozen=True)
-class Lost:
+class Full:
     detail: str
 
 
-Request = Setup | Job | Go
-Event = Ready | Measured | Epoch | Refused | Broken | Lost
-MESSAGES = (Setup, Job, Go, Ready, Measured, Epoch, Refused, Broken)
+@dataclass(frozen=True)
+class Lost:
+    detail: str
+    reason: Reason | None = None  # where the config is to blame
+
+
+Request = Setup | Job | Go | Save
+Event = Ready | Measured | Epoch | Saved | Refused | Broken | Full | Lost
+MESSAGES = (Setup, Job, Go, Save, Ready, Measured, Epoch, Saved, Refused, Broken, Full)
 KINDS = {kind.__name__: kind for kind in MESSAGES}
 
 

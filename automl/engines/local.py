@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import selectors
 import signal
@@ -11,11 +12,26 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
-from automl.engines import Engine, Event, Lost, Request, Setup, decode, encode
+from automl.engines import (
+    HOUR,
+    OUTGROWN,
+    Engine,
+    Event,
+    Job,
+    Lost,
+    Request,
+    Setup,
+    decode,
+    encode,
+)
 from automl.errors import OptionError
+
+SHARE = 0.9  # of a device's memory, for all workers on it together
+LOG, TAIL = 2**24, 2**20  # bytes of workers.log: when it is cut, and what then stays
 
 
 @dataclass
@@ -24,9 +40,13 @@ class Process:
 
     popen: subprocess.Popen[bytes]
     unread: bytes = b""
+    patience: float = HOUR  # seconds that an answer may take
+    due: float = math.inf  # when the next one must have come
 
 
 class Local(Engine):
+    worker: ClassVar[tuple[str, ...]] = ("-P", "-m", "automl.engines.worker")
+
     def __init__(self, setup: Setup, devices: Sequence[str], log: Path) -> None:
         self.setup, self.devices, self.log = setup, devices, log
         self.slots = len(devices)
@@ -39,7 +59,7 @@ class Local(Engine):
         environment = os.environ | {"OMP_NUM_THREADS": str(self.setup.threads)}
         with self.log.open("ab") as log:
             popen = subprocess.Popen(
-                [sys.executable, "-P", "-m", "automl.engines.worker"],
+                [sys.executable, *self.worker],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -49,11 +69,16 @@ class Local(Engine):
         self.processes[slot] = Process(popen)
         assert popen.stdout is not None
         self.selector.register(popen.stdout, selectors.EVENT_READ, slot)
-        self.send(slot, replace(self.setup, device=device))
+        share = SHARE / self.devices.count(device)
+        self.send(slot, replace(self.setup, device=device, share=share))
 
     def send(self, slot: int, request: Request) -> None:
-        stdin = self.processes[slot].popen.stdin
+        process = self.processes[slot]
+        stdin = process.popen.stdin
         assert stdin is not None
+        if isinstance(request, Job):
+            process.patience = request.patience
+        process.due = self.now() + process.patience
         try:
             stdin.write(encode(request))
             stdin.flush()
@@ -62,16 +87,34 @@ class Local(Engine):
 
     def wait(self, timeout: float) -> list[tuple[int, Event]]:
         told: list[tuple[int, Event]] = []
-        for key, _ in self.selector.select(timeout):
+        due = min((process.due for process in self.processes.values()), default=math.inf)
+        for key, _ in self.selector.select(max(0.0, min(timeout, due - self.now()))):
             slot = key.data
             process = self.processes[slot]
             chunk = os.read(key.fd, 1 << 16)
             *lines, process.unread = (process.unread + chunk).split(b"\n")
             told += [(slot, decode(line)) for line in lines]
+            if lines:
+                process.due = math.inf
             if not chunk:
                 self._end(slot)
-                told.append((slot, Lost(f"worker ended with status {process.popen.returncode}")))
+                told.append((slot, _lost(process.popen.returncode)))
+        for slot, process in list(self.processes.items()):
+            if process.due <= self.now():
+                self._end(slot)
+                told.append((slot, Lost(f"no answer in {process.patience:,.0f} s")))
+        self._cut_log()
         return told
+
+    def _cut_log(self) -> None:
+        """Parts may print without end: the log keeps what was printed last."""
+        if self.log.exists() and self.log.stat().st_size > LOG:
+            with self.log.open("r+b") as log:
+                log.seek(-TAIL, os.SEEK_END)
+                tail = log.read()
+                log.seek(0)
+                log.write(b"[cut]\n" + tail)
+                log.truncate()
 
     def close(self) -> None:
         for slot in list(self.processes):
@@ -95,6 +138,12 @@ class Local(Engine):
         popen.stdout.close()
         with contextlib.suppress(BrokenPipeError):  # what was not read is lost with the worker
             popen.stdin.close()
+
+
+def _lost(status: int) -> Lost:
+    if status == OUTGROWN:
+        return Lost("the worker held more than its share of memory", "out of memory")
+    return Lost(f"worker ended with status {status}")
 
 
 def devices(device: torch.device, workers: int | None, per_gpu: int) -> list[str]:

@@ -12,8 +12,9 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -23,23 +24,31 @@ import torch
 from automl.config import Config, Task, load_plugin
 from automl.data import Data, Epoch
 from automl.engines import (
+    OUTGROWN,
     Broken,
     Event,
+    Full,
     Go,
     Job,
     Measured,
     Ready,
     Refused,
     Request,
+    Save,
+    Saved,
     Setup,
     decode,
     encode,
 )
+from automl.errors import DataError, is_full
 from automl.training import Diverged, train
-from automl.training.cost import BATCHES, Memory, latency_ms
-from automl.training.loop import outputs_of
+from automl.training.cost import BATCHES, Memory, latency_ms, machine_mb, own_mb
+from automl.training.loop import out_of_memory, outputs_of
 
 PR_SET_PDEATHSIG = 1
+WATCH = 0.05  # seconds from one look at the memory to the next
+
+Told = Generator[Measured | Epoch, bool | None]  # asked for True, it saves and tells again
 
 
 class Wire:
@@ -77,29 +86,56 @@ def main() -> None:
 
     def told(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> None:
         traceback.print_exception(kind, error, tb)
+        if isinstance(error, torch.AcceleratorError):  # nothing can be done with this process
+            os._exit(OUTGROWN if "out of memory" in str(error) else 1)
         wire.send(Broken("".join(traceback.format_exception(kind, error, tb))))
 
     sys.excepthook = told  # a bug ends the worker; the driver hears why
     setup = wire.receive()
     assert isinstance(setup, Setup)
     torch.set_num_threads(setup.threads)
+    device = torch.device(setup.device)
+    bound(device, setup.share)
     for plugin in setup.plugins:
         load_plugin(Path(plugin))
-    device = torch.device(setup.device)
-    data = Task.of(setup.task).load(Path(setup.data) if setup.data else None)
+    try:
+        data = Task.of(setup.task).load(Path(setup.data) if setup.data else None)
+    except DataError as error:
+        wire.send(Refused("data error", str(error)))
+        return
     memory = Memory(device)
     wire.send(Ready())
 
-    events: Iterator[Measured | Epoch] = iter(())
+    events: Told | None = None
     while True:
         request = wire.receive()
         if isinstance(request, Job):
             events = work(request, data, device, memory)
-        assert isinstance(request, Job | Go)
-        wire.send(step(events))
+        assert isinstance(request, Job | Go | Save)
+        assert events is not None
+        wire.send(step(events, save=isinstance(request, Save)))
 
 
-def work(job: Job, data: Data, device: torch.device, memory: Memory) -> Iterator[Measured | Epoch]:
+def bound(device: torch.device, share: float) -> None:
+    """Hold no more than this share of the device's memory: the others need theirs.
+
+    On a GPU what is beyond is out of memory; on a CPU, where memory is lent without end until the
+    system kills somebody, the worker ends.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(share, device)
+    elif Memory.known(device):
+        threading.Thread(target=_watch, args=(share * machine_mb(),), daemon=True).start()
+
+
+def _watch(limit: float) -> None:
+    while (held := own_mb()) <= limit:
+        time.sleep(WATCH)
+    os.write(2, f"worker: held {held:,.0f} MB; its share is {limit:,.0f} MB\n".encode())
+    os._exit(OUTGROWN)
+
+
+def work(job: Job, data: Data, device: torch.device, memory: Memory) -> Told:
     config, checkpoint = Config.of(job.config), Path(job.checkpoint)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     if job.timed:
@@ -107,10 +143,12 @@ def work(job: Job, data: Data, device: torch.device, memory: Memory) -> Iterator
     memory.restart()
     if job.whole:
         data = whole(data)
-    for epoch in train(
+    epochs = train(
         config, data, device=device, checkpoint=checkpoint, until=job.until, saves=job.saves
-    ):
-        yield replace(epoch, memory_mb=memory.peak_mb())
+    )
+    for epoch in epochs:
+        while (yield replace(epoch, memory_mb=memory.peak_mb())):
+            epochs.send(True)
 
 
 @functools.cache
@@ -126,16 +164,21 @@ def timed(config: Config, data: Data, device: torch.device) -> Measured:
     return Measured(*(latency_ms(model, inputs, count, device) for count in BATCHES))
 
 
-def step(events: Iterator[Measured | Epoch]) -> Event:
-    """The next event of a job, or why its config cannot have one."""
+def step(events: Told, *, save: bool = False) -> Event:
+    """The next event of a job, or why its config cannot have one; or the last one is saved."""
     try:
-        return next(events)
+        event = events.send(True if save else None)
+        return Saved() if save else event
     except Diverged as error:
         return Refused("diverged", str(error))
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        refused = Refused("out of memory", str(error).partition("\n")[0])
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # what torch says of a CPU that is full
+    except DataError as error:
+        return Refused("data error", str(error))
+    except OSError as error:
+        if not is_full(error):
+            raise
+        return Full(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
             raise
         refused = Refused("out of memory", str(error).partition("\n")[0])
     if torch.cuda.is_available():

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from automl.config import Export
+from automl.config import Export, shown
 from automl.errors import ExportError
 from automl.exports.whole import RECURRENT, quiet, reason
 
@@ -64,6 +64,7 @@ class Onnx(Export):
             state.NotImplemented,
             state.RuntimeException,
         )
+        _whole(file)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()  # as many as the artifact has
         options.log_severity_level = 3  # errors
@@ -80,6 +81,16 @@ class Onnx(Export):
             return torch.from_numpy(shares)
 
         return run, dict(session.get_modelmeta().custom_metadata_map)
+
+
+def _whole(file: Path) -> None:
+    """Raises ExportError where a weight lies in another file, which would be opened, too."""
+    import onnx
+
+    for weight in onnx.load(file, load_external_data=False).graph.initializer:
+        if onnx.external_data_helper.uses_external_data(weight):
+            told = f"the weight {shown(weight.name)} lies in another file"
+            raise ExportError(f"onnx: {file}: {told}; want all in one")
 
 
 def _recurrent(name: str) -> Callable[..., Any]:

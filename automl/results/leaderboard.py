@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal, cast
 
 from optuna.trial import FrozenTrial, TrialState
 
 from automl.data import Metric
+from automl.engines import Reason
+
+Ending = Literal["finished", "stopped", Reason, "worker lost", "paused"]  # of every trial
 
 STATES = {  # Optuna's words and ours
     TrialState.COMPLETE: "finished",
@@ -41,6 +45,12 @@ class Row:
     state: str  # finished, stopped, infeasible, lost, paused
     reason: str
     summary: str
+
+    @property
+    def ending(self) -> Ending:
+        """How it ended, in one of few words; `reason` says more of what was stopped."""
+        told = self.reason if self.state == "infeasible" else self.state
+        return cast(Ending, "worker lost" if told == "lost" else told)
 
     def cost(self, name: str | None) -> float:
         """Of the second goal; infinite where it is not known, and nothing where there is none."""
@@ -144,6 +154,13 @@ def markdown(rows: list[Row], metric: Metric) -> str:
         cells += [f"{r.seconds:.1f}", state, r.summary]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def counted(rows: Sequence[Row]) -> str:
+    """`20 trials: 4 finished, 14 stopped, 2 out of memory`."""
+    counts = Counter(row.ending for row in rows).most_common()
+    told = ", ".join(f"{count:,} {ending}" for ending, count in counts)
+    return f"{len(rows):,} trial{'s' * (len(rows) != 1)}: {told or 'none'}"
 
 
 def trained_again(row: Row) -> str:

@@ -6,9 +6,10 @@ happened, and whoever stops asking stops the search.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,37 @@ from optuna.trial import TrialState
 
 from automl.config import Config
 from automl.data import Data, Epoch
-from automl.engines import Broken, Engine, Event, Go, Job, Lost, Measured, Ready, Reason, Refused
-from automl.errors import PartBug, SpaceError, StudyError
+from automl.engines import (
+    HOUR,
+    Broken,
+    Engine,
+    Event,
+    Full,
+    Go,
+    Job,
+    Lost,
+    Measured,
+    Ready,
+    Reason,
+    Refused,
+    Save,
+    Saved,
+    patience,
+)
+from automl.errors import DataError, PartBug, SpaceError, StudyError
 from automl.holes import Draw, Float, Hole, Int
 from automl.results import leaderboard
 from automl.results.delivery import Training
 from automl.results.leaderboard import Row
 from automl.searching.ledger import Entry, Ledger
-from automl.searching.study import asked
+from automl.searching.study import asked, taken, write
 from automl.size import Size
 from automl.space import Space, measure
 from automl.training import checkpoint as disk
 
-ATTEMPTS = 3  # workers a trial may lose before it is given up
+ATTEMPTS = 3  # workers a trial may lose over one epoch before it is given up
+STARTS = 30  # workers that may be lost in a row as they start, once one has started
+FULL = "the disk is full ({}); make room, and the same command goes on"
 KEPT = 3  # finished trials whose weights stay on disk, whatever they take
 MORE, ROOM = 10, 2**29  # for an ensemble so many may stay, while they take no more bytes than that
 
@@ -98,11 +117,15 @@ class Driver:
         deadline: float | None = None,
         chance: float | None = None,
         after: Callable[[list[Row]], float] = lambda rows: 0.0,
+        disk: int | None = None,
+        leave: Callable[[], bool] = lambda: False,
     ) -> None:
         """`deadline` is by the engine's clock; the best model is to be tested before it.
 
         `chance` is the score of a guess: who is no better is stopped. `after` tells from the trials
-        how many seconds shall be left when the search ends.
+        how many seconds shall be left when the search ends. Of `disk` bytes the study takes no
+        more, as far as there is something to delete. Once `leave` says so the epochs under way are
+        trained to their end and saved.
         """
         self.study, self.space, self.engine, self.folder = study, space, engine, folder
         self.data, self.trials, self.seed, self.deadline = data, trials, seed, deadline
@@ -123,8 +146,10 @@ class Driver:
         self.active: dict[int, Active] = {}  # by slot
         self.idle: set[int] = set()
         self.started = False
-        self.failed_starts = 0
+        self.failed_starts, self.may_fail = 0, ATTEMPTS
         self.after, self.reserved = after, 0.0
+        self.disk, self.leave = disk, leave
+        self.longest = (0.0, 1)  # seconds of an epoch, and multiply-accumulates of its model
         self.busy = 0.0  # seconds of workers
         self.worked = set[int]()  # trials that they were spent on
         self.top = -math.inf  # best score of any epoch here, larger is better
@@ -165,6 +190,8 @@ class Driver:
 
     @property
     def over(self) -> bool:
+        if self.leave():
+            return not self.active
         to_do = self.active or self.waiting or self.paused or self._may_ask()
         return not self.remaining or not to_do
 
@@ -174,7 +201,10 @@ class Driver:
             self.engine.start(slot)
 
     def run(self) -> Generator[Trained | Paused | Closed]:
-        """Until all trials are closed or time is up. What is then under way can go on later."""
+        """Until all trials are closed or time is up. What is then under way can go on later.
+
+        Raises KeyboardInterrupt when it was asked to leave and all is saved.
+        """
         while not self.over:
             for slot in sorted(self.idle):
                 yield from self._occupy(slot)
@@ -183,6 +213,8 @@ class Driver:
                     yield from self._hear(slot, event)
         for active in self.active.values():
             self._note_seconds(active)
+        if self.leave():
+            raise KeyboardInterrupt
 
     def rows(self) -> list[Row]:
         return leaderboard.rows(self.study.get_trials(deepcopy=False), self.metric, self.cost)
@@ -192,9 +224,7 @@ class Driver:
         return self._best(self.rows())
 
     def _best(self, rows: list[Row]) -> int | None:
-        """The trial to deliver: the best finished one, else the best that has weights on disk."""
-        if rows and rows[0].state == "finished":
-            return rows[0].trial
+        """The trial to deliver: the best that has weights on disk, finished ones first."""
         return next((row.trial for row in rows if self.checkpoint(row.trial).exists()), None)
 
     def config(self, number: int, more: int = 0) -> Config:
@@ -226,7 +256,7 @@ class Driver:
 
     def _occupy(self, slot: int) -> Iterator[Closed]:
         """Give an idle worker the next trial. Trials that cannot be trained close on the way."""
-        while slot in self.idle and self.remaining:
+        while slot in self.idle and self.remaining and not self.leave():
             active = self.waiting.popleft() if self.waiting else None
             if active is None:
                 self.ledger.may_ask, self.ledger.seconds_left = self._may_ask(), self.remaining
@@ -242,7 +272,7 @@ class Driver:
                 self._begin(slot, active)
             elif self.active:
                 return  # what they come to may promote a paused one
-            for number, reason in self.pruner.drop(self.ledger).items():
+            for number, reason in (self.pruner.drop(self.ledger) | self._crowded()).items():
                 yield self._stop(self.paused.pop(number), reason)
             if active is None:
                 return
@@ -258,7 +288,11 @@ class Driver:
         saves = self.pruner.saves(epochs)
         asked_for = self.cost == "latency_ms" or self.space.search.max_latency_ms is not None
         timed = asked_for and "latency_ms" not in active.trial.user_attrs
-        self.engine.send(slot, Job(number, active.config.dump(), path, epochs, saves, timed))
+        seconds, macs = self.longest
+        expected = seconds * max(1.0, active.trial.user_attrs["macs"] / macs)
+        wait = patience(expected) if seconds else HOUR
+        job = Job(number, active.config.dump(), path, epochs, saves, timed, patience=wait)
+        self.engine.send(slot, job)
 
     def _feasible(self, values: dict[str, Any]) -> bool:
         """Whether a config can be trained, as far as is known without training."""
@@ -305,20 +339,35 @@ class Driver:
     def _hear(self, slot: int, event: Event) -> Iterator[Trained | Paused | Closed]:
         match event:
             case Ready():
-                self.failed_starts = 0
+                self.failed_starts, self.may_fail = 0, STARTS
                 self.idle.add(slot)
             case Measured():
                 yield from self._timed(slot, event)
             case Epoch():
                 yield from self._judge(slot, event)
+            case Saved():
+                active = self._release(slot)
+                self._note_seconds(active)
+                self.waiting.append(active)
             case Refused():
+                if slot not in self.active:
+                    raise DataError(event.detail)  # as it starts: no trial can be trained
                 yield self._give_up(slot, event.reason, event.detail)
             case Broken():
-                place = self.active.get(slot)
-                config = f" in trial {place.trial.number} ({place.config.summary})" if place else ""
-                raise PartBug(f"a part failed{config}:\n{event.traceback}")
+                raise PartBug(f"a part failed{self._shown(slot)}:\n{event.traceback}")
+            case Full():
+                raise StudyError(f"{self.folder}: {FULL.format(event.detail)}")
             case Lost():
                 yield from self._lost(slot, event)
+
+    def _shown(self, slot: int) -> str:
+        """Which trial a worker trains, whose config goes to a file that shows what it does."""
+        active = self.active.get(slot)
+        if active is None:
+            return ""
+        file = self.folder / "bug.yaml"
+        write(file, json.dumps(active.config.dump(), indent=2) + "\n")  # JSON is YAML, too
+        return f" in trial {active.trial.number} ({active.config.summary}); its config is {file}"
 
     def _timed(self, slot: int, told: Measured) -> Iterator[Closed]:
         trial, limit = self.active[slot].trial, self.space.search.max_latency_ms
@@ -347,6 +396,9 @@ class Driver:
             else:
                 trial.report(score, epoch.number)
             active.reported = epoch.number
+            active.attempts = 0  # what was lost before has cost no epoch
+            if epoch.seconds > self.longest[0]:
+                self.longest = epoch.seconds, max(1, trial.user_attrs["macs"])
         entry.seconds = sum(e.seconds for e in active.history) / len(active.history)
         yield Trained(number, epoch, epochs)
 
@@ -370,7 +422,7 @@ class Driver:
             self.paused[number] = active
             yield Paused(number, epoch.number)
         else:
-            self.engine.send(slot, Go())
+            self.engine.send(slot, Save() if self.leave() else Go())
 
     def _excess(self, active: Active) -> tuple[Reason, str] | None:
         """Which limit the training of a trial breaks, as its epochs tell, and by how much."""
@@ -410,8 +462,9 @@ class Driver:
 
     def _lost(self, slot: int, event: Lost) -> Iterator[Closed]:
         """A worker is gone: its trial goes on elsewhere, from its checkpoint, as the same trial."""
+        if event.reason and slot in self.active:
+            yield self._give_up(slot, event.reason, event.detail)
         active = self.active.pop(slot, None)
-        self.idle.discard(slot)
         if active:
             active.attempts += 1
             if active.attempts < ATTEMPTS:
@@ -420,10 +473,11 @@ class Driver:
                 active.trial.set_user_attr("reason", f"worker lost {ATTEMPTS} times")
                 self._tell(active, TrialState.FAIL)
                 yield self._ended(active.trial.number)
-        else:
+        elif slot not in self.idle:
             self.failed_starts += 1
-            if self.failed_starts >= ATTEMPTS:
+            if self.failed_starts >= self.may_fail:
                 raise StudyError(f"workers do not start: {event.detail}; see workers.log")
+        self.idle.discard(slot)
         self.engine.start(slot)
 
     def _release(self, slot: int) -> Active:
@@ -465,19 +519,45 @@ class Driver:
         """Weights of the best few finished trials and of those under way stay on disk."""
         finished = [row.trial for row in rows if row.state == "finished"]
         keep = {row.trial for row in rows if row.state == "paused" or row.front}
-        keep |= set(finished[:KEPT])
-        room = ROOM
-        for trial in finished[KEPT:MORE]:
-            file = self.checkpoint(trial)
-            room -= file.stat().st_size if file.exists() else 0
-            if room >= 0:
-                keep.add(trial)
         if (best := self._best(rows)) is not None:
-            keep.add(best)  # something to deliver if time runs out
+            keep.add(best)  # something to deliver, whatever time or room there is
+        more = [trial for trial in finished[:MORE] if trial not in keep]
+        self._clear({*keep, *more})
+        room, spare = ROOM, math.inf
+        if self.disk is not None:
+            spare = self.disk - taken(self.folder) + self._bytes(more)
+        for trial in more:
+            size = self._bytes([trial])
+            spare -= size
+            room -= 0 if trial in finished[:KEPT] else size
+            if min(room, spare) >= 0:
+                keep.add(trial)
+        self._clear(keep)
+
+    def _clear(self, keep: set[int]) -> None:
         for folder in (self.folder / "trials").glob("*"):
-            if folder.name.isdigit() and int(folder.name) not in keep:
+            if folder.name.isdecimal() and int(folder.name) not in keep:
                 disk.remove(folder / "checkpoint.pt")
                 folder.rmdir()
+
+    def _bytes(self, trials: Iterable[int]) -> int:
+        """What the weights of these trials take on disk."""
+        return sum(taken(self.checkpoint(trial).parent) for trial in trials)
+
+    def _crowded(self) -> dict[int, str]:
+        """The worst paused trials, as many as there is no room for on disk, and why they stop."""
+        over = 0 if self.disk is None else taken(self.folder) - self.disk
+        worst = sorted(self.paused, key=lambda number: self._standing(self.paused[number].entry))
+        dropped = {}
+        while over > 0 and worst:
+            over -= self._bytes([worst[0]])
+            dropped[worst.pop(0)] = "no room on disk"
+        return dropped
+
+    def _standing(self, entry: Entry) -> float:
+        """Share of the trials that came as far which are worse; larger is better."""
+        place, of = self.ledger.rank(entry)
+        return 1 - place / of
 
     def _ended(self, number: int) -> Closed:
         rows = self.rows()

@@ -17,12 +17,23 @@ from typing import Any
 
 from automl.config import Config
 from automl.data import Data, Epoch
-from automl.engines import Broken, Engine, Go, Job, Lost, Refused
+from automl.engines import (
+    Broken,
+    Engine,
+    Full,
+    Go,
+    Job,
+    Lost,
+    Refused,
+    Save,
+    Saved,
+    patience,
+)
 from automl.errors import OptionError, PartBug, StudyError
 from automl.results import ensemble
 from automl.results.delivery import Training, choose
 from automl.results.leaderboard import Row
-from automl.searching.driver import ATTEMPTS, Driver
+from automl.searching.driver import ATTEMPTS, FULL, Driver
 from automl.training.loop import ended
 
 SHARE = 1 / 4  # of a time budget that all of this may take, at most
@@ -126,6 +137,7 @@ class Rerun:
     def __init__(self, engine: Engine, data: Data, driver: Driver) -> None:
         self.engine, self.data, self.folder = engine, data, driver.folder
         self.metric, self.started = driver.metric.name, driver.started
+        self.leave = driver.leave
         self.idle = set(driver.idle)  # the others start, or still owe the driver an event
         self.active: dict[int, Training] = {}  # by slot
         self.lost: Counter[Path | None] = Counter()  # workers, by what they trained
@@ -141,7 +153,8 @@ class Rerun:
     def run(self, wanted: Mapping[Training, float], deadline: float) -> Generator[Retrained]:
         """Each to its end, or until time is up; none is begun that would not end in time.
 
-        `wanted` says how many seconds each takes; `deadline` is by the engine's clock.
+        `wanted` says how many seconds each takes; `deadline` is by the engine's clock. Raises
+        KeyboardInterrupt when the driver was asked to leave and what was under way is saved.
         """
         waiting, done = deque[Training](), 0
         for training in wanted:
@@ -158,37 +171,49 @@ class Rerun:
 
         while left := max(0.0, deadline - self.engine.now()):
             waiting = deque(training for training in waiting if wanted[training] <= left)
-            while waiting and self.idle:
-                self._begin(min(self.idle), waiting.popleft())
+            while waiting and self.idle and not self.leave():
+                training = waiting.popleft()
+                self._begin(min(self.idle), training, patience(wanted[training]))
+            if self.leave() and not self.active:
+                raise KeyboardInterrupt
             if not waiting and not self.active:
                 return
             for slot, event in self.engine.wait(min(left, 60.0)):
                 at = self.active.get(slot)
-                if isinstance(event, Lost):
+                if isinstance(event, Lost) and not (at and event.reason):
                     self._lost(slot, event, waiting)
                 elif isinstance(event, Broken):
                     what = f" in trial {at.trial} ({at.config.summary})" if at else ""
                     raise PartBug(f"a part failed{what}:\n{event.traceback}")
+                elif isinstance(event, Full):
+                    raise StudyError(f"{self.folder}: {FULL.format(event.detail)}")
+                elif isinstance(event, Saved):
+                    self.active.pop(slot, None)
+                    self.idle.add(slot)
                 elif at is None:  # ready, or an answer to what nobody waits for any more
                     self.lost[None] = 0
                     self.idle.add(slot)
                 elif isinstance(event, Epoch) and event.number < at.config.train.epochs:
-                    self.engine.send(slot, Go())
+                    self.engine.send(slot, Save() if self.leave() else Go())
                 else:
                     del self.active[slot]
-                    self.idle.add(slot)
+                    if isinstance(event, Lost):
+                        self.engine.start(slot)
+                    else:
+                        self.idle.add(slot)
                     done += 1
                     score = event.metrics[self.metric] if isinstance(event, Epoch) else None
-                    reason = event.reason if isinstance(event, Refused) else ""
-                    yield Retrained(at, score, reason, done, len(wanted))
+                    reason = event.reason if isinstance(event, Refused | Lost) else None
+                    yield Retrained(at, score, reason or "", done, len(wanted))
         self.active.clear()
 
-    def _begin(self, slot: int, training: Training) -> None:
+    def _begin(self, slot: int, training: Training, wait: float) -> None:
         self.idle.remove(slot)
         self.active[slot] = training
         config, file = training.config, str(training.file.resolve())
         epochs = config.train.epochs
-        job = Job(training.trial, config.dump(), file, epochs, whole=training.whole)
+        whole = training.whole
+        job = Job(training.trial, config.dump(), file, epochs, whole=whole, patience=wait)
         self.engine.send(slot, job)
 
     def _lost(self, slot: int, event: Lost, waiting: deque[Training]) -> None:

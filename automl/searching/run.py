@@ -89,6 +89,8 @@ def run(
     plugins: Sequence[Path] = (),
     start_from: str | Path | None = None,
     finals: Finals = USUAL,
+    disk: int | None = None,
+    leave: Callable[[], bool] = lambda: False,
     began: float | None = None,
 ) -> Generator[Told]:
     """Search, and tell what happens. `trials` counts all of a study, those of earlier runs too.
@@ -96,7 +98,9 @@ def run(
     Nothing is written before space, data and options are checked. Raises AutomlError. `began` is
     the start of the time budget by time.monotonic(); now, if it is not given. `start_from` is a
     study, by name or folder, or the file of a portfolio: a new study tries its best configs first.
-    `finals` take their time from the end of the budget.
+    `finals` take their time from the end of the budget. The study takes at most `disk` bytes, as
+    far as there are checkpoints to delete. When `leave` says so the epochs under way are trained to
+    their end and saved, and KeyboardInterrupt is raised.
     """
     began = time.monotonic() if began is None else began
     if trials < 1:
@@ -105,6 +109,8 @@ def run(
         raise OptionError(f"--seed: got {seed}; want 0 to {2**31 - 1}")
     if seconds is not None and not FINISH < seconds < math.inf:
         raise OptionError(f"--time: got {seconds:g} s; want more than {FINISH:g} s")
+    if disk is not None and disk < 1:
+        raise OptionError(f"--disk: got {disk:,} bytes; want at least 1")
     finals.check()
     where = precision.pick(device)
     if space.search.max_memory_mb and not Memory.known(where):
@@ -130,7 +136,7 @@ def run(
     else:
         first = portfolio.first(space, loaded, start_from, studies)
     logging.getLogger("optuna").setLevel(logging.WARNING)
-    with on_disk.alone(path), contextlib.ExitStack() as stack:
+    with on_disk.room(path), on_disk.alone(path), contextlib.ExitStack() as stack:
         study = on_disk.begin(path, space, manifest, task.metric, first)
         setup = Setup(
             task=task.model_dump(mode="json"),
@@ -152,6 +158,8 @@ def run(
             deadline=None if seconds is None else began + seconds - FINISH,
             chance=task.chance(loaded)[1],
             after=lambda rows: min(SHARE * (seconds or math.inf), finals.work(rows) / len(slots)),
+            disk=disk,
+            leave=leave,
         )
         if not driver.over:
             driver.start()  # workers import and load while the baseline is found
@@ -311,6 +319,7 @@ def search(
     finalists: int = 3,
     seeds: int = 3,
     refit: bool = False,
+    disk: int | None = None,
 ) -> Study:
     """Search a space, given by name, by file or loaded; `automl search` without a screen.
 
@@ -319,7 +328,8 @@ def search(
     study tries its best configs first. Returns the study: `.best` is the model, `.leaderboard` the
     trials. The same call again goes on with a study that is not finished. The best `finalists`
     are trained again from so many fresh `seeds`; with `refit` what is delivered trains on the
-    validation split, too. Raises AutomlError.
+    validation split, too. The study takes at most `disk` bytes, as far as there are checkpoints to
+    delete. Raises AutomlError.
     """
     files = [Path(plugin) for plugin in plugins]
     for file in files:
@@ -340,6 +350,7 @@ def search(
         plugins=files,
         start_from=start_from,
         finals=Finals(finalists, seeds, refit),
+        disk=disk,
     ):
         pass
     return Study.open(name or Path(space.source).stem, studies)

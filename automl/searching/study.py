@@ -11,7 +11,8 @@ studies/NAME/space.yaml       the space as searched
              ensemble/        several models together, where that is more exact
              finals/          checkpoints of the trainings from fresh seeds
              trials/          checkpoints of the trials under way and of the best few
-             workers.log      what the parts printed
+             workers.log      what the parts printed, the last of it
+             bug.yaml         the config that showed the last bug of a part
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -36,16 +37,49 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
+from pydantic import BaseModel, ConfigDict, FiniteFloat, TypeAdapter, ValidationError
 
-from automl.config import Task
+from automl.config import Task, dotted, problems, shown
 from automl.data import Data, Metric
-from automl.errors import StudyError
+from automl.errors import StudyError, is_full
 from automl.results import artifact, leaderboard
 from automl.results.artifact import Artifact
 from automl.results.leaderboard import Row
 from automl.space import Space
 
+DAMAGED = (  # what Optuna raises on a journal that it did not write
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 RESERVED = {"con", "prn", "aux", "nul", *(f"{n}{i}" for n in ("com", "lpt") for i in range(10))}
+
+
+class Noted(BaseModel):
+    """What trials are said of; what else there is nobody reads."""
+
+    model_config = ConfigDict(strict=True)
+
+    params: int | None = None
+    macs: int | None = None
+    latency_ms: FiniteFloat | None = None
+    latency_64_ms: FiniteFloat | None = None
+    memory_mb: FiniteFloat | None = None
+    train_seconds: FiniteFloat | None = None
+    seconds: FiniteFloat = 0.0
+    paused: int | None = None
+    whole: bool = False
+    curve: list[FiniteFloat] = []
+    reason: str = ""
+    detail: str = ""
+    summary: str = ""
+
+
+Scores = TypeAdapter(list[FiniteFloat])
 
 
 @dataclass(frozen=True)
@@ -82,14 +116,45 @@ def versions() -> dict[str, str]:
 
 def folder(studies: Path, name: str) -> Path:
     """The folder of a study. Raises StudyError for names that are no plain file names."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name) or name.lower() in RESERVED:
-        raise StudyError(f"study {name!r}: want letters, digits, '.', '_', '-', at most 64 of them")
+    plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name) and not name.endswith(".")
+    if not plain or name.lower().partition(".")[0] in RESERVED:  # Windows has con.txt for con
+        want = "want letters, digits, '.', '_', '-', at most 64 of them"
+        raise StudyError(f"study {shown(name)}: {want}, and no name that Windows keeps for itself")
     return studies / name
+
+
+def no_links(path: Path) -> None:
+    """Raises StudyError where a study has a link in it: to write there is to write elsewhere."""
+    for entry in path.rglob("*"):
+        if entry.is_symlink():
+            raise StudyError(f"{entry}: is a link; want plain files and folders in a study")
+
+
+def taken(path: Path) -> int:
+    """Bytes of the files below a folder. One that goes while this looks counts as gone."""
+    total = 0
+    for file in path.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += 0 if file.is_dir() else file.stat().st_size
+    return total
+
+
+@contextmanager
+def room(path: Path) -> Iterator[None]:
+    """A full disk is no bug: StudyError says so, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        told = f"the disk is full ({error.strerror})"
+        raise StudyError(f"{path}: {told}; make room, and the same command goes on") from error
 
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Hold the study: one driver at a time. Raises StudyError with the holder's process number."""
+    no_links(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -129,13 +194,37 @@ def mend(journal: Path) -> None:
     if whole != raw:
         shutil.copyfile(journal, journal.with_name("journal.torn"))
         fresh = journal.with_name("journal.new")
-        fresh.write_bytes(whole)
+        with fresh.open("wb") as file:
+            file.write(whole)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(fresh, journal)
 
 
 def storage(journal: Path) -> JournalStorage:
+    """All of a journal, read. Raises StudyError for one that is damaged."""
     path = str(journal.resolve())  # Optuna's lock follows the working directory otherwise
-    return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
+    try:
+        return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
+    except DAMAGED as error:
+        raise _damaged(journal, f"{type(error).__name__}: {error}") from error
+
+
+def _damaged(journal: Path, what: str) -> StudyError:
+    told = shown(" ".join(what.split()))
+    return StudyError(f"{journal}: damaged, or not written by automl ({told})")
+
+
+def checked(study: optuna.Study, journal: Path) -> optuna.Study:
+    """The study, if what its trials say of themselves is what ours say. Raises StudyError."""
+    for trial in study.get_trials(deepcopy=False):
+        try:
+            Noted.model_validate(trial.user_attrs)
+            Scores.validate_python([*trial.intermediate_values.values(), *(trial.values or [])])
+        except ValidationError as error:
+            place, message = problems(error)[0]
+            raise _damaged(journal, f"trial {trial.number}: {dotted(place)}: {message}") from error
+    return study
 
 
 def begin(
@@ -155,12 +244,14 @@ def begin(
     mend(path / "journal.log")
     directions = [StudyDirection.MAXIMIZE if metric.higher_is_better else StudyDirection.MINIMIZE]
     directions += [StudyDirection.MINIMIZE] if space.search.cost else []
+    journal = path / "journal.log"
     study = optuna.create_study(
         study_name=path.name,
-        storage=storage(path / "journal.log"),
+        storage=storage(journal),
         directions=directions,
         load_if_exists=True,
     )
+    checked(study, journal)
     if not file.exists():
         names = [metric.name, *([space.search.cost] if space.search.cost else [])]
         with warnings.catch_warnings():
@@ -178,19 +269,23 @@ def begin(
 def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest(**json.loads((path / "manifest.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise StudyError(f"{path / 'manifest.json'}: cannot be read: {error}") from error
 
 
 def write(path: Path, text: str) -> None:
     """Whole or not at all."""
     fresh = path.with_name(path.name + ".new")
-    fresh.write_text(text, encoding="utf-8")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut may leave a name without what it names
     os.replace(fresh, path)
 
 
 def write_leaderboard(path: Path, rows: list[Row], metric: Metric) -> None:
-    write(path / "leaderboard.md", leaderboard.markdown(rows, metric))
+    told = f"{leaderboard.markdown(rows, metric)}\n{leaderboard.counted(rows)}\n"
+    write(path / "leaderboard.md", told)
     write(path / "leaderboard.csv", leaderboard.table(rows))
 
 
@@ -208,7 +303,13 @@ class Study:
             known = sorted(file.parent.name for file in Path(studies).glob("*/manifest.json"))
             told = f"Known: {', '.join(known)}." if known else "There is none yet."
             raise StudyError(f"{studies}: no study is called {name!r}. {told}")
+        no_links(path)
         return cls(path)
+
+    @property
+    def megabytes(self) -> float:
+        """What it takes on disk."""
+        return taken(self.path) / 1e6
 
     @property
     def name(self) -> str:
@@ -246,9 +347,12 @@ class Study:
     @property
     def optuna(self) -> optuna.Study:
         """As Optuna sees it."""
-        found = storage(self.path / "journal.log")
-        (begun_as,) = optuna.get_all_study_names(found)  # its folder may have been renamed
-        return optuna.load_study(study_name=begun_as, storage=found)
+        journal = self.path / "journal.log"
+        found = storage(journal)
+        names = optuna.get_all_study_names(found)  # its folder may have been renamed
+        if len(names) != 1:
+            raise _damaged(journal, f"got {len(names)} studies; want one")
+        return checked(optuna.load_study(study_name=names[0], storage=found), journal)
 
     @property
     def leaderboard(self) -> list[Row]:

@@ -34,6 +34,7 @@ NAMES = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 LARGEST = 2**29  # bytes of a file
 CELL = 2**24  # characters of a cell
 CLASSES = 1000  # more of them are another column
+COLUMNS = 10_000
 BAD = 0.01  # share of the rows of a file that may be of no use
 
 Row = tuple[str, str]  # text, label
@@ -193,6 +194,8 @@ def _table(path: Path, content: str, text: str, label: str) -> Iterator[Found]:
     # of two marks, the one that cuts out the wanted columns, else the one that cuts more
     mark = max(headers, key=lambda mark: (text in headers[mark], len(headers[mark])))
     columns = headers[mark]
+    if len(columns) > COLUMNS:
+        raise DataError(f"{path}: got {len(columns):,} columns; want at most {COLUMNS:,}")
     for wanted in (text, label):
         if wanted not in columns:
             raise _no_column(path, wanted, columns)

@@ -7,12 +7,25 @@ import io
 import logging
 import os
 import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
 import torch
 
 log = logging.getLogger("automl")
+
+UNREADABLE = (  # what reading a file raises that torch.save did not write
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -24,6 +37,8 @@ def save(path: Path, state: dict[str, Any]) -> None:
     with fresh.open("wb") as file:
         file.write(body)
         file.write(hashlib.sha256(body).digest())
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut may leave a name without what it names
     if path.exists():
         os.replace(path, _beside(path, ".old"))
     os.replace(fresh, path)
@@ -40,7 +55,7 @@ def load(path: Path) -> dict[str, Any] | None:
         if hashlib.sha256(body).digest() == digest:
             try:
                 state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-            except (pickle.UnpicklingError, RuntimeError) as error:
+            except UNREADABLE as error:
                 log.warning("%s: holds more than numbers and is not read: %s", candidate, error)
                 continue
             if isinstance(state, dict):

@@ -17,6 +17,7 @@ from automl.training.precision import Precision
 BATCHES = 1, 64  # examples at once that latencies are told of
 RUNS, FEWEST, ENOUGH = 20, 3, 0.5  # of a timing: at most, at least, and seconds after which it ends
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
 @torch.inference_mode()
@@ -79,13 +80,13 @@ class Memory:
             if trim:
                 trim(0)
             CLEAR.write_text("5")  # VmHWM starts anew, see proc(5)
-            self.before = resident_mb()
+            self.before = peak_mb()
 
     def peak_mb(self) -> float | None:
         """Since the last restart; None where it is not known."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
-        return resident_mb() - self.before if self.known(self.device) else None
+        return peak_mb() - self.before if self.known(self.device) else None
 
 
 def warm_up() -> None:
@@ -97,8 +98,24 @@ def warm_up() -> None:
     optimizer.step()
 
 
-def resident_mb() -> float:
+def peak_mb() -> float:
     """The most that this process has held, in MB."""
+    return _status_mb("VmHWM:")
+
+
+def own_mb() -> float:
+    """What this process holds for itself, in MB: not the libraries that processes share."""
+    return _status_mb("RssAnon:")
+
+
+def _status_mb(key: str) -> float:
     lines = STATUS.read_text().splitlines()
-    (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
-    return int(peak) / 1024
+    (told,) = (line.split()[1] for line in lines if line.startswith(key))
+    return int(told) / 1024
+
+
+def machine_mb() -> float:
+    """Memory of this machine or, where there is less, of the container around this process."""
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    told = CONTAINER.read_text().strip() if CONTAINER.exists() else "max"
+    return min(whole, int(told) if told.isdecimal() else whole) / 2**20

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 import math
 import time
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -20,13 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from automl.config import Config, Task
-from automl.data import Data, Epoch, Inputs, Split
+from automl.data import UNSCORED, Data, Epoch, Inputs, Split
 from automl.training import checkpoint as disk
 from automl.training.precision import Precision
 
 UNBALANCED = 4  # times the smallest class that the largest has, for weights of themselves
 KEPT = 2**24  # logits of a validation split that a checkpoint keeps, at most: 64 MB
 SAVING = 1 / 30  # largest share of the time that may go into checkpoints
+
+log = logging.getLogger("automl")
 
 
 class Diverged(Exception):
@@ -41,22 +44,28 @@ def train(
     checkpoint: Path | None = None,
     until: int | None = None,
     saves: Collection[int] = (),
-) -> Generator[Epoch]:
+) -> Generator[Epoch, bool | None]:
     """Train epoch by epoch; a caller that stops asking stops the training.
 
     `data` is as its task gives it. With `checkpoint`, epochs already in that file are given again
     without training, and training goes on after them, bitwise as if it had never stopped (on a
     CPU). What another config or other data left in it is written over. It is certainly written
-    after the epochs `saves` and the last one. Stops after epoch `until`, or after the config's
-    epochs. Raises Diverged.
+    after the epochs `saves` and the last one, and when the generator is sent True, which gives
+    the epoch once more. Stops after epoch `until`, or after the config's epochs. Raises Diverged.
+
+    A batch for which memory does not suffice is cut in halves, again and again, whose gradients add
+    up to the same update. Where a model has batch norm it differs a little: each part has its own
+    mean and deviation.
     """
     inputs = config.input.fit(data)
     train_split, valid_split = encoded(inputs, data, device)
     run = Run(config, data, inputs, device)
     state = checkpoint and disk.load(checkpoint)
-    if state and state["of"] == run.of:
+    if state and state.get("of") == run.of:
         run.load(state)
-        yield from run.history
+        for epoch in list(run.history):
+            while (yield epoch):
+                pass  # it is saved
 
     precision = Precision.of(device)
     augment = config.augment.build(inputs, outputs_of(inputs, data), run.generator)
@@ -67,6 +76,20 @@ def train(
     total = steps * config.train.epochs
     last = min(until or config.train.epochs, config.train.epochs)
     saved, cost = time.perf_counter(), 0.0
+    parts = 1  # of a batch, one after the other
+
+    def learn(x: Tensor, y: Tensor, parts: int) -> Tensor:
+        """The mean loss over a batch, whose gradients the weights then have."""
+        told, whole = [], counting(y, weights) if parts > 1 else None
+        for x_part, y_part in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True):
+            with precision.autocast():
+                logits = run.model(x_part)
+            loss = config.task.loss(logits, y_part, config.train.label_smoothing, weights)
+            if whole is not None:
+                loss = loss * (counting(y_part, weights) / whole)
+            loss.backward()
+            told.append(loss.detach())
+        return torch.stack(told).sum() if parts > 1 else told[0]
 
     for number in range(len(run.history) + 1, last + 1):
         began = time.perf_counter()
@@ -75,11 +98,11 @@ def train(
         for i, (x, y) in enumerate(islice(train_split.epoch(size, run.generator), steps)):
             x, y = augment(inputs.prepare(x), y)
 
-            with precision.autocast():
-                logits = run.model(x)
-            loss = config.task.loss(logits, y, config.train.label_smoothing, weights)
-            loss.backward()
-            losses += loss.detach()
+            while (loss := spared(learn, x, y, parts)) is None:
+                run.optimizer.zero_grad(set_to_none=True)
+                parts *= 2
+                log.warning("memory does not suffice: micro-batches of %d", len(x) // parts)
+            losses += loss
 
             step = (number - 1) * steps + i
             factor = config.schedule.factor((step + 1) / total)
@@ -95,8 +118,9 @@ def train(
             run.logits = torch.empty(valid_split.rows, len(data.labels), device=device)
         metrics = evaluate(run.evaluated, valid_split, inputs, config.task, run.logits)
         train_loss = losses.item() / steps  # with the line above, the only waits for the device
-        if not math.isfinite(train_loss) or not math.isfinite(metrics["loss"]):
-            raise Diverged(f"loss {train_loss} in epoch {number}")
+        if not all(map(math.isfinite, (train_loss, *metrics.values()))):
+            told = ", ".join(f"{name} {value:g}" for name, value in metrics.items())
+            raise Diverged(f"train loss {train_loss:g}, {told} in epoch {number}")
         seconds = time.perf_counter() - began
         run.history.append(Epoch(number, train_loss, metrics, seconds, len(data.train)))
 
@@ -104,7 +128,40 @@ def train(
         if checkpoint and (number == last or number in saves or cost < SAVING * (now - saved)):
             disk.save(checkpoint, run.state())
             saved, cost = time.perf_counter(), time.perf_counter() - now
-        yield run.history[-1]
+        while (yield run.history[-1]):
+            if checkpoint:
+                disk.save(checkpoint, run.state())
+
+
+def spared(
+    learn: Callable[[Tensor, Tensor, int], Tensor], x: Tensor, y: Tensor, parts: int
+) -> Tensor | None:
+    """The loss; None if memory does not suffice and the batch can be cut further.
+
+    The error ends here: as long as it is handled, its traceback keeps the tensors in the way.
+    """
+    try:
+        return learn(x, y, parts)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error) or len(x) < 4 * parts:  # batch norm wants two examples
+            raise
+    if x.is_cuda:
+        torch.cuda.empty_cache()
+    return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Also what torch says of a CPU that is full."""
+    told = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return told or "can't allocate memory" in str(error)
+
+
+def counting(y: Tensor, weights: Tensor | None) -> Tensor:
+    """How much a batch counts in a mean loss, from its targets and the weights of classes."""
+    if y.is_floating_point():  # shares of classes: examples count alike
+        return torch.tensor(float(len(y)), device=y.device)
+    scored = y[y != UNSCORED]
+    return weights[scored].sum() if weights is not None else (y != UNSCORED).sum()
 
 
 @functools.lru_cache(maxsize=2)  # as trials mostly read alike, data goes to the device once
@@ -134,7 +191,7 @@ def class_weights(kind: str, data: Data, device: torch.device) -> Tensor | None:
 def ended(config: Config, data: Data, file: Path) -> Epoch | None:
     """The last epoch of such a training, if it has come to its end and lies in this checkpoint."""
     state = disk.load(file)
-    if not state or state["of"] != Run.named(config, data):
+    if not state or state.get("of") != Run.named(config, data):
         return None
     return Run.told(state)[-1] if len(state["history"]) == config.train.epochs else None
 

@@ -1,0 +1,249 @@
+"""Files from strangers: a clear refusal, nothing run, nothing written elsewhere, little memory.
+
+What is tested where the thing itself is: spaces in test_space.py, archives and images in
+test_tasks.py, sounds in test_sound.py, tables in test_text_tasks.py, checkpoints in
+test_training.py, models in test_search.py.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import tracemalloc
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+from PIL import Image
+from test_text_tasks import GOOD, own
+from test_training import saved, sealed
+
+from automl.config import Export
+from automl.errors import DataError, ExportError, SpaceError, StudyError
+from automl.inputs.images import UNREADABLE as NO_IMAGE
+from automl.inputs.images import picture
+from automl.inputs.sound import UNREADABLE as NO_SOUND
+from automl.inputs.sound import sound
+from automl.searching.study import folder
+from automl.space import Space
+from automl.tasks.textcsv import COLUMNS
+from automl.training import checkpoint
+
+MB = 2**20
+many = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@contextmanager
+def within(megabytes: float) -> Iterator[None]:
+    """Python and numpy hold no more than that at once."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < megabytes * MB
+    finally:
+        tracemalloc.stop()
+
+
+# Names.
+
+NAMES = ["con.txt", "NUL.x", "aux.", "a.", "..", "a/../b", "a\0", "a\u202eb", "\uff0e\uff0e/x",
+         "\uff41", "a\\b", "C:", "a:b", "-x", "~", "a\r", "com1.a.b", "x" * 4096]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_a_study_name_cannot_lead_elsewhere(name: str, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="want letters, digits") as caught:
+        folder(tmp_path, name)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
+
+
+# Spaces.
+
+MLP = "task: digits\nmodel: mlp\n"
+BOMBS = {
+    "laughs": "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n",
+    "deep": MLP + "optimizer: " + "[" * 5000 + "]" * 5000,
+    "deep mappings": MLP + "optimizer: " + "{a: " * 5000 + "1" + "}" * 5000,
+    "a number without end": MLP + "seed: " + "9" * 900,
+    "an exponent without end": MLP + "seed: 1e999999999",
+    "not a number": MLP + "optimizer: {name: adamw, lr: {float: [.nan, 1]}}",
+    "infinity": MLP + "optimizer: {name: adamw, lr: {float: [0.1, .inf]}}",
+    "too many steps": MLP + "optimizer: {name: adamw, lr: {float: [0, 1], step: 1.0e-300}}",
+    "a tag": MLP + "seed: !!python/object/apply:os.system [ls]",
+    "a merge": MLP + "<<: {seed: 1}",
+    "a direction override": MLP + "optimizer: \u202eadamw",
+    "letters that look alike": "task: digits\nmodel: \uff4d\uff4c\uff50\n",
+    "a zero byte": "task: dig\0its\n",
+    "a surrogate": "task: \ud800\n",
+}
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_a_bomb_for_a_space_is_one_line(case: str) -> None:
+    with within(64), pytest.raises(SpaceError) as caught:
+        Space.parse(BOMBS[case])
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
+# Tables.
+
+
+def test_a_table_with_a_million_columns_is_refused(tmp_path: Path) -> None:
+    header = "text,label" + ",x" * 1_000_000
+    with (
+        within(200),
+        pytest.raises(DataError, match=f"1,000,002 columns; want at most {COLUMNS:,}"),
+    ):
+        own(tmp_path, f"{header}\n{GOOD}").load(None)
+
+
+def test_rows_with_a_million_cells_are_of_no_use(tmp_path: Path) -> None:
+    row = "a" + ",b" * 1_000_000
+    with within(200), pytest.raises(DataError, match="got 1000001 cells, want 2"):
+        own(tmp_path, f"text,label\n{GOOD}\n{row}").load(None)
+
+
+def test_a_label_of_a_megabyte_is_told_in_one_line(tmp_path: Path) -> None:
+    content = f"text,label\n{GOOD}\n" + "\n".join(f"a,{'b' * MB}{n}" for n in range(3))
+    with suppress(DataError):
+        labels = own(tmp_path, content).load(None).labels
+        assert max(map(len, labels)) > MB
+
+
+@many
+@given(st.data())
+def test_any_table_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    base = f"text,label\n{GOOD}\n"
+    at = data.draw(st.integers(0, len(base)))
+    gone = data.draw(st.integers(0, 30))
+    put = data.draw(st.text(max_size=12) | st.sampled_from(['"', "\r", "\n\n", ",", ";", "\0"]))
+    name = data.draw(st.sampled_from(["m.csv", "m.tsv", "m.jsonl"]))
+    raw = (base[:at] + put + base[at + gone :]).encode("utf-8", "surrogatepass")
+    told = ""
+    try:
+        own(tmp_path, raw, name).load(None)
+    except DataError as error:
+        told = str(error)
+    assert told.isprintable()
+
+
+# Images.
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(width: int, height: int, body: bytes, *more: bytes) -> bytes:
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    data = chunk(b"IDAT", zlib.compress(body, 9))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + b"".join(more) + data + chunk(b"IEND", b"")
+
+
+IMAGES = {
+    "vast": png(50_000, 50_000, bytes(1000)),
+    "vast, and all there": png(20_000, 20_000, bytes(20_001) * 200),
+    "no pixels": png(8, 8, b""),
+    "no size": png(0, 0, b""),
+    "a text that blows up": png(
+        8, 8, bytes(72), chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(100 * MB), 9))
+    ),
+    "a profile that blows up": png(
+        8, 8, b"", chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(100 * MB), 9))
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IMAGES)
+def test_an_image_that_blows_up_is_unreadable(case: str) -> None:
+    with within(128), pytest.raises(NO_IMAGE):
+        picture(IMAGES[case], (1, 8, 8))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # as who reads folders does: odd, but readable
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+def test_an_image_cut_anywhere_is_read_or_unreadable(kind: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(noise).save(out, kind)
+    raw = out.getvalue()
+    failed = 0
+    for length in range(0, len(raw) - 1, max(1, len(raw) // 50)):
+        try:
+            assert picture(raw[:length], (3, 8, 8)).shape == (3, 8, 8)
+        except NO_IMAGE:
+            failed += 1
+    assert failed > 10
+
+
+# Sounds.
+
+
+def wav(claims: int, holds: int, *, rate: int = 8000, riff: int | None = None) -> bytes:
+    """A header that claims so many bytes of samples before so many that are there."""
+    form = struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16)
+    head = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", claims)
+    size = len(head) + claims if riff is None else riff
+    return b"RIFF" + struct.pack("<I", size % 2**32) + head + bytes(holds)
+
+
+@pytest.mark.parametrize("claims", [0, 1, 3, 1000, 2**31 - 1, 2**32 - 9, 2**32 - 1])
+@pytest.mark.parametrize("riff", [None, 0, 2**32 - 1])
+def test_a_wav_that_lies_about_its_length_takes_no_more_memory_than_it_holds(
+    claims: int, riff: int | None
+) -> None:
+    with within(64), suppress(*NO_SOUND):
+        assert sound(wav(claims, 400, riff=riff), 8000, 8000).shape == (8000,)
+
+
+# ONNX.
+
+
+def test_an_onnx_whose_weights_lie_in_another_file_is_refused(tmp_path: Path) -> None:
+    secret, file = tmp_path / "secret", tmp_path / "model.onnx"
+    secret.write_bytes(np.ones(4, np.float32).tobytes())
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [4], secret.read_bytes(), raw=True)
+    onnx.external_data_helper.set_external_data(weight, "secret")
+    weight.ClearField("raw_data")
+    node = helper.make_node("Add", ["input", "w"], ["out"])
+    x, y = (helper.make_tensor_value_info(name, 1, [4]) for name in ("input", "out"))
+    graph = helper.make_graph([node], "g", [x], [y], [weight])
+    file.write_bytes(helper.make_model(graph).SerializeToString())
+    with pytest.raises(ExportError, match=r"the weight 'w' lies in another file; want all in one"):
+        Export.of("onnx").open(file)
+
+
+# Checkpoints.
+
+
+@many
+@given(st.data())
+def test_any_checkpoint_is_read_or_not(tmp_path: Path, data: st.DataObject) -> None:
+    """Changed within, under a digest that is right: only one who means it can make such a file."""
+    raw = saved({"of": "x", "history": [], "model": {"w": torch.ones(3, 4)}, "n": 1.5})[:-32]
+    at = data.draw(st.integers(0, len(raw) - 1))
+    gone = data.draw(st.integers(0, 9))
+    put = data.draw(st.binary(max_size=9))
+    file = tmp_path / "c"
+    file.write_bytes(sealed(raw[:at] + put + raw[at + gone :]))
+    state = checkpoint.load(file)
+    assert state is None or isinstance(state, dict)
+
+
+def test_a_checkpoint_that_claims_a_vast_tensor_takes_no_memory(tmp_path: Path) -> None:
+    view = torch.ones(1).expand(2**40)  # a terabyte of one number
+    (tmp_path / "c").write_bytes(saved({"of": "x", "model": {"w": view}}))
+    state = checkpoint.load(tmp_path / "c")
+    assert state is None or state["model"]["w"].untyped_storage().nbytes() == 4
