@@ -248,6 +248,7 @@ class Model(Part):
 
     home: ClassVar[str] = "automl.models"
     reads: ClassVar[frozenset[str]] = frozenset({"maps"})  # maps, tokens, next tokens
+    free: ClassVar[frozenset[str]] = frozenset()  # knobs that only modules nn.Dropout know of
 
     @abstractmethod
     def build(self, inputs: Inputs, outputs: int) -> nn.Module:
@@ -262,6 +263,7 @@ class Optimizer(Part):
     """A rule that turns gradients into steps."""
 
     home: ClassVar[str] = "automl.optimizers"
+    elementwise: ClassVar[bool] = False  # whether a number moves by its own gradients alone
 
     @abstractmethod
     def build(self, model: nn.Module) -> torch.optim.Optimizer:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -25,6 +25,7 @@ class Sgd(Optimizer):
     """Gradient descent with Nesterov momentum (Sutskever et al. 2013)."""
 
     name: Literal["sgd"] = "sgd"
+    elementwise: ClassVar[bool] = True
     lr: float = Field(default=0.1, gt=0, le=10, description="peak learning rate")
     momentum: float = Field(default=0.9, ge=0, le=0.999, description="share of the last step kept")
     weight_decay: float = Field(default=5e-3, ge=0, le=10, description=DECAY)
@@ -39,6 +40,7 @@ class AdamW(Optimizer):
     """Adam with decoupled decay (Loshchilov & Hutter 2019)."""
 
     name: Literal["adamw"] = "adamw"
+    elementwise: ClassVar[bool] = True
     lr: float = Field(default=3e-3, gt=0, le=1, description="peak learning rate")
     beta1: float = Field(default=0.9, ge=0, le=0.999, description="memory of the gradient")
     beta2: float = Field(default=0.999, ge=0, le=0.9999, description="memory of its square")

@@ -50,6 +50,7 @@ class Bag(Model):
     """Embeddings of all n-grams of a text, summed: much like fastText (Joulin et al. 2016)."""
 
     name: Literal["bag"] = "bag"
+    free: ClassVar[frozenset[str]] = frozenset({"dropout"})
     reads: ClassVar[frozenset[str]] = frozenset({"tokens"})
 
     ngrams: int = Field(2, ge=1, le=5, description="tokens of the longest n-grams")

@@ -58,6 +58,7 @@ class Crnn(Model):
     """Convolutions over bands and time, then a recurrent network along time (Choi et al. 2017)."""
 
     name: Literal["crnn"] = "crnn"
+    free: ClassVar[frozenset[str]] = frozenset({"dropout"})
     reads: ClassVar[frozenset[str]] = frozenset({"maps"})
 
     channels: list[Channels] = Field(

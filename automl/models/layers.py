@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from automl.inputs.text import PAD, UNKNOWN
 
@@ -99,6 +100,50 @@ class Recurrent(nn.Module):
     def joined(self, x: Tensor, out: Tensor) -> Tensor:
         normed: Tensor = self.norm(out)
         return x + normed if self.residual else normed
+
+
+class Unrolled(nn.Module):
+    """A layer of nn.RNN, nn.GRU or nn.LSTM over its own weights, step by step in plain operations.
+
+    So vmap, which has no rule for the layer itself, can read it. One layer, one way, batch first.
+    """
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__()
+        self.cell = next(cell for cell, kind in CELLS.items() if isinstance(layer, kind))
+        self.weight_ih_l0: Tensor
+        self.weight_hh_l0: Tensor
+        self.bias_ih_l0: Tensor
+        self.bias_hh_l0: Tensor
+        for name, weight in layer.named_parameters():
+            self.register_parameter(name, weight)
+
+    @staticmethod
+    def can(layer: nn.RNNBase) -> bool:
+        plain = layer.num_layers == 1 and layer.batch_first and layer.bias and not layer.proj_size
+        tanh = getattr(layer, "nonlinearity", "tanh") == "tanh"
+        return plain and tanh and not layer.bidirectional
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        """(N, T, inputs) in, (N, T, width) out; what is remembered at the end is not told."""
+        weight, bias = self.weight_hh_l0, self.bias_hh_l0
+        given = F.linear(x, self.weight_ih_l0, self.bias_ih_l0)  # of all steps at once
+        h = c = torch.zeros_like(given[:, 0, : weight.shape[1]])
+        states = []
+        for now in given.unbind(1):
+            kept = F.linear(h, weight, bias)
+            if self.cell == "vanilla":
+                h = torch.tanh(now + kept)
+            elif self.cell == "gru":
+                (reset, update, new), (r, z, n) = now.chunk(3, 1), kept.chunk(3, 1)
+                n = torch.tanh(new + torch.sigmoid(reset + r) * n)
+                h = torch.lerp(n, h, torch.sigmoid(update + z))
+            else:
+                i, f, g, o = (now + kept).chunk(4, 1)
+                c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+                h = torch.sigmoid(o) * torch.tanh(c)
+            states.append(h)
+        return torch.stack(states, 1), None
 
 
 def turn(mask: Tensor) -> Tensor:

@@ -73,6 +73,7 @@ class Rnn(Model):
     """Vanilla, GRU (Cho et al. 2014) or LSTM (Hochreiter & Schmidhuber 1997)."""
 
     name: Literal["rnn"] = "rnn"
+    free: ClassVar[frozenset[str]] = frozenset({"dropout"})
     reads: ClassVar[frozenset[str]] = frozenset({"tokens", "next tokens"})
 
     cell: Cell = Field("gru", description="what remembers")

@@ -55,6 +55,7 @@ class TextCnn(Model):
     """
 
     name: Literal["textcnn"] = "textcnn"
+    free: ClassVar[frozenset[str]] = frozenset({"dropout"})
     reads: ClassVar[frozenset[str]] = frozenset({"tokens"})
 
     embedding: int = Field(128, ge=1, le=2048, description="width of a token's embedding")

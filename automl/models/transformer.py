@@ -142,6 +142,7 @@ class Transformer(Model):
     """Self-attention (Vaswani et al. 2017) with rotary positions and norms ahead of each part."""
 
     name: Literal["transformer"] = "transformer"
+    free: ClassVar[frozenset[str]] = frozenset({"dropout"})
     reads: ClassVar[frozenset[str]] = frozenset({"tokens", "next tokens"})
 
     heads: int = Field(4, ge=1, le=32, description="of attention, in each layer")

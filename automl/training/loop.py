@@ -50,61 +50,88 @@ def train(
     after the epochs `saves` and the last one. Stops after epoch `until`, or after the config's
     epochs. Raises Diverged.
     """
-    inputs = config.input.fit(data)
-    train_split, valid_split = encoded(inputs, data, device)
-    run = Run(config, data, inputs, device)
-    state = checkpoint and disk.load(checkpoint)
-    if state and state["of"] == run.of:
-        run.load(state)
-        yield from run.history
+    training = Training(config, data, device=device, checkpoint=checkpoint, saves=saves)
+    run, last = training.run, min(until or config.train.epochs, config.train.epochs)
+    yield from run.history
 
-    precision = Precision.of(device)
-    augment = config.augment.build(inputs, outputs_of(inputs, data), run.generator)
-    weights = class_weights(config.train.class_weights, data, device)
-    steps = math.ceil(train_split.rows / config.train.batch_size)
-    steps = max(1, min(steps, train_split.rows // 2))  # batch norm wants two examples
-    size = train_split.rows // steps  # all batches alike: at most steps - 1 examples wait
-    total = steps * config.train.epochs
-    last = min(until or config.train.epochs, config.train.epochs)
-    saved, cost = time.perf_counter(), 0.0
-
-    for number in range(len(run.history) + 1, last + 1):
+    while len(run.history) < last:
         began = time.perf_counter()
         run.model.train()
         losses = torch.zeros((), device=device)
-        for i, (x, y) in enumerate(islice(train_split.epoch(size, run.generator), steps)):
-            x, y = augment(inputs.prepare(x), y)
-
-            with precision.autocast():
+        for step, (x, y) in training.batches():
+            with training.precision.autocast():
                 logits = run.model(x)
-            loss = config.task.loss(logits, y, config.train.label_smoothing, weights)
+            loss = training.loss(logits, y)
             loss.backward()
             losses += loss.detach()
+            run.learner.step(step, training.steps)
 
-            step = (number - 1) * steps + i
-            factor = config.schedule.factor((step + 1) / total)
-            for group in run.optimizer.param_groups:
-                group["lr"] = group["peak"] * factor
-            if config.train.clip:
-                nn.utils.clip_grad_norm_(run.model.parameters(), config.train.clip)
-            run.optimizer.step()
-            run.optimizer.zero_grad(set_to_none=True)
-            run.average(step, steps)
+        yield training.scored(losses, time.perf_counter() - began, last)
 
-        if number == config.train.epochs and 0 < valid_split.rows * len(data.labels) <= KEPT:
-            run.logits = torch.empty(valid_split.rows, len(data.labels), device=device)
-        metrics = evaluate(run.evaluated, valid_split, inputs, config.task, run.logits)
-        train_loss = losses.item() / steps  # with the line above, the only waits for the device
+
+class Training:
+    """A training under way: all of it but how its steps are computed."""
+
+    def __init__(
+        self,
+        config: Config,
+        data: Data,
+        *,
+        device: torch.device,
+        checkpoint: Path | None = None,
+        saves: Collection[int] = (),
+    ) -> None:
+        self.config, self.data, self.device = config, data, device
+        self.checkpoint, self.saves = checkpoint, saves
+        self.inputs = config.input.fit(data)
+        self.train_split, self.valid_split = encoded(self.inputs, data, device)
+        self.run = Run(config, data, self.inputs, device)
+        state = checkpoint and disk.load(checkpoint)
+        if state and state["of"] == self.run.of:
+            self.run.load(state)
+
+        self.precision = Precision.of(device)
+        outputs = outputs_of(self.inputs, data)
+        self.augment = config.augment.build(self.inputs, outputs, self.run.generator)
+        self.weights = class_weights(config.train.class_weights, data, device)
+        rows = self.train_split.rows
+        steps = math.ceil(rows / config.train.batch_size)
+        self.steps = max(1, min(steps, rows // 2))  # of an epoch; batch norm wants two examples
+        self.size = rows // self.steps  # all batches alike: at most steps - 1 examples wait
+        self.saved, self.cost = time.perf_counter(), 0.0
+
+    def batches(self) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+        """The next epoch as the model reads it, each batch with the number of its step."""
+        first = len(self.run.history) * self.steps
+        epoch = self.train_split.epoch(self.size, self.run.generator)
+        for step, (x, y) in enumerate(islice(epoch, self.steps), first):
+            yield step, self.augment(self.inputs.prepare(x), y)
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return self.config.task.loss(logits, y, self.config.train.label_smoothing, self.weights)
+
+    def scored(self, losses: Tensor, seconds: float, last: int) -> Epoch:
+        """Score the epoch that the sum of its `losses` and these seconds are of, and note it.
+
+        Raises Diverged. A checkpoint is certainly written after the epoch `last`.
+        """
+        began, run, number = time.perf_counter(), self.run, len(self.run.history) + 1
+        valid, labels = self.valid_split, len(self.data.labels)
+        if number == self.config.train.epochs and 0 < valid.rows * labels <= KEPT:
+            run.logits = torch.empty(valid.rows, labels, device=self.device)
+        metrics = evaluate(run.evaluated, valid, self.inputs, self.config.task, run.logits)
+        train_loss = losses.item() / self.steps  # with the line above, the only waits in an epoch
         if not math.isfinite(train_loss) or not math.isfinite(metrics["loss"]):
             raise Diverged(f"loss {train_loss} in epoch {number}")
-        seconds = time.perf_counter() - began
-        run.history.append(Epoch(number, train_loss, metrics, seconds, len(data.train)))
+        seconds += time.perf_counter() - began
+        run.history.append(Epoch(number, train_loss, metrics, seconds, len(self.data.train)))
 
         now = time.perf_counter()
-        if checkpoint and (number == last or number in saves or cost < SAVING * (now - saved)):
-            disk.save(checkpoint, run.state())
-            saved, cost = time.perf_counter(), time.perf_counter() - now
-        yield run.history[-1]
+        due = number == last or number in self.saves or self.cost < SAVING * (now - self.saved)
+        if self.checkpoint and due:
+            disk.save(self.checkpoint, run.state())
+            self.saved, self.cost = time.perf_counter(), time.perf_counter() - now
+        return run.history[-1]
 
 
 @functools.lru_cache(maxsize=2)  # as trials mostly read alike, data goes to the device once
@@ -168,6 +195,35 @@ def predict(
     model.train(was_training)
 
 
+class Learner:
+    """Weights and what moves them: optimizer, schedule and average of a config."""
+
+    def __init__(self, config: Config, model: nn.Module) -> None:
+        self.config, self.model = config, model
+        self.optimizer = config.optimizer.build(model)
+        self.horizon = config.train.average
+        self.averaged = copy.deepcopy(model).requires_grad_(False) if self.horizon else None
+        ours = self.averaged.state_dict().values() if self.averaged is not None else ()
+        pairs = zip(ours, model.state_dict().values(), strict=False)
+        floats = [(a, b) for a, b in pairs if a.is_floating_point()]
+        self.averages, self.floats = [a for a, _ in floats], [b for _, b in floats]
+
+    def step(self, step: int, steps: int) -> None:
+        """Take the step of this number with the gradients that are there; an epoch has `steps`."""
+        train = self.config.train
+        factor = self.config.schedule.factor((step + 1) / (steps * train.epochs))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        if train.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), train.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.averages:  # over the last quarter of all steps, at most `horizon` epochs; fading
+            share = 1 / (1 + min(step / 4, self.horizon * steps))
+            with torch.no_grad():
+                torch._foreach_lerp_(self.averages, self.floats, share)
+
+
 class Run:
     """All that changes while a model is trained, and therefore all that a checkpoint holds."""
 
@@ -177,10 +233,8 @@ class Run:
         model = config.model.build(inputs, outputs_of(inputs, data))
         self.device, self.on_gpu = device, device.type == "cuda"
         self.model: nn.Module = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # not in its stub
-        self.optimizer = config.optimizer.build(self.model)
+        self.learner = Learner(config, self.model)
         self.generator = torch.Generator(device).manual_seed(config.seed)  # order and augmentation
-        self.horizon = config.train.average
-        self.averaged = copy.deepcopy(self.model).requires_grad_(False) if self.horizon else None
         self.history: list[Epoch] = []
         self.logits: Tensor | None = None  # (N, K) of the validation split, at the very end
 
@@ -196,26 +250,18 @@ class Run:
     @property
     def evaluated(self) -> nn.Module:
         """The weights that are scored and delivered."""
-        return self.averaged if self.averaged is not None else self.model
-
-    @torch.no_grad()
-    def average(self, step: int, steps: int) -> None:
-        """Over the last quarter of all steps, and never more than `horizon` epochs; fading."""
-        if self.averaged is None:
-            return
-        share = 1 / (1 + min(step / 4, self.horizon * steps))
-        ours, theirs = self.averaged.state_dict().values(), self.model.state_dict().values()
-        floats = [(a, b) for a, b in zip(ours, theirs, strict=True) if a.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], share)
+        averaged = self.learner.averaged
+        return averaged if averaged is not None else self.model
 
     def state(self) -> dict[str, Any]:
+        averaged = self.learner.averaged
         return {
             "of": self.of,
             "history": [asdict(epoch) for epoch in self.history],
             "logits": self.logits,
             "model": self.model.state_dict(),
-            "averaged": None if self.averaged is None else self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "averaged": None if averaged is None else averaged.state_dict(),
+            "optimizer": self.learner.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.on_gpu else None,
@@ -224,9 +270,9 @@ class Run:
     def load(self, state: dict[str, Any]) -> None:
         self.history = self.told(state)
         self.model.load_state_dict(state["model"])
-        if self.averaged is not None:
-            self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.learner.averaged is not None:
+            self.learner.averaged.load_state_dict(state["averaged"])
+        self.learner.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None:
