@@ -42,7 +42,7 @@ def missed(told: list[float], came: list[float]) -> tuple[float, float]:
     return exp(each), abs(sum(told) / sum(came) - 1)
 
 
-def main(count: str = "100") -> None:
+def main(count: str = "130") -> None:
     for name in SPACES:
         seen = recorded(name, int(count))
         for known in (4, 8, 16, 32):
@@ -57,7 +57,8 @@ def main(count: str = "100") -> None:
                 told.append(missed([mean] * len(came), came) + missed(foretold, came))
             factor, total, better, sums = map(statistics.median, zip(*told, strict=True))
             print(
-                f"{name}, after {known}: a config within {factor:.2f} times, {better:.2f} foretold; "
+                f"{name}, after {known}: a config within {factor:.2f} times, "
+                f"{better:.2f} foretold; "
                 f"all within {total:.0%}, {sums:.0%} foretold",
                 flush=True,
             )
