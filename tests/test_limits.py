@@ -322,3 +322,14 @@ def test_a_real_search_refuses_what_is_too_slow(tmp_path: Path) -> None:
     rows = search(space, name="s", studies=tmp_path, trials=2, workers=1).leaderboard
     assert [(row.state, row.reason) for row in rows] == [("infeasible", "too slow")] * 2
     assert all(row.latency_ms and row.latency_64_ms for row in rows)
+
+
+def test_a_config_that_is_foretold_to_take_far_too_long_is_not_proposed(tmp_path: Path) -> None:
+    for limit in ("max_train_seconds: 1", "max_params: 1_000_000"):
+        driver = opened(tmp_path / limit[:10], Costly(), 9, text=limited(limit))
+        values = {"model.widths[0]": 8, "optimizer.lr": 0.01}
+        size = driver._measure(driver.space.with_values(values))
+        assert driver._feasible(values), "nothing is known yet"
+        for trial, seconds in enumerate([9.0, 10.0, 11.0, 10.0]):
+            driver.costs.learn(trial, size, 1, seconds)
+        assert driver._feasible(values) == (limit == "max_params: 1_000_000")

@@ -15,7 +15,6 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.signal import resample_poly
 from torch import Tensor
 
 from automl.config import Input
@@ -212,6 +211,8 @@ def sound(file: bytes | Path, rate: int, samples: int) -> Tensor:
         raise ValueError("holds values that are not finite numbers")
     told = told.clip(-1, 1)
     if theirs != rate:
+        from scipy.signal import resample_poly  # a second of every process that needs none
+
         common = math.gcd(theirs, rate)
         told = loudest(told, math.ceil(samples * theirs / rate))
         told = resample_poly(told, rate // common, theirs // common)

@@ -7,7 +7,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, cast
 
 from optuna.trial import FrozenTrial, TrialState
@@ -96,30 +96,37 @@ def rows(
     metric: Metric,
     cost: str | None = None,
     finalists: Sequence[dict[str, Any]] = (),
+    ended: dict[int, Row] | None = None,
 ) -> list[Row]:
     """Finalists by their mean, finished trials by score, the others by score, those without one.
 
-    With a second goal the cheaper of equals leads, and those on the front are marked.
+    With a second goal the cheaper of equals leads, and those on the front are marked. Trials that
+    have ended are read once and remembered in `ended`, by number.
     """
+    ended = {} if ended is None else ended
     sign = -1 if metric.higher_is_better else 1
 
     def order(row: Row) -> tuple[bool, bool, float, float, int]:
         score = sign * row.score if row.score is not None else 0.0
         return row.state != "finished", row.score is None, score, row.cost(cost), row.trial
 
-    asked = [row(trial) for trial in trials if trial.state != TrialState.WAITING]
-    ranked = sorted(asked, key=order)
-    least, found = math.inf, dict[int, Row]()
-    for entry in ranked:  # cheaper than all that are as good or better
-        front = cost is not None and entry.state == "finished" and entry.cost(cost) < least
-        least = entry.cost(cost) if front else least
-        found[entry.trial] = replace(entry, front=front)
+    for trial in trials:
+        if trial.state.is_finished() and trial.number not in ended:
+            ended[trial.number] = row(trial)
+    asked = [trial for trial in trials if trial.state != TrialState.WAITING]
+    ranked = sorted((ended.get(trial.number) or row(trial) for trial in asked), key=order)
+    least, found = math.inf, {entry.trial: entry for entry in ranked}
+    for entry in ranked if cost is not None else ():  # cheaper than all that are as good or better
+        if entry.state == "finished" and entry.cost(cost) < least:
+            least = entry.cost(cost)
+            found[entry.trial] = replace(entry, front=True)
     again = {told["trial"]: told for told in finalists if told["trial"] in found}
     for trial, told in again.items():
         seeds = len(told["seeds"])
         found[trial] = replace(found[trial], mean=told["mean"], spread=told["spread"], seeds=seeds)
     leading = [found.pop(trial) for trial in again]
-    return [replace(row, rank=rank) for rank, row in enumerate([*leading, *found.values()], 1)]
+    placed = enumerate([*leading, *found.values()], 1)
+    return [row if row.rank == rank else replace(row, rank=rank) for rank, row in placed]
 
 
 def measures(rows: list[Row]) -> dict[str, str]:
@@ -176,5 +183,5 @@ def table(rows: list[Row]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, [field.name for field in fields(Row)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows(vars(row) for row in rows)
     return out.getvalue()

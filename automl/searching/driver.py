@@ -41,12 +41,15 @@ from automl.holes import Draw, Float, Hole, Int
 from automl.results import leaderboard
 from automl.results.delivery import Training
 from automl.results.leaderboard import Row
+from automl.searching.costs import Costs
 from automl.searching.ledger import Entry, Ledger
 from automl.searching.study import asked, taken, write
 from automl.size import Size
 from automl.space import Space, measure
 from automl.training import checkpoint as disk
 
+BATCH = "train.batch_size"  # a knob of it counts in what an epoch takes
+HOPELESS = 2  # times max_train_seconds, from which on a config that is foretold so is not proposed
 ATTEMPTS = 3  # workers a trial may lose over one epoch before it is given up
 STARTS = 30  # workers that may be lost in a row as they start, once one has started
 FULL = "the disk is full ({}); make room, and the same command goes on"
@@ -139,8 +142,10 @@ class Driver:
             self.ledger.ceiling = 1.0
         if chance is not None:
             self.ledger.chance = self.sign * chance
-        study.sampler = space.search.sampler.build(seed + 7919 * asked(study), space, self.ledger)
+        self.asked = asked(study)
+        study.sampler = space.search.sampler.build(seed + 7919 * self.asked, space, self.ledger)
         self.sizes: dict[str, Size] = {}  # by what decides them
+        self.costs = Costs()  # seconds of an epoch
         self.waiting: deque[Active] = deque()  # interrupted trials, to go on with first
         self.paused: dict[int, Active] = {}  # by trial; the pruner may go on with them
         self.active: dict[int, Active] = {}  # by slot
@@ -152,6 +157,7 @@ class Driver:
         self.longest = (0.0, 1)  # seconds of an epoch, and multiply-accumulates of its model
         self.busy = 0.0  # seconds of workers
         self.worked = set[int]()  # trials that they were spent on
+        self.ended: dict[int, Row] = {}  # trials, as the leaderboard has them
         self.top = -math.inf  # best score of any epoch here, larger is better
         self.pace = 0.0  # seconds an example, in the epoch of that score
         self._recall()
@@ -183,6 +189,10 @@ class Driver:
                 if any(value > 0 for value in frozen.constraints.values()):
                     entry.state = "infeasible"
                 self.ledger.entries[frozen.number] = entry
+                told = frozen.user_attrs
+                if "macs" in told:
+                    size = Size(told["params"], told["macs"])
+                    self.costs.learn(frozen.number, size, frozen.params.get(BATCH, 1), pace)
 
     @property
     def done(self) -> int:
@@ -217,7 +227,8 @@ class Driver:
             raise KeyboardInterrupt
 
     def rows(self) -> list[Row]:
-        return leaderboard.rows(self.study.get_trials(deepcopy=False), self.metric, self.cost)
+        trials = self.study.get_trials(deepcopy=False)
+        return leaderboard.rows(trials, self.metric, self.cost, ended=self.ended)
 
     @property
     def best(self) -> int | None:
@@ -237,7 +248,7 @@ class Driver:
         return Training(number, self.config(number), self.checkpoint(number))
 
     def _may_ask(self) -> bool:
-        return asked(self.study) < self.trials
+        return self.asked < self.trials
 
     @property
     def remaining(self) -> float:
@@ -264,6 +275,7 @@ class Driver:
                 active = None if number is None else self.paused.pop(number)
             if active is None and self._may_ask():
                 trial = self.study.ask()
+                self.asked += 1
                 active = self._opened(trial)
                 if active is None:
                     yield self._ended(trial.number)
@@ -299,6 +311,10 @@ class Driver:
         try:
             size = self._measure(self.space.with_values(values))
         except SpaceError:
+            return False
+        limit = self.space.search.max_train_seconds
+        each = self.costs.foretell(size, values.get(BATCH, 1)) if limit else None
+        if limit and each and each * self.space.epochs > HOPELESS * limit:
             return False
         return self.space.search.excess(size) is None
 
@@ -400,6 +416,8 @@ class Driver:
             if epoch.seconds > self.longest[0]:
                 self.longest = epoch.seconds, max(1, trial.user_attrs["macs"])
         entry.seconds = sum(e.seconds for e in active.history) / len(active.history)
+        size = self._measure(active.config)
+        self.costs.learn(number, size, trial.params.get(BATCH, 1), entry.seconds)
         yield Trained(number, epoch, epochs)
 
         excess = self._excess(active) if fresh else None

@@ -1,0 +1,148 @@
+"""What a trial costs beside its training: CPU-milliseconds, part by part, when a study is long.
+
+    python tests/bench/overhead.py [--trials 1000,10000] [--sampler auto]
+
+Driver, study on disk, space, models and checkpoints are those of `automl search`; nothing is
+trained and nothing is evaluated. All is done by one process, so that its CPU-seconds are those of
+driver and worker together, whatever else the machine does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import random
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from asking import closed
+from lookup import Lookup
+from optuna.trial import TrialState
+
+from automl.config import Config, Pruner, Sampler
+from automl.data import Data
+from automl.engines import Event, Job, Request, decode, encode
+from automl.searching import study as on_disk
+from automl.searching.driver import Closed, Driver
+from automl.space import Space
+from automl.training import checkpoint
+from automl.training.loop import Run
+
+DIGITS = Path(__file__).parents[2] / "search_spaces" / "digits.yaml"
+CPU = torch.device("cpu")
+
+
+class Ledger:
+    """Seconds by part; what one part calls of another is not its own."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.open: list[str] = []
+        self.since = time.process_time()
+
+    def turn(self) -> None:
+        now = time.process_time()
+        self.seconds[self.open[-1] if self.open else "the rest"] += now - self.since
+        self.since = now
+
+    def of(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def timed(*args: Any, **knobs: Any) -> Any:
+            self.turn()
+            self.open.append(part)
+            try:
+                return call(*args, **knobs)
+            finally:
+                self.turn()
+                self.open.pop()
+
+        return timed
+
+
+class Idle(Lookup):
+    """A worker that builds the model and saves it, and learns nothing."""
+
+    def __init__(self, data: Data, ledger: Ledger, rng: random.Random) -> None:
+        super().__init__(lambda _job, _epoch: rng.random())
+        self.data = data
+        self.build = ledger.of("build", Run)
+        self.save = ledger.of("checkpoint", checkpoint.save)
+        self.over = ledger.of("messages", lambda message: decode(encode(message)))
+
+    def send(self, slot: int, request: Request) -> None:
+        request = self.over(request)
+        if isinstance(request, Job):
+            config, file = Config.of(request.config), Path(request.checkpoint)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            run = self.build(config, self.data, config.input.fit(self.data), CPU)
+            self.save(file, run.state())
+        super().send(slot, request)
+
+    def wait(self, timeout: float) -> list[tuple[int, Event]]:
+        return [(slot, self.over(event)) for slot, event in super().wait(timeout)]
+
+
+def cost(trials: int, sampler: str, count: int) -> dict[str, float]:
+    """Milliseconds a trial by part, in the mean over `count` after so many that have ended."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    space, rng, ledger = Space.load(DIGITS), random.Random(0), Ledger()
+    search = space.search.model_copy(
+        update={"sampler": Sampler.of(sampler), "pruner": Pruner.of("none")}
+    )
+    space = replace(space, search=search)
+    data = space.task.load(None)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        manifest = on_disk.Manifest(space.digest, space.task.name, "none", 0, "cpu", {})
+        study = on_disk.begin(path, space, manifest, space.task.metric)
+        while study.trials and study.trials[-1].state == TrialState.WAITING:
+            study.tell(study.ask(), state=TrialState.FAIL)  # what is tried first
+        study.add_trials([closed(space, rng) for _ in range(trials - len(study.trials))])
+        driver = Driver(
+            study,
+            space,
+            Idle(data, ledger, rng),
+            folder=path,
+            data=data,
+            trials=trials + count + 1,
+            seed=0,
+        )
+        study.ask = ledger.of("ask", study.ask)
+        driver._opened = ledger.of("ask", driver._opened)
+        driver._tell = ledger.of("tell", driver._tell)
+        driver._ended = ledger.of("rank and tidy", driver._ended)
+        write = ledger.of("leaderboard", on_disk.write_leaderboard)
+        driver.start()
+        done = 0
+        for event in driver.run():
+            if isinstance(event, Closed):
+                write(path, driver.rows(), space.task.metric)
+                ledger.turn()
+                if not done:  # the model has seen all at once, and libraries were loaded
+                    ledger.seconds.clear()
+                done += 1
+    return {part: 1000 * seconds / count for part, seconds in ledger.seconds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--trials", default="1000,10000")
+    parser.add_argument("--sampler", default="auto")
+    parser.add_argument("--count", type=int, default=15)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    for trials in map(int, given.trials.split(",")):
+        parts = cost(trials, given.sampler, given.count)
+        told = ", ".join(f"{part} {ms:.1f}" for part, ms in sorted(parts.items()))
+        print(f"{trials:,} trials, {given.sampler}: {sum(parts.values()):.0f} ms a trial: {told}")
+
+
+if __name__ == "__main__":
+    main()
