@@ -44,7 +44,7 @@ class Auto(Pruner):
         description="first rung, as a share of all epochs, until ranks tell a better one",
     )
     whole: int = Field(
-        default=3, ge=0, le=100, description="ends that are seen before the model decides"
+        default=4, ge=0, le=100, description="ends that are seen before the model decides"
     )
     likely: float = Field(
         default=0.1, gt=0, lt=0.5, description="a trial pauses that is less likely to be the best"
@@ -93,7 +93,7 @@ class Auto(Pruner):
             return False
         if ledger.model is None:
             return entry not in self._through(entry.epoch, ledger)
-        if entry.believed and entry.number < (self.whole + 1) // 2:
+        if entry.believed and entry.number < self.whole // 2:
             return False
         if self._begins(ledger) or not ledger.model.ready:
             return entry.epoch == self.decides(ledger)[0]
