@@ -98,17 +98,20 @@ from pathlib import Path
 from automl.errors import StudyError
 from automl.searching.study import alone
 
+begin, gate = os.pipe()
 for _ in range(8):
     if os.fork():
         continue
-    sys.stdin.buffer.raw.read(1)
+    os.close(gate)
+    os.read(begin, 1)  # until the gate is closed, for all at once
     try:
         with alone(Path(sys.argv[1])):
             os.write(1, f"{os.getpid()} holds\\n".encode())
-            sys.stdin.buffer.raw.read(8)
+            sys.stdin.read()
     except StudyError as error:
         os.write(1, f"{error}\\n".encode())
     os._exit(0)
+os.close(gate)
 for _ in range(8):
     os.wait()
 """
@@ -117,12 +120,9 @@ for _ in range(8):
 def test_of_many_drivers_that_begin_at_once_one_holds_the_study(tmp_path: Path) -> None:
     words, pipe = [sys.executable, "-c", RACE, str(tmp_path / "s")], subprocess.PIPE
     racers = subprocess.Popen(words, stdin=pipe, stdout=pipe)
-    assert racers.stdin is not None
     assert racers.stdout is not None
-    racers.stdin.write(b"x" * 8)  # a byte for each to begin; the end of it lets the holder go
-    racers.stdin.flush()
     told = [racers.stdout.readline().decode().strip() for _ in range(8)]
-    racers.communicate()
+    racers.communicate()  # the end of what it reads lets the holder go
     (winner,) = (line.removesuffix(" holds") for line in told if line.endswith(" holds"))
     refused = [line for line in told if not line.endswith(" holds")]
     want = f"{tmp_path / 's'}: another search holds this study (process {winner})"
