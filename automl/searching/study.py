@@ -164,7 +164,7 @@ def alone(path: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        pid = owner.read_text() if owner.exists() else "unknown"
+        pid = (owner.exists() and owner.read_text()) or "not told yet"
         raise StudyError(f"{path}: another search holds this study (process {pid})") from None
     try:
         owner.write_text(str(os.getpid()))
