@@ -28,7 +28,7 @@ from playwright.sync_api import Browser, Page
 from automl import cli
 from automl.config import Config
 from automl.data import Metric
-from automl.errors import DataError
+from automl.errors import DataError, StudyError
 from automl.holes import random_value
 from automl.results import artifact, report
 from automl.results.report import examples, figures
@@ -459,7 +459,7 @@ def test_metrics_may_be_null_or_absent(tmp_path: Path) -> None:
     assert "not tested" in text_of(study)
 
 
-def test_scores_that_are_no_numbers_leave_json_whole(tmp_path: Path) -> None:
+def test_scores_that_are_no_numbers_are_refused_in_one_line(tmp_path: Path) -> None:
     study = synthetic(tmp_path / "nan", 5)
     told = study.optuna.get_trials()[0]
     curve = {1: 0.5, 2: math.inf, 3: 0.6}
@@ -472,10 +472,9 @@ def test_scores_that_are_no_numbers_leave_json_whole(tmp_path: Path) -> None:
             user_attrs={"params": 5, "seconds": 1.0},
         )
     )
-    study.report()
-    page = (study.path / "report.html").read_text()
-    (raw,) = re.findall(r'id="figures">(.*?)</script>', page)
-    assert json.loads(raw, parse_constant=lambda name: pytest.fail(name))
+    with pytest.raises(StudyError, match="trial 5: .* want a finite number") as caught:
+        study.report()
+    assert "\n" not in str(caught.value)
 
 
 def scored_of(study: Study) -> list[Scored]:

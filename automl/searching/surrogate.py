@@ -28,6 +28,9 @@ REFIT = 1.15  # times the points of the last fit, for another
 EPS = 0.3  # of the median's distance to the best: differences within it hardly count
 MARGIN = 0.1  # improvements below this, in deviations of all scores, are not worth a trial
 RANDOM, CENTERS, NEAR = 300, 8, 40  # candidates: random ones, and near each of the best
+SPREAD = (
+    256  # configs that the first ones are taken from, in their order, while they can be trained
+)
 CHECKED = 60  # of the best candidates, and as many near known ones: too large ones are passed over
 ROUNDS, POLISHED = 4, 80  # of refinement of the best, the last by gradient; how many each time
 WHOLE = 0.5  # of all epochs, for trials that train to their end whatever they score
@@ -284,7 +287,7 @@ class Surrogate:
     def _explore(self) -> Values:
         """The next config of an even spread over all knobs (Sobol 1967, scrambled)."""
         names = list(self.encoder.columns)
-        spread = Sobol(len(names), rng=self.seed).random(64)
+        spread = Sobol(len(names), rng=self.seed).random(SPREAD)
         tried = {key(entry.values) for entry in self.ledger.entries.values()}
         first = len(tried) % len(spread)
         many = [self._at(dict(zip(names, point.tolist(), strict=True)))

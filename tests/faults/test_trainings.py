@@ -116,7 +116,10 @@ class Hungry(Perceptron):
 
     def build(self, inputs, outputs):
         import time
-        held = [torch.ones(2**18) for _ in range(400)]  # 400 MB
+        held = []
+        for _ in range(4000):  # a megabyte each, until it is stopped
+            held.append(torch.ones(2**18))
+            time.sleep(0.001)
         time.sleep(60)
 
 class Poisonous(Perceptron):
