@@ -472,7 +472,7 @@ def test_scores_that_are_no_numbers_are_refused_in_one_line(tmp_path: Path) -> N
             user_attrs={"params": 5, "seconds": 1.0},
         )
     )
-    with pytest.raises(StudyError, match="trial 5: .* want a finite number") as caught:
+    with pytest.raises(StudyError, match=r"trial 5: .* want a finite number") as caught:
         study.report()
     assert "\n" not in str(caught.value)
 
