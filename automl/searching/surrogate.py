@@ -28,9 +28,7 @@ REFIT = 1.15  # times the points of the last fit, for another
 EPS = 0.3  # of the median's distance to the best: differences within it hardly count
 MARGIN = 0.1  # improvements below this, in deviations of all scores, are not worth a trial
 RANDOM, CENTERS, NEAR = 300, 8, 40  # candidates: random ones, and near each of the best
-SPREAD = (
-    256  # configs that the first ones are taken from, in their order, while they can be trained
-)
+SPREAD = 256  # configs from which the first are taken, in order, if they can be trained
 CHECKED = 60  # of the best candidates, and as many near known ones: too large ones are passed over
 ROUNDS, POLISHED = 4, 80  # of refinement of the best, the last by gradient; how many each time
 WHOLE = 0.5  # of all epochs, for trials that train to their end whatever they score
