@@ -77,7 +77,8 @@ class Ledger:
         """Whether time suffices for the rest of its epochs."""
         return (self.epochs - entry.epoch) * entry.seconds <= self.seconds_left
 
-    def time_for(self, epochs: float) -> bool:
-        """Whether so many epochs of new trials could be trained, at the mean pace of those seen."""
+    @property
+    def time_for_one_more(self) -> bool:
+        """Whether a new trial could come to its end, at the mean pace of those seen."""
         paces = [entry.seconds for entry in self.scored]
-        return not paces or epochs * sum(paces) / len(paces) <= self.seconds_left
+        return not paces or self.epochs * sum(paces) / len(paces) <= self.seconds_left

@@ -28,11 +28,11 @@ class Auto(Pruner):
     """Trials pause at rungs and go on from there when they are worth it.
 
     With `sampler: auto`, its model says how likely a trial is to be the best in the end, and what
-    is expected of it for what it still costs: freeze-thaw optimization (Swersky et al. 2014).
-    Before it has seen ends, the first trials come to the first rung, and then the best of them, one
-    after the other, to their ends; of what did well elsewhere the first two, at once. With other
-    samplers a rung lets its best third through, as asynchronous successive halving does (Li et al.
-    2020), and takes up later who belongs to it.
+    is expected of it for what it still costs: freeze-thaw optimization (Swersky et al. 2014). The
+    first few trials are trained to their end whatever they score, for only they tell without bias
+    what an early score is worth; half as many, where these did well elsewhere. With other samplers
+    a rung lets its best third through, as asynchronous successive halving does (Li et al. 2020),
+    and takes up later who belongs to it.
     """
 
     name: Literal["auto"] = "auto"
@@ -44,7 +44,7 @@ class Auto(Pruner):
         description="first rung, as a share of all epochs, until ranks tell a better one",
     )
     whole: int = Field(
-        default=4, ge=0, le=100, description="ends that are seen before the model decides"
+        default=4, ge=0, le=100, description="first trials that are trained to their end"
     )
     likely: float = Field(
         default=0.1, gt=0, lt=0.5, description="a trial pauses that is less likely to be the best"
@@ -62,10 +62,6 @@ class Auto(Pruner):
             return rungs(self.first, ledger.epochs, self.factor)
         first = self._first(ledger)
         return [rung for rung in rungs(self.first, ledger.epochs) if rung >= first]
-
-    def _begins(self, ledger: Ledger) -> bool:
-        """Whether too few trials have come to their end for the model to decide."""
-        return len(ledger.finished) < self.whole
 
     def _first(self, ledger: Ledger) -> int:
         """The earliest rung whose ranks agree with those at the end, among all that came there."""
@@ -93,10 +89,10 @@ class Auto(Pruner):
             return False
         if ledger.model is None:
             return entry not in self._through(entry.epoch, ledger)
-        if entry.believed and entry.number < self.whole // 2:
+        if entry.number < (self.whole // 2 if entry.believed else self.whole):
             return False
-        if self._begins(ledger) or not ledger.model.ready:
-            return entry.epoch == self.decides(ledger)[0]
+        if not ledger.model.ready:
+            return not entry.whole
         if entry.whole:  # the model may be wrong of it
             return ledger.model.unbeatable(entry)
         return bool(ledger.model.chance_to_win([entry])[0] < self.likely)
@@ -111,15 +107,9 @@ class Auto(Pruner):
                     if entry in paused and entry.epoch == rung:
                         return entry.number
             return None
-        if self._begins(ledger) or not ledger.model.ready:
-            first = self.decides(ledger)[0]
-            if not ledger.model.ready and ledger.may_ask and ledger.time_for(ledger.epochs + first):
-                return None
-            ahead = [entry for entry in ledger.of("under way") if entry.epoch >= first]
-            if ledger.may_ask and len(ahead) + len(ledger.finished) >= self.whole:
-                return None
-            return max(paused, key=lambda entry: (entry.epoch, entry.curve[-1])).number
-        if not ledger.time_for(ledger.epochs):  # no budget is left on the table
+        if not ledger.model.ready:
+            return None
+        if not ledger.time_for_one_more:  # no budget is left on the table
             return paused[int(ledger.model.predict(paused)[0].argmax())].number
         gains = ledger.model.gain(paused)
         worth = [gain / (ledger.epochs - e.epoch) for gain, e in zip(gains, paused, strict=True)]

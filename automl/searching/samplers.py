@@ -25,9 +25,7 @@ class Auto(Sampler):
 
     name: Literal["auto"] = "auto"
     trades: ClassVar[bool] = True
-    startup: int = Field(
-        default=12, ge=1, le=1000, description="spread-out trials before the model"
-    )
+    startup: int = Field(default=6, ge=1, le=1000, description="spread-out trials before the model")
 
     def build(self, seed: int, space: Space, ledger: Ledger) -> BaseSampler:
         ledger.model = Surrogate(space, ledger, seed, self.startup)
