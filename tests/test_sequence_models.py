@@ -172,12 +172,11 @@ def test_seeds_copies_and_the_meta_device(model: Any) -> None:
     assert Model.of(Model.of(model).model_dump(mode="json")) == Model.of(model)
 
 
-@pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
-    reason="this CPU has no bfloat16, and PyTorch's LSTM no way without: training uses float32 there",
-)
 @pytest.mark.parametrize("model", (LABELLED | CAUSAL).values(), ids=list(LABELLED | CAUSAL))
 def test_bfloat16_answers_nearly_the_same(model: Any) -> None:
+    known = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if "lstm" in str(model) and not known:
+        pytest.skip("PyTorch has no LSTM in bfloat16 for this CPU, where we train in float32")
     net, x = built(model).eval(), texts(20, 7, 12)
     with torch.autocast("cpu", torch.bfloat16):
         quick = net(x).float()
