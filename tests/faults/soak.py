@@ -1,9 +1,9 @@
 """A long search under fire: a `kill -9` of a worker every 2 s, of the driver every 20 s.
 
-    python tests/bench/soak.py FOLDER [TRIALS] [SEED]
+    python tests/faults/soak.py FOLDER [TRIALS] [SEED]
 
 Driver, journal, lock and engine are the tool's own; workers train by a formula (see
-tests/faults/toy.py), 12 epochs of 50 ms a trial. It fails unless every row, curve and value is
+toy.py), 12 epochs of 50 ms a trial. It fails unless every row, curve and value is
 what an undisturbed search has, and no more than 5 % more epochs were begun than these have.
 """
 
@@ -14,9 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "faults")]
-
-from toy import SPACE, begun, exact, storm  # noqa: E402 (after the path to it)
+from toy import SPACE, begun, exact, storm
 
 EPOCHS, SLOTS, WORKER_EVERY, DRIVER_EVERY = 12, 2, 2.0, 20.0
 TEXT = SPACE.replace("epochs: 3", f"epochs: {EPOCHS}")
