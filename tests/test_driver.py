@@ -9,7 +9,6 @@ import csv
 import io
 import itertools
 import json
-import math
 import random
 import time
 from collections import Counter
@@ -19,29 +18,19 @@ from typing import Any
 
 import optuna
 import pytest
-import torch
 from optuna.trial import TrialState
+from toy import ACCURACY, EPOCHS, SPACE, exact
+from toy import opened as unstarted
+from toy_worker import score as rising
 
-from automl.data import Data, Epoch, Metric, Split
+from automl.data import Epoch, Metric
 from automl.engines import Broken, Engine, Event, Job, Lost, Ready, Refused, Request
 from automl.errors import PartBug, StudyError
-from automl.inputs.images import Images
 from automl.results import leaderboard
 from automl.results.leaderboard import Row
 from automl.searching import driver as searching
 from automl.searching.driver import MORE, Closed, Driver, Trained
-from automl.searching.study import Manifest, begin, storage
-from automl.space import Space
-
-ACCURACY = Metric("accuracy")
-EPOCHS = 3
-SPACE = """
-task: digits
-search: {sampler: random, pruner: none}
-model: {name: mlp, widths: [{int: [1, 64]}]}
-optimizer: {name: adamw, lr: {float: [1e-3, 1e-1], log: true}}
-train: {epochs: 3}
-"""
+from automl.searching.study import storage
 
 Config = dict[str, Any]
 Lose = Callable[[Job | None, int], bool]
@@ -49,12 +38,6 @@ Lose = Callable[[Job | None, int], bool]
 
 def width(config: Config) -> int:
     return int(config["model"]["widths"][0])
-
-
-def rising(config: Config, epoch: int) -> float:
-    """A curve that the config alone decides."""
-    end = 0.5 + 0.4 * math.cos(math.log(config["optimizer"]["lr"]) + width(config))
-    return end * (1 - 0.5**epoch)
 
 
 class Table(Engine):
@@ -112,27 +95,11 @@ class Table(Engine):
         pass
 
 
-NOTHING = Split(torch.zeros(0), torch.zeros(0))
-DIGITS = Data(NOTHING, NOTHING, Images((1, 8, 8)), list("0123456789"), "fingerprint")
-
-
 def opened(
     folder: Path, engine: Engine, trials: int, *, text: str = SPACE, seed: int = 0
 ) -> Driver:
     """A driver on a study, begun or gone on with as `automl search` does it."""
-    space = Space.parse(text)
-    folder.mkdir(parents=True, exist_ok=True)
-    manifest = Manifest(space.digest, "digits", "fingerprint", seed, "cpu", {})
-    study = begin(folder, space, manifest, ACCURACY)
-    driver = Driver(
-        study,
-        space,
-        engine,
-        folder=folder,
-        data=DIGITS,
-        trials=trials,
-        seed=seed,
-    )
+    driver = unstarted(folder, engine, trials, text, seed)
     driver.start()
     return driver
 
@@ -147,17 +114,6 @@ def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(
         study_name=folder.name, storage=storage(folder / "journal.log")
     ).get_trials(deepcopy=False)
-
-
-def exact(folder: Path, count: int) -> None:
-    """`count` finished trials, each with the curve of its own config and no other."""
-    found = trials(folder)
-    assert [trial.state for trial in found] == [TrialState.COMPLETE] * count
-    for trial in found:
-        config = Space.parse(SPACE).with_values(trial.params).dump()
-        want = {epoch: rising(config, epoch) for epoch in range(1, EPOCHS + 1)}
-        assert trial.intermediate_values == want
-        assert trial.value == want[EPOCHS]
 
 
 SLOTS = pytest.mark.parametrize("slots", [1, 2, 4])

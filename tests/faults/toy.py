@@ -26,7 +26,7 @@ from optuna.trial import TrialState
 from toy_worker import score
 
 from automl.data import Data, Metric, Split
-from automl.engines import Setup
+from automl.engines import Engine, Setup
 from automl.engines.local import Local
 from automl.inputs.images import Images
 from automl.searching.driver import Closed, Driver
@@ -54,13 +54,13 @@ class Toy(Local):
         super().__init__(Setup({}, None, "", 1, []), ["cpu"] * slots, folder / "workers.log")
 
 
-def opened(folder: Path, engine: Local, trials: int, text: str = SPACE) -> Driver:
+def opened(folder: Path, engine: Engine, trials: int, text: str = SPACE, seed: int = 0) -> Driver:
     """A driver on a study, begun or gone on with; its workers are not started."""
     space = Space.parse(text)
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = Manifest(space.digest, "digits", "fingerprint", 0, "cpu", {})
+    manifest = Manifest(space.digest, "digits", "fingerprint", seed, "cpu", {})
     study = begin(folder, space, manifest, ACCURACY)
-    return Driver(study, space, engine, folder=folder, data=DIGITS, trials=trials, seed=0)
+    return Driver(study, space, engine, folder=folder, data=DIGITS, trials=trials, seed=seed)
 
 
 def search(folder: Path, trials: int, slots: int, text: str = SPACE) -> Driver:
