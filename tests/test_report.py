@@ -9,8 +9,6 @@ import math
 import random
 import re
 import shutil
-import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,12 +18,12 @@ import optuna
 import pytest
 import soundfile
 import torch
+from conftest import Command
 from curves_as_study import distribution
 from optuna.trial import TrialState, create_trial
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
-from automl import cli
 from automl.config import Config
 from automl.data import Metric
 from automl.errors import DataError, StudyError
@@ -198,22 +196,7 @@ def whole(labels: list[str], text: str = "cnn") -> dict[str, Any]:
     }  # fmt: skip
 
 
-Command = Callable[..., tuple[object, str, str]]
 LABELS = [str(digit) for digit in range(10)]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Run a command: its status, what it printed and what it noted."""
-
-    def run(*words: object) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["automl", *map(str, words)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code, *capfd.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -4,35 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import Command
 from optuna.trial import TrialState, create_trial
 from test_search import SPACE, go, snapshot
 
-from automl import cli
 from automl.searching.finals import Finals
 from automl.searching.study import Study
 from automl.training import Diverged
 
-Command = Callable[..., tuple[object, str, str]]
-
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+def again(command: Command) -> Command:
     """Run `automl reproduce s`: its status, what it printed and what it noted."""
 
     def run(studies: Path, trial: int, *words: object) -> tuple[object, str, str]:
         options = ["--trial", trial, "--studies", studies, "--device", "cpu", *words]
-        monkeypatch.setattr(sys, "argv", ["automl", "reproduce", "s", *map(str, options)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code, *capfd.readouterr()
+        return command("reproduce", "s", *options)
 
     return run
 
@@ -72,12 +64,12 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("trial", [0, 1])
 def test_a_trial_is_the_same_to_the_last_digit_and_its_study_is_left_alone(
-    trial: int, studies: Path, command: Command
+    trial: int, studies: Path, again: Command
 ) -> None:
     before, threads = snapshot(studies), torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        status, out, err = command(studies, trial)
+        status, out, err = again(studies, trial)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
@@ -88,9 +80,9 @@ def test_a_trial_is_the_same_to_the_last_digit_and_its_study_is_left_alone(
 
 
 def test_a_trial_that_was_stopped_is_compared_as_far_as_it_came(
-    studies: Path, command: Command
+    studies: Path, again: Command
 ) -> None:
-    status, out, _ = command(studies, 2, "--json")
+    status, out, _ = again(studies, 2, "--json")
     told = json.loads(out)
     assert status == 0
     assert len(told["study"]) == 2
@@ -99,9 +91,9 @@ def test_a_trial_that_was_stopped_is_compared_as_far_as_it_came(
 
 @pytest.mark.parametrize(("trial", "within"), [(3, "within"), (4, "more than")])
 def test_what_is_not_the_same_is_said_and_fails(
-    trial: int, within: str, studies: Path, command: Command
+    trial: int, within: str, studies: Path, again: Command
 ) -> None:
-    status, out, _ = command(studies, trial)
+    status, out, _ = again(studies, trial)
     assert status == 1
     assert "NOT THE SAME" in out
     assert f"{within} the noise" in out
@@ -109,14 +101,14 @@ def test_what_is_not_the_same_is_said_and_fails(
 
 @pytest.mark.parametrize(("trial", "want"), [(0, 0), (3, 0), (4, 1)])
 def test_elsewhere_the_noise_is_allowed_for_and_what_differs_is_said(
-    trial: int, want: int, studies: Path, command: Command, tmp_path: Path
+    trial: int, want: int, studies: Path, again: Command, tmp_path: Path
 ) -> None:
     shutil.copytree(studies, tmp_path / "there")
     file = tmp_path / "there" / "s" / "manifest.json"
     manifest: dict[str, Any] = json.loads(file.read_text())
     manifest["versions"]["torch"] = "1.0"
     file.write_text(json.dumps(manifest | {"device": "a GPU"}))
-    status, out, _ = command(tmp_path / "there", trial)
+    status, out, _ = again(tmp_path / "there", trial)
     assert status == want
     if trial:
         assert "device a GPU, here CPU" in out
@@ -124,14 +116,14 @@ def test_elsewhere_the_noise_is_allowed_for_and_what_differs_is_said(
 
 
 def test_a_training_that_falls_apart_is_not_the_same(
-    studies: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+    studies: Path, again: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train(*_: Any, **__: Any) -> Any:
         raise Diverged("loss nan in epoch 1")
         yield
 
     monkeypatch.setattr("automl.searching.reproduction.train", train)
-    status, out, _ = command(studies, 0)
+    status, out, _ = again(studies, 0)
     assert status == 1
     assert "none now: NOT THE SAME: loss nan in epoch 1" in out
 
@@ -145,18 +137,18 @@ def test_a_training_that_falls_apart_is_not_the_same(
     ],
 )
 def test_a_trial_that_cannot_be_compared_is_one_line(
-    trial: int, told: str, studies: Path, command: Command
+    trial: int, told: str, studies: Path, again: Command
 ) -> None:
-    status, out, err = command(studies, trial)
+    status, out, err = again(studies, trial)
     assert status == 2
     assert out == ""
     assert err == f"automl: {told}\n"
 
 
-def test_other_data_is_not_compared(studies: Path, command: Command, tmp_path: Path) -> None:
+def test_other_data_is_not_compared(studies: Path, again: Command, tmp_path: Path) -> None:
     shutil.copytree(studies, tmp_path / "there")
     file = tmp_path / "there" / "s" / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"data": "other"}))
-    status, _, err = command(tmp_path / "there", 0)
+    status, _, err = again(tmp_path / "there", 0)
     assert status == 2
     assert err == "automl: digits: is not the data that s was begun with\n"
