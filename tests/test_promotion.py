@@ -474,3 +474,14 @@ def test_a_job_names_the_epochs_at_which_it_may_pause(tmp_path: Path) -> None:
     assert isinstance(job, Job)
     assert job.saves == [2, 4, 6, 10, 17]
     assert max(job.saves) < job.until == 18
+
+
+def test_at_the_end_paused_trials_wait_for_what_is_under_way() -> None:
+    values = {"x": 0.5}
+    ledger = Ledger(epochs=9, may_ask=False)
+    for number in range(3):
+        ledger.entries[number] = Entry(number, values, "paused", [0.1 * number])
+    ledger.entries[3] = Entry(3, values)
+    assert Auto().drop(ledger) == {}
+    ledger.entries[3].state = "closed"
+    assert sorted(Auto().drop(ledger)) == [0, 1, 2]
