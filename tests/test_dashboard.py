@@ -150,7 +150,7 @@ def test_a_note_of_somebody_else_is_left_alone(body: str, copied: Study) -> None
     opened._storage.set_study_system_attr(opened._study_id, "dashboard:note_str:0", body)
     illustrate(copied, [], copied.task.load(None))
     now = attributes(copied)["dashboard:note_str:0"]
-    assert now == (note(copied) if body.startswith(OURS) else body)
+    assert now == (note(copied.optuna) if body.startswith(OURS) else body)
 
 
 def test_two_goals_have_two_names(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 
 import torch
@@ -36,8 +35,7 @@ def _png(image: Image.Image) -> bytes:
 
 
 def curve(scores: Sequence[float], name: str) -> bytes:
-    """Scores by epoch; what is no number is drawn as 0."""
-    scores = [score if math.isfinite(score) else 0.0 for score in scores]
+    """Scores by epoch."""
     image, draw = _sheet(WIDE, HIGH)
     low, high = min(scores), max(scores)
     right, bottom = WIDE - 16, HIGH - 36

@@ -16,6 +16,7 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+import optuna
 from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore
 
 from automl.data import Data
@@ -69,7 +70,7 @@ def illustrate(study: Study, best: Sequence[Training], data: Data) -> None:
     for key in there:
         if key.startswith("dashboard:artifacts:"):
             wanted.setdefault(key, json.dumps(None))
-    text, before = note(study), there.get("dashboard:note_str:0", OURS)
+    text, before = note(opened), there.get("dashboard:note_str:0", OURS)
     if before.startswith(OURS) and before != text:
         version = there.get("dashboard:note_ver", 0) + 1
         wanted |= {"dashboard:note_str:0": text, "dashboard:note_ver": version}
@@ -78,10 +79,10 @@ def illustrate(study: Study, best: Sequence[Training], data: Data) -> None:
             kept.set_study_system_attr(of, key, value)
 
 
-def note(study: Study) -> str:
+def note(opened: optuna.Study) -> str:
     """Markdown: where the rest is, and the finalists."""
     lines = [f"{OURS} [The report](/study/report.html) says how good the best model is, and why."]
-    if told := study.optuna.user_attrs.get("finalists", []):
+    if told := opened.user_attrs.get("finalists", []):
         lines += ["", "| trial | in the search | trained again | seeds |", "|---|---|---|---|"]
         for one in told[:10]:
             spread = "" if one["spread"] is None else f" ± {one['spread']:.4f}"
