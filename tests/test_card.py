@@ -24,6 +24,18 @@ def test_layers_hold_all_parameters_and_end_in_what_the_model_gives(case: Any) -
     assert {layer.name for layer in found} <= {".", *dict(model.model.named_modules())}
 
 
+@pytest.mark.parametrize(
+    ("case", "kinds"),
+    [("cnn-maps", ["MaxPool2d"] * 3), ("mlp-maps", ["Flatten"]), ("rnn-tokens", ["Pool"])],
+)
+def test_layers_without_weights_are_told_where_they_change_the_shape(
+    case: str, kinds: list[str]
+) -> None:
+    model = made(*CASES[case])
+    found = layers(model.config, model.inputs, len(model.labels))
+    assert [layer.kind.partition("(")[0] for layer in found if not layer.params] == kinds
+
+
 @pytest.mark.parametrize("name", Task.members())
 def test_published_data_has_an_origin_and_ones_own_has_none(name: str) -> None:
     task = Task.members()[name]
