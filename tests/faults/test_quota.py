@@ -10,7 +10,7 @@ from test_driver import Table, opened
 from test_promotion import SPACE, rising
 from typer.testing import CliRunner
 
-from automl.cli import app
+from automl.cli import _bytes, app
 from automl.engines import Job, Request
 from automl.searching.driver import Closed
 from automl.searching.study import Study, taken
@@ -98,3 +98,10 @@ def test_what_a_study_takes_is_what_its_files_take(tmp_path: Path) -> None:
     (tmp_path / "a" / "b" / "c").write_bytes(bytes(1_500_000))
     (tmp_path / "d").write_bytes(bytes(500_000))
     assert 2.0 <= Study(tmp_path).megabytes < 2.1
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("5GB", 5_000_000_000), ("500MB", 500_000_000), ("1.5GB", 1_500_000_000)]
+)
+def test_sizes_are_told_in_thousands(text: str, size: int) -> None:
+    assert _bytes(text) == size
