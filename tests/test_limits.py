@@ -14,9 +14,10 @@ from typing import Any, get_args
 import pytest
 import torch
 from optuna.trial import TrialState
-from test_driver import SPACE, Table, opened, trials, width
+from test_driver import Table, opened, trials, width
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from toy import SPACE
 
 from automl.config import Config as Whole
 from automl.config import Task

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
-from test_driver import ACCURACY, DIGITS, Config, Table, opened, trials, width
+from test_driver import Config, Table, opened, trials, width
 from test_promotion import SPACE, rising
+from toy import ACCURACY, DIGITS
 
 from automl.config import Task
 from automl.errors import AutomlError, OptionError, SpaceError, StudyError

@@ -14,8 +14,9 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
-from test_driver import ACCURACY, Config, Table, opened, trial, trials, width
+from test_driver import Config, Table, opened, trial, trials, width
 from test_limits import Costly
+from toy import ACCURACY
 
 import automl
 from automl.errors import SpaceError

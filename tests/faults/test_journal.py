@@ -18,8 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optuna.storages.journal import JournalFileBackend
-from test_driver import Table, exact, opened
+from test_driver import Table, opened
 from test_training import Planted
+from toy import exact
 
 from automl.errors import StudyError
 from automl.results import leaderboard

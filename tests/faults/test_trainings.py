@@ -12,12 +12,14 @@ from typing import Any, ClassVar, get_args
 import pytest
 import torch
 from optuna.trial import TrialState
-from test_driver import SPACE, Table, exact, opened, rising, trials, width
+from test_driver import Table, opened, trials, width
 from test_engine import PARTS, TASK, eventually
 from test_engine import config as plain
 from test_limits import only_where_memory_is_told
 from test_training import config, told, weights
 from torch import Tensor, nn
+from toy import SPACE, exact
+from toy_worker import score as rising
 
 from automl.config import Task
 from automl.data import Data
