@@ -39,12 +39,22 @@ portfolios = typer.Typer(
 )
 app.add_typer(portfolios, name="portfolio")
 
+
+def _here(param: typer.CallbackParam, value: Path | None) -> Path | None:
+    """Nothing is written where an address would be taken for a folder's name, password and all."""
+    if value is not None and re.match(r"[\w+.-]{2,}:/", str(value)):
+        raise OptionError(f"--{param.name}: got {str(value)!r}; want a place on this machine")
+    return value
+
+
 SpaceName = Annotated[str, typer.Argument(help="a space by name (`automl list`) or a YAML file")]
 StudyName = Annotated[str, typer.Argument(help="a study by name")]
-Studies = Annotated[Path, typer.Option(help="the folder that holds the studies")]
+Studies = Annotated[Path, typer.Option(callback=_here, help="the folder that holds the studies")]
 DataPath = Annotated[
     Path | None,
-    typer.Option("--data", help="where data lies on disk; else AUTOML_DATA, else download"),
+    typer.Option(
+        "--data", callback=_here, help="where data lies on disk; else AUTOML_DATA, else download"
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Plugins = Annotated[
@@ -145,7 +155,7 @@ def search(
 def train(
     config: Annotated[Path, typer.Argument(help="a config: a space without holes")],
     out: Annotated[
-        Path | None, typer.Option(help="folder for the model; else models/<config>")
+        Path | None, typer.Option(callback=_here, help="folder for the model; else models/<config>")
     ] = None,
     data: DataPath = None,
     device: Device = "auto",
@@ -294,7 +304,8 @@ def export(
     name: StudyName,
     to: Annotated[str, typer.Option(help="the format: pt2, onnx or safetensors")],
     out: Annotated[
-        Path | None, typer.Option(help="the file; else NAME.pt2, NAME.onnx, ... right here")
+        Path | None,
+        typer.Option(callback=_here, help="the file; else NAME.pt2, NAME.onnx, ... right here"),
     ] = None,
     precision: Annotated[
         str, typer.Option(help="of the weights: float32, float16, bfloat16 or, in onnx, int8")
@@ -496,7 +507,7 @@ def schema() -> None:
 @portfolios.command()
 def build(
     names: Annotated[list[str], typer.Argument(help="studies of one kind of data, by name")],
-    out: Annotated[Path, typer.Option(help="the file to write: mine.json")],
+    out: Annotated[Path, typer.Option(callback=_here, help="the file to write: mine.json")],
     studies: Studies = Path("studies"),
     entries: Annotated[int, typer.Option(min=1, max=100, help="configs, at most")] = 12,
     plugin: Plugins = None,

@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from conftest import Command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -87,6 +88,37 @@ BOMBS = {
     "a zero byte": "task: dig\0its\n",
     "a surrogate": "task: \ud800\n",
 }
+
+
+ADDRESS = "postgresql://me:hunt/er2@db/studies"
+COMMANDS = (
+    f"search digits --studies {ADDRESS}",
+    f"search {ADDRESS}",
+    f"search digits --name {ADDRESS}",
+    f"search digits --from {ADDRESS}",
+    f"search digits --data {ADDRESS}",
+    f"search digits --plugin {ADDRESS}",
+    f"train {ADDRESS}",
+    f"train digits --out {ADDRESS}",
+    f"leaderboard {ADDRESS}",
+    f"leaderboard mine --studies {ADDRESS}",
+    f"export mine --out {ADDRESS}",
+    f"export mine --to {ADDRESS}",
+    f"portfolio build mine --out {ADDRESS}/mine.json",
+    f"space check {ADDRESS}",
+)
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_an_address_is_no_place_and_its_password_is_told_nowhere(
+    words: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, told = command(*words.split())
+    assert status == 2
+    assert "er2" not in out + told
+    assert "***@db" in told
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("case", BOMBS)
