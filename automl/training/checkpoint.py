@@ -28,8 +28,11 @@ UNREADABLE = (  # what reading a file raises that torch.save did not write
 )
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Tensors, numbers, texts, lists and dicts, then their sha256. Keeps the previous file."""
+def save(path: Path, state: dict[str, Any], *, last: bool = False) -> None:
+    """Tensors, numbers, texts, lists and dicts, then their sha256.
+
+    The previous file is kept, but of the `last` one of a training: nothing goes on from there.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     body = buffer.getbuffer()
@@ -42,6 +45,8 @@ def save(path: Path, state: dict[str, Any]) -> None:
     if path.exists():
         os.replace(path, _beside(path, ".old"))
     os.replace(fresh, path)
+    if last:
+        _beside(path, ".old").unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, Any] | None:

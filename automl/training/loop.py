@@ -126,11 +126,11 @@ def train(
 
         now = time.perf_counter()
         if checkpoint and (number == last or number in saves or cost < SAVING * (now - saved)):
-            disk.save(checkpoint, run.state())
+            disk.save(checkpoint, run.state(), last=run.ended)
             saved, cost = time.perf_counter(), time.perf_counter() - now
         while (yield run.history[-1]):
             if checkpoint:
-                disk.save(checkpoint, run.state())
+                disk.save(checkpoint, run.state(), last=run.ended)
 
 
 def spared(
@@ -236,6 +236,7 @@ class Run:
         self.model: nn.Module = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # not in its stub
         self.optimizer = config.optimizer.build(self.model)
         self.generator = torch.Generator(device).manual_seed(config.seed)  # order and augmentation
+        self.epochs = config.train.epochs
         self.horizon = config.train.average
         self.averaged = copy.deepcopy(self.model).requires_grad_(False) if self.horizon else None
         self.history: list[Epoch] = []
@@ -249,6 +250,10 @@ class Run:
     @staticmethod
     def told(state: dict[str, Any]) -> list[Epoch]:
         return [Epoch(**epoch) for epoch in state["history"]]
+
+    @property
+    def ended(self) -> bool:
+        return len(self.history) == self.epochs
 
     @property
     def evaluated(self) -> nn.Module:
@@ -272,7 +277,7 @@ class Run:
             "logits": self.logits,
             "model": self.model.state_dict(),
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": None if self.ended else self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.on_gpu else None,
@@ -283,7 +288,8 @@ class Run:
         self.model.load_state_dict(state["model"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if not self.ended:
+            self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None:
