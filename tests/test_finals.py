@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from test_driver import Config, Table, opened, width
-from test_search import SPACE, go
+from test_search import SPACE, children, go
 from torch import nn
 
 import automl
@@ -23,9 +25,11 @@ from automl.engines.local import Local
 from automl.errors import DataError, OptionError, StudyError
 from automl.inputs.text import Tokens
 from automl.results import artifact, ensemble
+from automl.results.delivery import latencies
 from automl.results.ensemble import Ensemble
 from automl.results.judgement import averaged, judge, judged, temperature, wilson
 from automl.screen import answer
+from automl.searching import run
 from automl.searching.driver import ATTEMPTS, Closed, Driver
 from automl.searching.finals import Decision, Finals, Rerun, Retrained, decide
 from automl.searching.study import Study
@@ -390,6 +394,31 @@ def test_finals_are_not_trained_twice(study: Study, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Local, "start", lambda engine, slot: pytest.fail("nothing is to train"))
     go(study.path.parent, SPACE, finals=Finals(2, 2, refit=True))
     assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_an_end_that_was_cut_short_is_made_up_for_without_a_second_test(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And models are timed when no other process of the search runs any more."""
+    shutil.copytree(study.path, tmp_path / "s")
+    told = artifact.noted(tmp_path / "s" / "best")
+    told["test"]["accuracy"], told["proof"]["loaded"] = 0.5, None  # as no test would find it
+    del told["latency_ms"]
+    artifact.note(tmp_path / "s" / "best", told)
+    alone: list[bool] = []
+
+    def timed(folder: Path, device: torch.device) -> dict[str, float]:
+        alone.append(not children(os.getpid()))
+        return latencies(folder, device)
+
+    monkeypatch.setattr(run, "latencies", timed)
+    go(tmp_path, SPACE, finals=Finals(2, 2, refit=True))
+    now = Study.open("s", tmp_path).best.metrics
+    assert alone
+    assert all(alone)
+    assert now["latency_ms"].keys() == {"1", "64"}
+    assert now["test"]["accuracy"] == 0.5
+    assert now["proof"]["loaded"] == now["proof"]["trained"]
 
 
 def test_nothing_that_chooses_can_see_the_test_split(

@@ -15,7 +15,7 @@ from automl.data import Data, Epoch, Split
 from automl.errors import DataError, OptionError, StudyError
 from automl.results import artifact, card, ensemble
 from automl.results.architecture import layers
-from automl.results.artifact import FILES, Artifact
+from automl.results.artifact import FILES
 from automl.results.ensemble import Ensemble, Gain
 from automl.results.judgement import Judgement, averaged, judged, temperature
 from automl.space import Space, measure
@@ -150,7 +150,7 @@ class Delivery:
         model = artifact.load(self.folder, device=str(device))
         if model.metrics["test"] is None:
             told = tested(model.judge(split), model.labels)
-            self.note(latency_ms=latencies(model), test_examples=len(split), **told)
+            self.note(test_examples=len(split), **told)
 
     def note(self, **more: Any) -> None:
         """What else is known of the model in the folder, into metrics.json and the card."""
@@ -192,7 +192,7 @@ class Joined:
             artifact.note(fresh, metrics)
             model = ensemble.load(fresh, device=str(device))
             metrics |= tested(model.judge(split), model.labels)
-            metrics |= {"params": model.params, "latency_ms": latencies(model)}
+            metrics |= {"params": model.params}
             artifact.note(fresh, metrics)
         return metrics
 
@@ -213,8 +213,9 @@ def tested(judgement: Judgement, labels: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def latencies(model: Artifact | Ensemble) -> dict[str, float]:
-    """Milliseconds for one example and for 64, on the device it lies on."""
+def latencies(folder: Path, device: torch.device) -> dict[str, float]:
+    """Milliseconds for one example and for 64 of the models in a folder, on a device at rest."""
+    model = ensemble.load(folder, device=str(device))
     members = model.members if isinstance(model, Ensemble) else (model,)
     return {
         str(count): round(sum(latency_ms(m.model, m.inputs, count, m.device) for m in members), 4)
@@ -255,4 +256,5 @@ def fit(
     delivery = Delivery(folder, folder.name, data, baseline)
     delivery.write(Training(0, config, file), trial=None)  # the only one, and of no study
     delivery.test(config.task.test(root), device)
+    delivery.note(latency_ms=latencies(folder, device))
     checkpoint.remove(file)

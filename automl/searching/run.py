@@ -25,7 +25,8 @@ from automl.data import Data, Inputs, Split
 from automl.engines import Setup
 from automl.engines.local import Local, devices
 from automl.errors import AutomlError, OptionError, SpaceError
-from automl.results.delivery import Delivery, Joined, Training
+from automl.results import artifact
+from automl.results.delivery import Delivery, Joined, Training, latencies
 from automl.searching import portfolio
 from automl.searching import study as on_disk
 from automl.searching.dashboard import PICTURED, illustrate
@@ -223,6 +224,7 @@ def run(
                 },
                 environment={**manifest.versions, "device": manifest.device},
             )
+        if decided and "latency_ms" not in delivery.metrics:  # what is known last
             split = task.test(data)
             with loaded_again(found, data, where, plugins) as reader:
                 finish(delivery, decided, split, where, reader)
@@ -239,16 +241,22 @@ def finish(
     device: torch.device,
     reader: subprocess.Popen[bytes],
 ) -> None:
-    """The one test of what is delivered, while a new process reads it back."""
+    """The one test of what is delivered, while a new process reads it back.
+
+    Models are timed when that process has ended, and nothing else of the search runs.
+    """
     delivery.test(split, device)
     joined = delivery.folder.with_name("ensemble")
     shutil.rmtree(joined, ignore_errors=True)
-    more: dict[str, Any] = {}
+    told: dict[str, Any] = {}
     if decided.members and decided.gain:
         ensemble = Joined(decided.members, decided.gain)
-        more["ensemble"] = ensemble.write(replace(delivery, folder=joined), split, device)
+        told["ensemble"] = ensemble.write(replace(delivery, folder=joined), split, device)
     proof = delivery.metrics["proof"] | {"loaded": answer(reader)}
-    delivery.note(**more, proof=proof)
+    if told:
+        told["ensemble"]["latency_ms"] = latencies(joined, device)
+        artifact.note(joined, told["ensemble"])
+    delivery.note(**told, proof=proof, latency_ms=latencies(delivery.folder, device))
 
 
 def reported(study: Study, best: Sequence[Training], data: Data) -> Path | None:
