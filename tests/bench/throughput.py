@@ -326,6 +326,75 @@ def skorch(configs: list[Any], data: Any, clock: Clock) -> list[float]:
     return found
 
 
+def ray_tune(configs: list[Any], data: Any, clock: Clock) -> list[float]:
+    """Ray Tune's PyTorch tutorial: a function trainable and a DataLoader, a core for each."""
+    import logging
+
+    import ray
+    import torch
+    from ray import tune
+    from torch.nn import functional as F
+    from torch.utils.data import DataLoader
+
+    here = str(Path(__file__).parent)
+
+    def trainable(place: dict[str, int], configs: list[Any], data: Any) -> None:
+        began, cpu, config = time.time(), time.process_time(), configs[place["number"]]
+        inputs = config.input.fit(data)
+        torch.manual_seed(config.seed)
+        model = config.model.build(inputs, len(data.labels))
+        rule, size = config.optimizer, config.train.batch_size
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=rule.lr, weight_decay=rule.weight_decay
+        )
+        train_set, valid_set, more = datasets(inputs, data)
+        train_loader = DataLoader(train_set, batch_size=size, shuffle=True, **more)
+        valid_loader = DataLoader(valid_set, batch_size=size, **more)
+        for _ in range(config.train.epochs):
+            model.train()
+            for x, y in train_loader:
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(x), y)
+                loss.backward()
+                optimizer.step()
+            model.eval()
+            correct = 0
+            with torch.no_grad():
+                for x, y in valid_loader:
+                    correct += (model(x).argmax(1) == y).sum().item()
+            tune.report(
+                {
+                    "accuracy": correct / len(valid_set),
+                    "began": began,
+                    "seconds": time.time() - began,
+                    "cpu": time.process_time() - cpu,
+                }
+            )
+
+    cores = len(os.sched_getaffinity(0))
+    ray.init(
+        num_cpus=cores,
+        include_dashboard=False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": here, "OMP_NUM_THREADS": "1"}},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        results = tune.Tuner(
+            tune.with_resources(
+                tune.with_parameters(trainable, configs=configs, data=data), {"cpu": 1}
+            ),
+            param_space={"number": tune.grid_search(list(range(len(configs))))},
+            run_config=tune.RunConfig(storage_path=folder, verbose=0),
+        ).fit()
+        told = sorted((one.metrics for one in results), key=lambda one: one["config"]["number"])
+    ray.shutdown()
+    clock.first = min(one["began"] for one in told)
+    clock.seconds = sum(one["seconds"] for one in told) / cores
+    clock.pids, clock.cpu = [-1], sum(one["cpu"] for one in told)  # without what Ray itself takes
+    return [one["accuracy"] for one in told]
+
+
 # Ours, a step further each time.
 
 
@@ -392,6 +461,7 @@ WAYS: dict[str, tuple[str, Way]] = {  # what it is called, and how; the first is
     "optuna": ("Optuna's PyTorch example", optuna_example),
     "lightning": ("Lightning", lightning),
     "skorch": ("skorch", skorch),
+    "ray": ("Ray Tune's PyTorch tutorial, a core a trial", ray_tune),
     "resident": ("ours: resident data, float32", resident),
     "bf16": ("+ bfloat16 where the device is fast at it", fast),
     "searched": ("bfloat16 likewise, a worker a core, as searched", searched),
@@ -413,7 +483,7 @@ def one(way: str, net: str, count: int, epochs: int, began: float) -> Run:
         resource.getrusage(who).ru_maxrss / 1024
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
-    workers = len(os.sched_getaffinity(0)) if way == "searched" else 0
+    workers = len(os.sched_getaffinity(0)) if way in ("searched", "ray") else 0
     trained = count * epochs * len(data.train)
     ended = time.time()
     return Run(
@@ -429,12 +499,13 @@ def one(way: str, net: str, count: int, epochs: int, began: float) -> Run:
 
 def run(way: str, net: str, count: int, epochs: int, threads: int) -> Run | None:
     """In a process of its own; None: its package is not installed."""
-    if way in ("lightning", "skorch") and not importlib.util.find_spec(way):
+    if way in ("lightning", "skorch", "ray") and not importlib.util.find_spec(way):
         return None
     command = [sys.executable, __file__, "--one", way, "--nets", net]
     command += ["--configs", str(count), "--epochs", str(epochs), "--began", str(time.time())]
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
+    environment |= {"RAY_worker_niceness": "0"}  # else whatever runs beside Ray's goes first
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     return Run(**json.loads(done.stdout.splitlines()[-1]))
 
