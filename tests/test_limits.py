@@ -334,3 +334,15 @@ def test_a_config_that_is_foretold_to_take_far_too_long_is_not_proposed(tmp_path
         for trial, seconds in enumerate([9.0, 10.0, 11.0, 10.0]):
             driver.costs.learn(trial, size, 1, seconds)
         assert driver._feasible(values) == (limit == "max_params: 1_000_000")
+
+
+def test_a_config_that_is_foretold_to_end_after_the_search_is_not_proposed(tmp_path: Path) -> None:
+    table = Costly()
+    driver = opened(tmp_path / "s", table, 9)
+    values = {"model.widths[0]": 8, "optimizer.lr": 0.01}
+    size = driver._measure(driver.space.with_values(values))
+    for trial in range(4):
+        driver.costs.learn(trial, size, 1, 10.0)
+    for left, may in (9.0 * driver.space.epochs, False), (900.0 * driver.space.epochs, True):
+        driver.deadline = table.now() + left
+        assert driver._feasible(values) == may

@@ -312,9 +312,9 @@ class Driver:
             size = self._measure(self.space.with_values(values))
         except SpaceError:
             return False
-        limit = self.space.search.max_train_seconds
-        each = self.costs.foretell(size, values.get(BATCH, 1)) if limit else None
-        if limit and each and each * self.space.epochs > HOPELESS * limit:
+        each = self.costs.foretell(size, values.get(BATCH, 1)) or 0.0
+        limit = HOPELESS * (self.space.search.max_train_seconds or math.inf)
+        if each * self.space.epochs > min(limit, self.remaining):
             return False
         return self.space.search.excess(size) is None
 
