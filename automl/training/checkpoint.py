@@ -18,6 +18,7 @@ log = logging.getLogger("automl")
 UNREADABLE = (  # what reading a file raises that torch.save did not write
     pickle.UnpicklingError,
     ArithmeticError,
+    AssertionError,
     AttributeError,
     EOFError,
     LookupError,
