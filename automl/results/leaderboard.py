@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from typing import Any, Literal, cast
 
 from optuna.trial import FrozenTrial, TrialState
@@ -164,7 +165,14 @@ def rows(
         found[trial] = replace(found[trial], mean=told["mean"], spread=told["spread"], seeds=seeds)
     leading = [found.pop(trial) for trial in again]
     placed = enumerate([*leading, *found.values()], 1)
-    return [replace(row, rank=rank, front=row.trial in front) for rank, row in placed]
+    return [_placed(row, rank, row.trial in front) for rank, row in placed]
+
+
+def _placed(row: Row, rank: int, front: bool) -> Row:
+    """As `replace`, which sets all fields one by one, in a tenth of its time: there are many."""
+    made = object.__new__(Row)
+    vars(made).update(vars(row), rank=rank, front=front)
+    return made
 
 
 def measures(rows: list[Row]) -> dict[str, str]:
@@ -196,8 +204,9 @@ def markdown(rows: list[Row], metric: Metric) -> str:
         values = [r.params, *(getattr(r, name) for name in known)]
         cells += ["" if value is None else f"{value:,}" for value in values]
         state = f"{r.state}: {r.reason}" if r.reason else r.state
-        cells += [f"{r.seconds:.1f}", state, r.summary]
-        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+        cells.append(f"{r.seconds:.1f}")
+        cells += [words.replace("|", "\\|") for words in (state, r.summary)]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -219,7 +228,7 @@ def trained_again(row: Row) -> str:
 def table(rows: list[Row]) -> str:
     """The same as CSV."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(vars(row) for row in rows)
+    writer = csv.writer(out, lineterminator="\n")
+    names = [field.name for field in fields(Row)]
+    writer.writerows([names, *map(attrgetter(*names), rows)])
     return out.getvalue()
