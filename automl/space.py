@@ -36,6 +36,7 @@ from automl.holes import (
     Repeat,
     Scalar,
     Value,
+    ask,
     ends_of,
     fail_at,
     fill,
@@ -174,7 +175,7 @@ class Space:
             told[name] = draw(name, hole)
             return told[name]
 
-        fill(self.root, "", (), note, {})
+        ask(self.root, "", note)
         return told
 
     @property
