@@ -10,8 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+aten = torch.ops.aten
+DRAWS = {aten.normal_.default}  # in place, of weights that are none
+ACTIVATIONS = {aten.relu.default, aten.gelu.default}
+NORMS = {aten.native_batch_norm.default, aten.native_group_norm.default}  # checked before
 
 
 @dataclass(frozen=True)
@@ -25,21 +32,57 @@ def weigh(model: nn.Module, x: Tensor) -> tuple[Tensor, Size]:
 
     The model is of no use after that: its recurrent layers take one step and say it was all.
     """
-    counter = FlopCounterMode(display=False)
+    counter = Counter()
     layers = [_OneStep(m, counter) for m in model.modules() if isinstance(m, nn.RNNBase)]
     for layer in layers:
         layer.layer.forward = layer  # hundreds of steps would take seconds
     with counter:
         out = model(x)
-    flops = counter.get_total_flops() + sum(layer.more for layer in layers)
+    flops = counter.flops + sum(layer.more for layer in layers)
     params = sum(weight.numel() for weight in model.parameters())
     return out, Size(params, flops // 2 // len(x))
+
+
+class Counter(TorchDispatchMode):
+    """Counts the floating-point operations of what runs inside, by PyTorch's own formulas.
+
+    FlopCounterMode does so by module as well, which takes longer than the model. On the meta device
+    PyTorch works out in Python how large the outputs of some operations are, milliseconds each: of
+    those whose output is like their input it is not asked.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # of PyTorch
+        self.flops = 0
+
+    def __torch_dispatch__(
+        self, run: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if run in DRAWS:
+            return args[0]
+        if run in ACTIVATIONS:
+            return torch.empty_like(args[0])
+        if run in NORMS:
+            means = deviations = args[0].new_empty(0)  # for a backward pass
+            return torch.empty_like(args[0]), means, deviations
+        if isinstance(run, HigherOrderOperator):  # as torch.cond, of which the larger branch counts
+            with FlopCounterMode(display=False) as whole:
+                out = run(*args, **(kwargs or {}))
+            self.flops += whole.get_total_flops()
+            return out
+        out = run(*args, **(kwargs or {}))
+        formula = flop_registry.get(run._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 class _OneStep:
     """A recurrent layer's `forward`: one step is run and counts as often as there are steps."""
 
-    def __init__(self, layer: nn.RNNBase, counter: FlopCounterMode) -> None:
+    def __init__(self, layer: nn.RNNBase, counter: Counter) -> None:
         self.layer, self.run, self.counter = layer, layer.forward, counter
         self.more = 0
 
@@ -47,8 +90,8 @@ class _OneStep:
         if isinstance(x, PackedSequence):
             return self.run(x, state)
         time = 1 if self.layer.batch_first and x.ndim == 3 else 0
-        before = self.counter.get_total_flops()
+        before = self.counter.flops
         out, last = self.run(x.narrow(time, 0, 1), state)
         steps = x.shape[time]
-        self.more += (steps - 1) * (self.counter.get_total_flops() - before)
+        self.more += (steps - 1) * (self.counter.flops - before)
         return torch.cat([out] * steps, time), last

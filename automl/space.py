@@ -36,6 +36,7 @@ from automl.holes import (
     Repeat,
     Scalar,
     Value,
+    ask,
     ends_of,
     fail_at,
     fill,
@@ -174,7 +175,7 @@ class Space:
             told[name] = draw(name, hole)
             return told[name]
 
-        fill(self.root, "", (), note, {})
+        ask(self.root, "", note)
         return told
 
     @property
@@ -285,12 +286,13 @@ def measure(config: Config, inputs: Inputs, labels: int) -> Size:
     """
     import torch
 
-    from automl.size import weigh
+    from automl.size import Counter, weigh
 
     outputs = labels or inputs.outputs
     try:
         with torch.device("meta"):
-            model = config.model.build(inputs, outputs)
+            with Counter():  # draws no weights
+                model = config.model.build(inputs, outputs)
             x = inputs.example(2)
             logits, size = weigh(model, x)
     except (RuntimeError, ValueError) as error:  # what torch raises for shapes that cannot be

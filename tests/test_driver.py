@@ -445,6 +445,27 @@ def test_the_best_is_marked_when_it_is_found(tmp_path: Path) -> None:
             assert event.best == best
 
 
+@pytest.mark.parametrize("metric", ["", "[accuracy, params]"])
+def test_a_trial_is_told_as_a_leaderboard_made_then_has_it(metric: str, tmp_path: Path) -> None:
+    """The ranks of those before are kept from one to the next, and trials wait among them."""
+    goals = f", metric: {metric}" if metric else ""
+    text = SPACE.replace("sampler: random, pruner: none", f"sampler: auto, pruner: auto{goals}")
+    cost = "params" if metric else None
+    seen: list[Row] = []
+    for stop in (9, 30):
+        driver = opened(tmp_path / "s", Table(slots=3), stop, text=text)
+        for event in driver.run():
+            if isinstance(event, Closed):
+                rows = leaderboard.rows(driver.study.get_trials(), ACCURACY, cost)
+                assert event.row in rows
+                assert event.done == sum(row.state != "paused" for row in rows)
+                assert driver.rows() == rows
+                seen.append(event.row)
+    assert len(seen) == 30
+    assert metric == "" or any(row.front and row.rank > 1 for row in seen)
+    assert any(row.state != "finished" for row in seen)
+
+
 def test_only_the_best_few_keep_their_weights(tmp_path: Path) -> None:
     driver = opened(tmp_path / "s", Table(slots=2), 12)
     list(driver.run())

@@ -6,6 +6,7 @@ The driver and the study are the real ones; workers read costs off a table, but 
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from toy import SPACE
 
-from automl.config import Config as Whole
-from automl.config import Task
+from automl import size as size_module
+from automl.config import Config, Task
 from automl.data import Data, Epoch
 from automl.engines import Event, Job, Measured, Reason, Request
 from automl.engines.worker import work
@@ -30,7 +31,7 @@ from automl.results.leaderboard import Row
 from automl.searching.driver import Trained
 from automl.searching.run import prove, search
 from automl.size import Size, weigh
-from automl.space import Space, measure
+from automl.space import Space, find, measure
 from automl.training.cost import Memory
 
 
@@ -99,9 +100,54 @@ def test_one_step_of_a_recurrent_layer_counts_as_all_would(
     assert out.shape == wanted.shape
 
 
+class ByModule(FlopCounterMode):
+    """PyTorch's own counter, which counts by module as well."""
+
+    def __init__(self) -> None:
+        super().__init__(display=False)
+
+    @property
+    def flops(self) -> int:
+        return self.get_total_flops()
+
+
+@pytest.mark.parametrize("name", ["cifar", "digits", "imdb-lm", "spoken", "trec"])
+def test_every_model_of_a_space_is_as_large_as_pytorch_counts_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space, rng = Space.load(find(name)), random.Random(0)
+    raw, labels = space.task.shape(None)
+    configs = [config for config, _ in space.probes()] + [space.sample(rng) for _ in range(10)]
+    inputs = [config.input.expect(raw) for config in configs]
+    pairs = list(zip(configs, inputs, strict=True))
+    sizes = [measure(config, inputs, len(labels)) for config, inputs in pairs]
+    monkeypatch.setattr(size_module, "Counter", ByModule)
+    assert sizes == [measure(config, inputs, len(labels)) for config, inputs in pairs]
+
+
+class Branches(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cond(x.sum() > 0, lambda x: x @ x @ x, lambda x: x @ x, (x,))
+
+
+def test_of_two_branches_the_larger_counts() -> None:
+    _, size = weigh(Branches(), torch.empty(4, 4, device="meta"))
+    assert size == Size(0, 2 * 4 * 4)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.BatchNorm2d(4), nn.GroupNorm(3, 6), nn.LayerNorm(5), nn.Conv2d(4, 4, 3)],
+    ids=str,
+)
+def test_layers_that_do_not_fit_are_found_on_the_meta_device(layer: nn.Module) -> None:
+    with pytest.raises((RuntimeError, ValueError)):
+        weigh(layer.to("meta"), torch.empty(2, 5, 6, 6, device="meta"))
+
+
 def test_texts_are_counted_at_their_full_length() -> None:
     def of(length: int) -> int:
-        config = Whole.of({
+        config = Config.of({
             "task": "trec", "input": {"name": "words", "length": length}, "model": "rnn",
         })  # fmt: skip
         raw, labels = Task.of({"name": "trec"}).shape(None)
@@ -264,7 +310,7 @@ def test_the_leaderboard_shows_what_is_known_and_no_empty_column(tmp_path: Path)
 def job(folder: Path, **given: Any) -> Job:
     model = {"name": "mlp", "widths": [given.pop("width", 16), 1024]}
     config = {"task": {"name": "digits", "per_class": 20}, "model": model, "train": {"epochs": 2}}
-    return Job(0, Whole.of(config).dump(), str(folder / "checkpoint.pt"), 2, **given)
+    return Job(0, Config.of(config).dump(), str(folder / "checkpoint.pt"), 2, **given)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import random
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from automl.config import Config, Model, Task
 from automl.errors import OptionError, SpaceError
-from automl.holes import Choice, Value
+from automl.holes import Choice, Draw, Value, random_value
 from automl.inputs.images import Images
 from automl.reader import HOLES, MAX_BYTES, Reader
 from automl.searching.run import prove
@@ -895,6 +896,21 @@ def test_a_config_is_a_space_without_holes(name: str, seed: int) -> None:
     if config := drawn(name, seed):
         text = yaml.safe_dump(config.dump())
         assert Space.parse(text).config() == config
+
+
+@every_space
+@few
+@given(seed=seeds)
+def test_values_are_drawn_without_a_config_as_they_are_with_one(name: str, seed: int) -> None:
+    def noted(told: dict[str, Any], rng: random.Random) -> Draw:
+        return lambda name, hole: told.setdefault(name, random_value(hole, rng))
+
+    alone: dict[str, Any] = {}
+    values = space(name).values(noted(alone, random.Random(seed)))
+    whole: dict[str, Any] = {}
+    with suppress(SpaceError):  # knobs that are fine alone and do not go together
+        space(name).fill(noted(whole, random.Random(seed)))
+    assert list(values.items()) == list(alone.items()) == list(whole.items())
 
 
 @every_space

@@ -10,7 +10,7 @@ import json
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from automl.errors import DataError, PartBug, SpaceError, StudyError
 from automl.holes import Draw, Float, Hole, Int
 from automl.results import leaderboard
 from automl.results.delivery import Training
-from automl.results.leaderboard import Row
+from automl.results.leaderboard import Ranking, Row
 from automl.searching.costs import Costs
 from automl.searching.ledger import Entry, Ledger
 from automl.searching.study import asked, taken, write
@@ -125,10 +125,10 @@ class Driver:
     ) -> None:
         """`deadline` is by the engine's clock; the best model is to be tested before it.
 
-        `chance` is the score of a guess: who is no better is stopped. `after` tells from the trials
-        how many seconds shall be left when the search ends. Of `disk` bytes the study takes no
-        more, as far as there is something to delete. Once `leave` says so the epochs under way are
-        trained to their end and saved.
+        `chance` is the score of a guess: who is no better is stopped. `after` tells from the
+        trials, best first and without ranks, how many seconds shall be left when the search ends.
+        Of `disk` bytes the study takes no more, as far as there is something to delete. Once
+        `leave` says so the epochs under way are trained to their end and saved.
         """
         self.study, self.space, self.engine, self.folder = study, space, engine, folder
         self.data, self.trials, self.seed, self.deadline = data, trials, seed, deadline
@@ -157,7 +157,7 @@ class Driver:
         self.longest = (0.0, 1)  # seconds of an epoch, and multiply-accumulates of its model
         self.busy = 0.0  # seconds of workers
         self.worked = set[int]()  # trials that they were spent on
-        self.ended: dict[int, Row] = {}  # trials, as the leaderboard has them
+        self.ended = Ranking(self.metric, self.cost)  # trials, as the leaderboard has them
         self.top = -math.inf  # best score of any epoch here, larger is better
         self.pace = 0.0  # seconds an example, in the epoch of that score
         self._recall()
@@ -193,10 +193,11 @@ class Driver:
                 if "macs" in told:
                     size = Size(told["params"], told["macs"])
                     self.costs.learn(frozen.number, size, frozen.params.get(BATCH, 1), pace)
+        self.rows()  # ranks them
 
     @property
     def done(self) -> int:
-        return len(self.study.get_trials(deepcopy=False, states=ENDED))
+        return len(self.ended.rows)
 
     @property
     def over(self) -> bool:
@@ -227,6 +228,7 @@ class Driver:
             raise KeyboardInterrupt
 
     def rows(self) -> list[Row]:
+        """All trials, by rank."""
         trials = self.study.get_trials(deepcopy=False)
         return leaderboard.rows(trials, self.metric, self.cost, ended=self.ended)
 
@@ -533,13 +535,18 @@ class Driver:
         active.trial.set_user_attr("seconds", round(seconds, 3))
         active.trial.set_user_attr("epochs", len(active.history))
 
-    def _tidy(self, rows: list[Row]) -> None:
+    def _under_way(self) -> list[int]:
+        """The trials that go on now or later."""
+        held = [*self.active.values(), *self.waiting, *self.paused.values()]
+        return [active.trial.number for active in held]
+
+    def _tidy(self, rows: list[Row], front: set[int]) -> None:
         """Weights of the best few finished trials and of those under way stay on disk."""
-        finished = [row.trial for row in rows if row.state == "finished"]
-        keep = {row.trial for row in rows if row.state == "paused" or row.front}
+        finished = [row.trial for row in rows[:MORE] if row.state == "finished"]
+        keep = {*self._under_way(), *front}
         if (best := self._best(rows)) is not None:
             keep.add(best)  # something to deliver, whatever time or room there is
-        more = [trial for trial in finished[:MORE] if trial not in keep]
+        more = [trial for trial in finished if trial not in keep]
         self._clear({*keep, *more})
         room, spare = ROOM, math.inf
         if self.disk is not None:
@@ -578,12 +585,15 @@ class Driver:
         return 1 - place / of
 
     def _ended(self, number: int) -> Closed:
-        rows = self.rows()
-        self._tidy(rows)
+        trials = self.study.get_trials(deepcopy=False)
+        ended = leaderboard.row(trials[number])
+        self.ended.add(ended)
+        ranking = self.ended.joined(trials[other] for other in self._under_way())
+        rows, front = ranking.rows, ranking.front
+        self._tidy(rows, front)
         self.reserved = self.after(rows)
-        ended = next(row for row in rows if row.trial == number)
-        finished = [row for row in rows if row.state == "finished"]
-        best = finished[0] if finished else None
+        ended = replace(ended, rank=ranking.index(ended) + 1, front=number in front)
+        best = rows[0] if rows[0].state == "finished" else None
         is_best = best is not None and best.trial == number
         return Closed(ended, best.score if best else None, is_best, self.done, self.forecast)
 
@@ -601,9 +611,6 @@ class Driver:
 
     def checkpoint(self, number: int) -> Path:
         return self.folder / "trials" / f"{number:04d}" / "checkpoint.pt"
-
-
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 def suggest(trial: optuna.Trial) -> Draw:

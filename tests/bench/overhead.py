@@ -118,12 +118,13 @@ def cost(trials: int, sampler: str, count: int) -> dict[str, float]:
         driver._opened = ledger.of("ask", driver._opened)
         driver._tell = ledger.of("tell", driver._tell)
         driver._ended = ledger.of("rank and tidy", driver._ended)
+        rows = ledger.of("leaderboard", driver.rows)
         write = ledger.of("leaderboard", on_disk.write_leaderboard)
         driver.start()
         done = 0
         for event in driver.run():
             if isinstance(event, Closed):
-                write(path, driver.rows(), space.task.metric)
+                write(path, rows(), space.task.metric)
                 ledger.turn()
                 if not done:  # the model has seen all at once, and libraries were loaded
                     ledger.seconds.clear()
