@@ -540,6 +540,11 @@ class Driver:
         held = [*self.active.values(), *self.waiting, *self.paused.values()]
         return [active.trial.number for active in held]
 
+    def make_room(self) -> None:
+        """For trainings beside the trials: these lose weights that the study has no room for."""
+        rows = self.rows()
+        self._tidy(rows, {row.trial for row in rows if row.front})
+
     def _tidy(self, rows: list[Row], front: set[int]) -> None:
         """Weights of the best few finished trials and of those under way stay on disk."""
         finished = [row.trial for row in rows[:MORE] if row.state == "finished"]

@@ -249,6 +249,7 @@ def decide(driver: Driver, rerun: Rerun, asked: Finals) -> Generator[Retrained, 
     later = asked.more * max((row.seconds for row in among), default=0.0) / rerun.engine.slots
     scored: dict[Training, float] = {}
     for told in rerun.run(wanted, driver.ends - later):
+        driver.make_room()
         yield told
         if told.score is not None:
             scored[told.training] = told.score
@@ -280,6 +281,7 @@ def decide(driver: Driver, rerun: Rerun, asked: Finals) -> Generator[Retrained, 
             for one in dict.fromkeys([made, *members])
         }
         for told in rerun.run(wanted, driver.ends):
+            driver.make_room()
             yield told
             if told.score is not None:
                 twins[told.training.key] = told.training

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 from test_driver import Table, opened
+from test_finals import decide_all
 from test_promotion import SPACE, rising
 from typer.testing import CliRunner
 
 from automl.cli import _bytes, app
 from automl.engines import Job, Request
 from automl.searching.driver import Closed
+from automl.searching.finals import Finals, Retrained
 from automl.searching.study import Study, taken
 
 SIZE = 100_000  # bytes of a checkpoint
@@ -74,6 +76,18 @@ def test_a_quota_that_nothing_fits_into_still_leaves_the_best(tmp_path: Path) ->
     list(driver.run())
     (folder,) = (tmp_path / "s" / "trials").iterdir()
     assert int(folder.name) == driver.best == driver.rows()[0].trial
+
+
+def test_fresh_trainings_of_finalists_count_too(tmp_path: Path) -> None:
+    driver = opened(tmp_path / "s", Heavy(slots=1), 12)
+    driver.disk = 6 * SIZE
+    list(driver.run())
+    assert len(list((tmp_path / "s" / "trials").iterdir())) == 5, "the journal takes its part"
+    told = decide_all(driver, Finals(1, 3))
+    assert len([one for one in told if isinstance(one, Retrained)]) == 3
+    assert taken(tmp_path / "s") <= 6 * SIZE
+    assert len(list((tmp_path / "s" / "finals").iterdir())) == 3, "they are what is delivered"
+    assert driver.checkpoint(driver.rows()[0].trial).exists()
 
 
 GIVEN = {
