@@ -405,10 +405,10 @@ def test_an_end_that_was_cut_short_is_made_up_for_without_a_second_test(
     told["test"]["accuracy"], told["proof"]["loaded"] = 0.5, None  # as no test would find it
     del told["latency_ms"]
     artifact.note(tmp_path / "s" / "best", told)
-    alone: list[bool] = []
+    others, alone = set(children(os.getpid())), list[bool]()  # as a browser of other tests
 
     def timed(folder: Path, device: torch.device) -> dict[str, float]:
-        alone.append(not children(os.getpid()))
+        alone.append(set(children(os.getpid())) <= others)
         return latencies(folder, device)
 
     monkeypatch.setattr(run, "latencies", timed)
