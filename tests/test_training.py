@@ -102,17 +102,19 @@ def test_going_on_after_any_epoch_is_as_if_never_stopped(
     name: str, data: Data, tmp_path: Path
 ) -> None:
     undisturbed = run(busy(name), data, tmp_path / "whole")
-    end = checkpoint.load(tmp_path / "whole")
-    assert end is not None
+    run(busy(name), data, tmp_path / "nearly", until=EPOCHS - 1)  # at its end no optimizer is kept
     for stop in range(1, EPOCHS):
         file = tmp_path / f"stopped {stop}"
         assert run(busy(name), data, file, until=stop) == undisturbed[:stop]
-        torch.manual_seed(99)  # another process would not have our random state
-        assert run(busy(name), data, file) == undisturbed
-        resumed = checkpoint.load(file)
-        assert resumed is not None
-        for part in ("model", "averaged", "generator", "random"):
-            assert same(resumed[part], end[part]), part
+        for until, whole in (EPOCHS - 1, "nearly"), (EPOCHS, "whole"):
+            torch.manual_seed(99)  # another process would not have our random state
+            assert run(busy(name), data, file, until=until) == undisturbed[:until]
+            resumed, end = checkpoint.load(file), checkpoint.load(tmp_path / whole)
+            assert resumed is not None
+            assert end is not None
+            for part in ("model", "averaged", "optimizer", "generator", "random"):
+                assert same(resumed[part], end[part]), part
+        assert resumed["optimizer"] is None
 
 
 def test_of_what_has_ended_only_what_is_delivered_stays(data: Data, tmp_path: Path) -> None:
