@@ -191,8 +191,7 @@ class Joined:
             }
             artifact.note(fresh, metrics)
             model = ensemble.load(fresh, device=str(device))
-            metrics |= tested(model.judge(split), model.labels)
-            metrics |= {"params": model.params}
+            metrics |= tested(model.judge(split), model.labels) | {"params": model.params}
             artifact.note(fresh, metrics)
         return metrics
 
