@@ -112,16 +112,12 @@ class Part(Strict):
     def members(cls) -> dict[str, type[Self]]:
         """The family's parts by name: ours, installed ones (entry points) and plugins."""
         _discover(cls.home)
-        found: dict[str, type[Self]] = {}
-        for member in cls._descendants():
-            name = member.model_fields["name"].default
-            if not isinstance(name, str):
-                continue  # shared ground between members, no member itself
-            if found.setdefault(name, member) is not member:  # with two parents it comes twice
-                raise OptionError(
-                    f"two parts are called {name!r}: {_where(found[name])} and {_where(member)}"
-                )
-        return dict(sorted(found.items()))
+        found: dict[str, type[Self]] = _members(cls)
+        return found
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        _members.cache_clear()
 
     @property
     def summary(self) -> str:
@@ -141,11 +137,26 @@ class Part(Strict):
                 words.append(f"{key} {value}")
         return " ".join(words)
 
-    @classmethod
-    def _descendants(cls) -> Iterator[type[Self]]:
-        for child in cls.__subclasses__():
-            yield child
-            yield from child._descendants()
+
+@functools.cache
+def _members(family: type[Part]) -> dict[str, Any]:
+    """Those that are defined by now."""
+    found: dict[str, type[Part]] = {}
+    for member in _descendants(family):
+        name = member.model_fields["name"].default
+        if not isinstance(name, str):
+            continue  # shared ground between members, no member itself
+        if found.setdefault(name, member) is not member:  # with two parents it comes twice
+            raise OptionError(
+                f"two parts are called {name!r}: {_where(found[name])} and {_where(member)}"
+            )
+    return dict(sorted(found.items()))
+
+
+def _descendants(part: type[Part]) -> Iterator[type[Part]]:
+    for child in part.__subclasses__():
+        yield child
+        yield from _descendants(child)
 
 
 def _where(part: type[Part]) -> str:

@@ -86,6 +86,7 @@ class Repeat:
 Hole = Int | Float | Choice
 Node = Value | Fields | Listing | Int | Float | Choice | Repeat
 Draw = Callable[[str, Hole], Any]
+Condition = tuple[str, Scalar]  # the name of a choice and an option, or of a count and an item
 
 
 def fail_at(source: str, line: int, place: Place, message: str) -> NoReturn:
@@ -250,28 +251,37 @@ def holes_in(node: Node) -> Iterator[Int | Float | Choice | Repeat]:
                 yield from holes_in(child)
 
 
-def named_holes(node: Node, name: str = "") -> Iterator[tuple[str, Hole]]:
-    """Every hole that any filling can meet, under the name that `fill` gives it."""
+def named_holes(
+    node: Node, name: str = "", under: Condition | None = None
+) -> Iterator[tuple[str, Hole, Condition | None]]:
+    """Every hole that any filling can meet, under the name that `fill` gives it.
+
+    With the nearest choice or count over it, and the option or item there that has it.
+    """
     match node:
         case Int() | Float():
-            yield name, node
+            yield name, node, under
         case Choice():
-            yield name, node
+            yield name, node, under
             for label, option in node.options.items():
                 if not isinstance(option, Value):
-                    yield from named_holes(option, f"{name}.{label}")
+                    yield from named_holes(option, f"{name}.{label}", (name, label))
         case Fields():
             for key, child in node.items.items():
-                yield from named_holes(child, f"{name}.{key}" if name else key)
+                yield from named_holes(child, f"{name}.{key}" if name else key, under)
         case Listing():
             for i, child in enumerate(node.items):
-                yield from named_holes(child, f"{name}[{i}]")
-        case Repeat():
-            if not isinstance(node.count, int):
-                yield name, node.count
-            most = node.count if isinstance(node.count, int) else node.count.high
-            for item in ["*"] if node.same else map(str, range(most)):
-                yield from named_holes(node.item, f"{name}[{item}]")
+                yield from named_holes(child, f"{name}[{i}]", under)
+        case Repeat(count=int() as count):
+            for item in ["*"] if node.same else range(count):
+                yield from named_holes(node.item, f"{name}[{item}]", under)
+        case Repeat(count=Int() as count):
+            yield name, count, under
+            if node.same:  # drawn even where there are none of it
+                yield from named_holes(node.item, f"{name}[*]", under)
+            else:
+                for i in range(count.high):
+                    yield from named_holes(node.item, f"{name}[{i}]", (name, i))
 
 
 def size_of(node: Node) -> int:

@@ -26,6 +26,7 @@ from automl.data import Inputs
 from automl.errors import OptionError, SpaceError
 from automl.holes import (
     Choice,
+    Condition,
     Draw,
     Fields,
     Float,
@@ -242,7 +243,11 @@ class Space:
 
     def all_knobs(self) -> dict[str, Hole]:
         """Every open value that any config can have, each item of a repeated thing by itself."""
-        return dict(named_holes(self.root))
+        return {name: hole for name, hole, _ in named_holes(self.root)}
+
+    def conditions(self) -> dict[str, Condition | None]:
+        """Of each of `all_knobs` what it hangs on; None: all configs have it."""
+        return {name: under for name, _, under in named_holes(self.root)}
 
     def probes(self) -> Iterator[tuple[Config, dict[str, Hole]]]:
         """Every range end and option once, in configs that differ by one knob, with the holes met.

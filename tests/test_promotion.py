@@ -22,10 +22,11 @@ from automl.data import Epoch
 from automl.engines import Event, Job, Refused, Request
 from automl.holes import Choice, Float, Int, random_value, share_of, value_at
 from automl.searching.driver import Closed, Paused, Trained
+from automl.searching.encoder import Encoder
 from automl.searching.gaussian import GaussianProcess
 from automl.searching.ledger import Entry, Ledger
 from automl.searching.pruners import Auto
-from automl.searching.surrogate import Encoder, Surrogate, improvement, key
+from automl.searching.surrogate import Surrogate, improvement, key
 from automl.space import Space
 from automl.training import train
 
@@ -212,7 +213,9 @@ def test_every_branch_has_its_turn_now_and_then() -> None:
     assert {turn["optimizer"] for turn in turns if turn} == {"adamw", "sgd"}
     assert {tuple(turn) for turn in turns if turn} == {("optimizer",)}, "it opens no other knobs"
     rng = np.random.default_rng(0)
-    bound = [model.near(best, rng, 0.1, 0.5, {"optimizer": "sgd"}) for _ in range(20)]
+    centers = model.encoder.stands([best] * 20)
+    near = model.near(centers, rng, 0.1, 0.5, {"optimizer": "sgd"})
+    bound = [model.encoder.values(stand) for stand in near]
     assert {values["optimizer"] for values in bound} == {"sgd"}
     assert all("optimizer.sgd.lr" in values for values in bound)
 
@@ -362,14 +365,48 @@ def test_every_knob_of_every_filling_is_known(file: Path) -> None:
 
 
 def test_knobs_that_are_not_there_do_not_count() -> None:
-    space = Space.parse(SPACE)
-    encoder = Encoder(space)
+    encoder = Encoder(Space.parse(SPACE))
     lr = "optimizer.adamw.lr"
     base = {"model.widths[0]": 9, "model.dropout": 0.1, "optimizer": "adamw", lr: 0.01}
-    other = {"model.widths[0]": 9, "model.dropout": 0.1, "optimizer": "adamw", lr: 0.02}
-    a, b = encoder.encode([base, other])
+    a, b = encoder.points(encoder.stands([base, base | {lr: 0.02}]))
     moved = np.flatnonzero(a != b)
-    assert [encoder.groups[column] for column in moved] == [list(encoder.columns).index(lr)]
+    assert [encoder.names[encoder.groups[column]] for column in moved] == [lr]
+
+
+REPEATS = """
+task: digits
+model:
+  name: mlp
+  widths: {repeat: {int: [1, 5], log: true}, each: {int: [8, 64], step: 8}}
+  dropout: {float: [0, 0.8], step: 0.2}
+optimizer:
+  choice:
+    - {name: adamw, lr: {choice: [0.001, 0.01, 0.1]}}
+    - {name: sgd, lr: {float: [1e-3, 1.0], log: true}}
+train: {batch_size: {int: [2, 4096], log: true}}
+"""
+
+
+@pytest.mark.parametrize(
+    "space",
+    [*(Space.load(file) for file in sorted(Path("search_spaces").glob("*.yaml"))),
+     Space.parse(REPEATS)],
+    ids=lambda space: Path(space.source).stem,
+)  # fmt: skip
+def test_many_configs_at_once_are_what_one_by_one_are(space: Space) -> None:
+    encoder = Encoder(space)
+    drawn = np.random.default_rng(0).random((200, len(encoder.names)))
+    stands = encoder.settled(drawn)
+    configs = [encoder.values(stand) for stand in stands]
+    for shares, values in zip(drawn, configs, strict=True):
+        at = dict(zip(encoder.names, shares.tolist(), strict=True))
+        assert values == space.values(lambda name, hole, at=at: value_at(hole, at[name]))
+    assert np.allclose(encoder.stands(configs), stands, equal_nan=True)
+    points = encoder.points(stands)
+    assert np.allclose(encoder.moved(stands, points), stands, equal_nan=True)
+    for column, group in enumerate(encoder.groups):
+        ranged = not isinstance(encoder.holes[group], Choice)
+        assert (encoder.free(stands)[:, column] == (ranged & ~np.isnan(stands[:, group]))).all()
 
 
 def test_candidates_climb_along_the_slopes_of_what_the_process_foretells() -> None:

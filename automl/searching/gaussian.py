@@ -118,7 +118,7 @@ class GaussianProcess:
         """
         points, movable = torch.tensor(x), torch.tensor(free)
         inverse = torch.cholesky_inverse(self.root)
-        optimizer = torch.optim.Adam([points], betas=(0.8, 0.95))
+        first, second = torch.zeros_like(points), torch.zeros_like(points)
         for step in range(CLIMB):
             mean, left, up, out = self._slopes(points, inverse)
             deviation = left.sqrt()
@@ -126,9 +126,11 @@ class GaussianProcess:
             steep = _log_gain_slope(z)
             rise = steep / deviation
             fall = (1 - steep * z) / (2 * left)
-            points.grad = -(rise[:, None] * up + fall[:, None] * out) * movable
-            optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / CLIMB)
-            optimizer.step()
+            slope = (rise[:, None] * up + fall[:, None] * out) * movable
+            first.lerp_(slope, 1 - 0.8)
+            second.lerp_(slope.square(), 1 - 0.95)
+            size = (second / (1 - 0.95 ** (step + 1))).sqrt() + 1e-8
+            points += 0.05 * (1 - step / CLIMB) * first / (1 - 0.8 ** (step + 1)) / size
             points.clamp_(0, 1)
         return points.numpy()
 

@@ -31,9 +31,10 @@ from automl.data import Data
 from automl.errors import OptionError, SpaceError, StudyError
 from automl.reader import MAX_BYTES
 from automl.results.leaderboard import row
+from automl.searching.encoder import Encoder
 from automl.searching.gaussian import Array
 from automl.searching.study import Study, read_manifest
-from automl.searching.surrogate import Encoder, Point, View, plain
+from automl.searching.surrogate import View, plain
 from automl.space import Space, measure
 
 Values = dict[str, Any]
@@ -116,14 +117,15 @@ class Record:
         Foretold by a Gaussian process of this study's trials, for its own ones as for others. 0
         for those that do not fit this space.
         """
-        view = View(Encoder(self.space), plain)
-        points = [Point(v, 1.0, s) for v, s in zip(self.values, self.scores, strict=True)]
-        view.learn(points, [], 0.0, np.random.default_rng(0))
-        known = view.predict(self.values)[0]
+        encoder = Encoder(self.space)
+        view, stands = View(encoder, plain), encoder.stands(self.values)
+        ends = np.ones(len(stands))
+        view.learn(stands, ends, self.scores, stands[:0], 0.0, np.random.default_rng(0))
+        known = view.predict(stands)[0]
         carried = [self.space.carried(belief.config.model_dump(mode="json")) for belief in beliefs]
         fits = np.array([values is not None for values in carried])
         told = np.full(len(beliefs), np.median(known))
-        told[fits] = view.predict([values for values in carried if values is not None])[0]
+        told[fits] = view.predict(encoder.stands([v for v in carried if v is not None]))[0]
         return shares(told, float(np.median(known)), float(known.max()))
 
 

@@ -6,6 +6,7 @@ say nothing of the end, and a median of five finished trials never comes in a sh
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 import zlib
@@ -68,9 +69,9 @@ class Auto(Pruner):
         grid, ends = rungs(self.first, ledger.epochs), ledger.finished
         if len(ends) < ENOUGH or not grid:
             return 0
-        last = [entry.curve[-1] for entry in ends]
+        last = tuple(entry.curve[-1] for entry in ends)
         for rung in grid:
-            early = [entry.curve[rung - 1] for entry in ends]
+            early = tuple(entry.curve[rung - 1] for entry in ends)
             if rung * STEP > LATEST * ledger.epochs or _agree(early, last):
                 break
         return rung
@@ -239,7 +240,8 @@ class Never(Pruner):
         return None
 
 
-def _agree(early: list[float], last: list[float]) -> bool:
+@functools.lru_cache(64)  # asked at every pause, and new only when a trial has finished
+def _agree(early: tuple[float, ...], last: tuple[float, ...]) -> bool:
     """Whether two lists of scores rank alike; lists without any order do not."""
     ordered = len(set(early)) > 1 and len(set(last)) > 1
     return ordered and bool(spearmanr(early, last).statistic >= AGREE)

@@ -6,21 +6,21 @@ It learns from every trial at every rung, the unfinished ones too, and knows not
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr
 from scipy.stats.qmc import Sobol
 
-from automl.holes import Choice, Hole, share_of, value_at
-from automl.searching.gaussian import Array, GaussianProcess
+from automl.holes import Choice, value_at
+from automl.searching.encoder import Array, Encoder, Values
+from automl.searching.gaussian import GaussianProcess
 from automl.searching.ledger import Entry, Ledger
 from automl.space import Space
 
-Values = dict[str, Any]
 Scale = Callable[[Array], Array]
 
 POINTS = 800  # that the model takes as seen, at most: it costs their cube
@@ -38,59 +38,6 @@ AROUND = 20  # finished trials without news, after which the search returns to w
 BRANCH = 0.25  # of the proposals, for branches of a conditional space at random
 UNBOUND = 0.25  # of the proposals of a search for two goals, whatever they cost
 CLEARLY = 0.03  # of the median's distance to the best: a score better by this is news
-
-
-class Encoder:
-    """Values of knobs as points: ranges on 0 to 1, options as corners, inactive knobs amid."""
-
-    def __init__(self, space: Space) -> None:
-        self.columns: dict[str, tuple[int, Hole]] = {}
-        self.groups: list[int] = []  # the knob of each column
-        for knob, (name, hole) in enumerate(space.all_knobs().items()):
-            self.columns[name] = len(self.groups), hole
-            self.groups += [knob] * (len(hole.options) if isinstance(hole, Choice) else 1)
-
-    def encode(self, many: list[Values]) -> Array:
-        """(N, columns). Two options of one knob are at distance 1."""
-        points = np.zeros((len(many), len(self.groups)))
-        for column, hole in self.columns.values():
-            if not isinstance(hole, Choice):
-                points[:, column] = 0.5
-        for row, values in enumerate(many):
-            for name, value in values.items():
-                column, hole = self.columns[name]
-                if isinstance(hole, Choice):
-                    points[row, column + list(hole.options).index(value)] = math.sqrt(0.5)
-                else:
-                    points[row, column] = share_of(hole, value)
-        return points
-
-    def free(self, many: list[Values]) -> NDArray[np.bool_]:
-        """(N, columns): those of the ranges that each has."""
-        found = np.zeros((len(many), len(self.groups)), dtype=bool)
-        for row, values in enumerate(many):
-            for name in values:
-                column, hole = self.columns[name]
-                found[row, column] = not isinstance(hole, Choice)
-        return found
-
-    def decode(self, point: Array, values: Values) -> Values:
-        """The values at a point, with the options of `values`."""
-        moved = dict(values)
-        for name in values:
-            column, hole = self.columns[name]
-            if not isinstance(hole, Choice):
-                moved[name] = value_at(hole, float(point[column]))
-        return moved
-
-
-@dataclass(frozen=True)
-class Point:
-    """A score that was seen."""
-
-    values: Values
-    time: float  # 0 to 1, the end
-    score: float
 
 
 @dataclass(frozen=True)
@@ -116,7 +63,10 @@ class Surrogate:
         self.rungs, self.ends = View(self.encoder, near), View(self.encoder, plain)
         self.costs = View(self.encoder, lambda _costs, _blur: np.log)
         self.priced: list[float] = []  # what those of known cost, the second goal, cost
-        self.points: dict[tuple[int, int], Point] = {}  # by trial and epoch, as they came
+        self.stood: dict[int, Array] = {}  # by trial: where its knobs stand
+        self.tried: set[tuple[tuple[str, Any], ...]] = set()
+        self.points: dict[tuple[int, int], tuple[float, float]] = {}  # by trial and epoch, as
+        # they came: the time, of which 1 is the end, and the score; NaN: cannot be trained
         self.known: tuple[Any, ...] | None = None  # the ledger that they have seen
         self.proposal: Proposal | None = None
 
@@ -128,7 +78,7 @@ class Surrogate:
     def predict(self, entries: list[Entry]) -> tuple[Array, Array]:
         """Mean and deviation of the final scores, in the model's units."""
         self._learn()
-        return self.rungs.predict([entry.values for entry in entries])
+        return self.rungs.predict(self._stands(entries))
 
     def gain(self, entries: list[Entry]) -> Array:
         """Expected improvement of the best, if each were trained to its end."""
@@ -146,6 +96,7 @@ class Surrogate:
     def propose(self) -> Proposal:
         """The config to try next: it was not tried, and can be trained as far as is known."""
         if not self.ready:
+            self._meet()
             return Proposal(self._explore())
         self._learn()
         if self.proposal is None:
@@ -186,7 +137,7 @@ class Surrogate:
         rng = self._rng(1)
         ceiling = self._ceiling(rng)
         entries = self.ledger.leading(LOOKED)
-        means = view.predict([entry.values for entry in entries])[0]
+        means = view.predict(self._stands(entries))[0]
         below = [i for i, entry in enumerate(entries) if entry.cost <= ceiling]
         ends = [i for i in below if entries[i].epoch >= self.ledger.epochs]
         goal = means[ends or below].max() + MARGIN * (1 + self.stagnant / 2)
@@ -194,34 +145,38 @@ class Surrogate:
         goal += float(np.diff(view.units(np.array([best, best + self.ledger.blur(best)])))[0])
         leaders = [i for i in np.argsort(-means) if entries[i].cost <= ceiling][:CENTERS]
         branch = self.branch(rng)
-        many = [self.near(branch, rng, 1.0, 0.0, branch) for _ in range(RANDOM)]
-        for leader in leaders:
-            center, steps = entries[leader].values, [(0.02, 0.08, 0.2)[i % 3] for i in range(NEAR)]
-            many += [self.near(center, rng, step, 0.5, branch) for step in steps]
-        gains = improvement(*view.predict(many), goal) * self._within(many, ceiling)
+
+        def worth(some: Array) -> Array:
+            return improvement(*view.predict(some), goal) * self._within(some, ceiling)
+
+        anywhere = np.full((RANDOM, len(self.encoder.names)), math.nan)
+        centers = self._stands([entries[i] for i in leaders]).repeat(NEAR, 0)
+        steps = np.resize([0.02, 0.08, 0.2], len(centers))
+        many = np.concatenate(
+            [
+                self.near(anywhere, rng, 1.0, 0.0, branch),
+                self.near(centers, rng, steps, 0.5, branch),
+            ]
+        )
+        gains = worth(many)
         for turn in range(ROUNDS):
-            centers = [many[i] for i in np.argsort(-gains)[:CENTERS]]
+            centers = many[np.argsort(-gains)[:CENTERS]]
             if turn < ROUNDS - 1:
-                fresh = [
-                    self.near(centers[i % len(centers)], rng, 0.1 / 2**turn, 0.6, branch)
-                    for i in range(POLISHED)
-                ]
+                centers = np.resize(centers, (POLISHED, centers.shape[1]))
+                fresh = self.near(centers, rng, 0.1 / 2**turn, 0.6, branch)
             else:
                 fresh = view.climb(centers, goal)
-            many += fresh
-            better = improvement(*view.predict(fresh), goal) * self._within(fresh, ceiling)
-            gains = np.concatenate([gains, better])
+            many = np.concatenate([many, fresh])
+            gains = np.concatenate([gains, worth(fresh)])
         gains = gains * self._runnable(view, many)
-        tried = {key(entry.values) for entry in self.ledger.entries.values()}
-        order = [int(i) for i in np.argsort(-gains) if key(many[i]) not in tried]
-        known = [i for i in order if RANDOM <= i < RANDOM + CENTERS * NEAR]  # such ones fitted
-        checked = [*order[:CHECKED], *known[:CHECKED]]
-        chosen = next((i for i in checked if self.ledger.feasible(many[i])), None)
-        if chosen is None:
-            return Proposal(self._explore())
-        if view is self.ends or branch:
-            return Proposal(many[chosen], whole=view is self.ends)  # its turn, whatever is gained
-        return Proposal(many[chosen], float(gains[chosen]))
+        order = np.argsort(-gains)
+        known = order[(order >= RANDOM) & (order < RANDOM + len(leaders) * NEAR)]  # such ones fit
+        for i, values in chain(self._fresh(many, order), self._fresh(many, known)):
+            if self.ledger.feasible(values):
+                its_turn = view is self.ends or branch  # whatever is gained
+                gain = math.inf if its_turn else float(gains[i])
+                return Proposal(values, gain, whole=view is self.ends)
+        return Proposal(self._explore())
 
     def branch(self, rng: np.random.Generator) -> Values:
         """Now and then an option, at random, of each choice whose options have knobs of their own.
@@ -230,21 +185,19 @@ class Surrogate:
         """
         if rng.random() >= BRANCH:
             return {}
-        holes = {name: hole for name, (_, hole) in self.encoder.columns.items()}
         return {
             name: value_at(hole, rng.random())
-            for name, hole in holes.items()
+            for name, hole in zip(self.encoder.names, self.encoder.holes, strict=True)
             if isinstance(hole, Choice) and hole.conditional
         }
 
-    def _runnable(self, view: View, many: list[Values]) -> Array:
+    def _runnable(self, view: View, many: Array) -> Array:
         """How likely each can be trained, by how those did that are like it; at first all can."""
-        refused = [entry.values for entry in self.ledger.of("infeasible")]
+        refused = self.ledger.of("infeasible")
         if not refused:
             return np.ones(len(many))
-        fine = [entry.values for entry in self.ledger.leading(LOOKED)]
-        can = 1 + view.likeness(many, fine)
-        return can / (can + view.likeness(many, refused))
+        can = 1 + view.likeness(many, self._stands(self.ledger.leading(LOOKED)))
+        return can / (can + view.likeness(many, self._stands(refused)))
 
     def _ceiling(self, rng: np.random.Generator) -> float:
         """What one proposal may cost, drawn anew for each: so all of the front is sought.
@@ -258,7 +211,7 @@ class Surrogate:
         low, high = np.log([min(self.priced), max(self.priced)])
         return math.inf if share > 1 else math.exp(low + share * (high - low)) * (1 + 1e-9)
 
-    def _within(self, many: list[Values], ceiling: float) -> Array:
+    def _within(self, many: Array, ceiling: float) -> Array:
         """How likely each costs no more than that."""
         if math.isinf(ceiling):
             return np.ones(len(many))
@@ -284,50 +237,56 @@ class Surrogate:
 
     def _explore(self) -> Values:
         """The next config of an even spread over all knobs (Sobol 1967, scrambled)."""
-        names = list(self.encoder.columns)
-        spread = Sobol(len(names), rng=self.seed).random(SPREAD)
-        tried = {key(entry.values) for entry in self.ledger.entries.values()}
-        first = len(tried) % len(spread)
-        many = [self._at(dict(zip(names, point.tolist(), strict=True)))
-                for point in [*spread[first:], *spread[:first]]]  # fmt: skip
-        fresh = [values for values in many if key(values) not in tried] or many
-        return next((v for v in fresh[:CHECKED] if self.ledger.feasible(v)), fresh[0])
+        spread = Sobol(len(self.encoder.names), rng=self.seed).random(SPREAD)
+        many = self.encoder.settled(np.roll(spread, -len(self.tried), 0))
+        fresh = [values for _, values in self._fresh(many, range(len(many)))]
+        fresh = fresh or [self.encoder.values(many[0])]
+        return next((values for values in fresh if self.ledger.feasible(values)), fresh[0])
 
-    def _at(self, shares: dict[str, float]) -> Values:
-        """The config whose knobs lie there on their ranges, 0 to 1."""
-        return self.space.values(lambda name, hole: value_at(hole, shares[name]))
+    def _fresh(self, many: Array, order: Iterable[int]) -> Iterator[tuple[int, Values]]:
+        """Of these configs (N, knobs), in this order, the first ones that were not tried."""
+        configs = ((i, self.encoder.values(many[i])) for i in order)
+        return islice((told for told in configs if key(told[1]) not in self.tried), CHECKED)
 
     def near(
         self,
-        center: Mapping[str, Any],
+        centers: Array,
         rng: np.random.Generator,
-        step: float,
+        steps: float | Array,
         share: float,
         fixed: Values,
-    ) -> Values:
-        """A config like `center`, but what is `fixed`, in which this share of knobs is moved.
+    ) -> Array:
+        """Like each of the centers (N, knobs), with this share of knobs moved by its step (N,).
 
-        Knobs that `center` has not are drawn at random.
+        But for what is `fixed`. Knobs that a center has not are drawn at random.
         """
+        drawn, turned = rng.random(centers.shape), rng.random(centers.shape) < share
+        steps = np.broadcast_to(steps, len(centers))[:, None]
+        ranges = np.clip(centers + steps * rng.standard_normal(centers.shape), 0.0, 1.0)
+        options = np.where(rng.random(centers.shape) < 0.3, drawn, centers)
+        moved = np.where(self.encoder.choices, options, ranges)
+        found = np.where(np.isnan(centers), drawn, np.where(turned, moved, centers))
+        for name, value in fixed.items():
+            place = self.encoder.places[name]
+            found[:, place] = self.encoder.stand(place, value)
+        return self.encoder.settled(found)
 
-        def draw(name: str, hole: Hole) -> Any:
-            if name in fixed:
-                return fixed[name]
-            if name not in center:
-                return value_at(hole, rng.random())
-            if rng.random() >= share:
-                return center[name]
-            if isinstance(hole, Choice):
-                return value_at(hole, rng.random()) if rng.random() < 0.3 else center[name]
-            moved = share_of(hole, center[name]) + step * rng.standard_normal()
-            return value_at(hole, min(max(moved, 0.0), 1.0))
-
-        return self.space.values(draw)
+    def _stands(self, entries: list[Entry]) -> Array:
+        """(N, knobs)"""
+        stands = [self.stood[entry.number] for entry in entries]
+        return np.array(stands).reshape(-1, len(self.encoder.names))
 
     def _rng(self, purpose: int) -> np.random.Generator:
         """Chance that the ledger alone decides: the same after a restart."""
         trained = sum(entry.epoch for entry in self.ledger.entries.values())
         return np.random.default_rng((self.seed, purpose, len(self.ledger.entries), trained))
+
+    def _meet(self) -> None:
+        """Trials that are new."""
+        for number, entry in self.ledger.entries.items():
+            if number not in self.stood:
+                self.stood[number] = self.encoder.stands([entry.values])[0]
+                self.tried.add(key(entry.values))
 
     def _learn(self) -> None:
         """Let both views see all that the ledger holds."""
@@ -335,22 +294,25 @@ class Surrogate:
         now = tuple((entry.number, entry.epoch, entry.state) for entry in entries)
         if now == self.known:
             return
+        self._meet()
         self._note_points()
-        pending = [entry.values for entry in entries if entry.state == "under way"]
-        points = list(self.points.values())
-        if self.ledger.of("infeasible"):
-            worst = min((min(entry.curve) for entry in self.ledger.scored), default=0.0)
-            bad = self.ledger.of("infeasible")
-            points += [Point(entry.values, 1.0, worst) for entry in bad]
+        pending = [entry for entry in entries if entry.state == "under way"]
+        ahead = self._stands(pending)
+        stands = np.array([self.stood[number] for number, _ in self.points])
+        times, scores = np.array(list(self.points.values())).T
+        worst = min((min(entry.curve) for entry in self.ledger.scored), default=0.0)
+        scores = np.where(np.isnan(scores), worst, scores)
         rng = self._rng(0)
         blur = self.ledger.blur(max((entry.curve[-1] for entry in self.ledger.scored), default=0.0))
-        self.rungs.learn(points, pending, blur, rng)
+        self.rungs.learn(stands, times, scores, ahead, blur, rng)
         if len(self.ledger.finished) >= FEWEST:
-            self.ends.learn([point for point in points if point.time == 1.0], pending, blur, rng)
+            ends = times == 1.0
+            self.ends.learn(stands[ends], times[ends], scores[ends], ahead, blur, rng)
         priced = [e for e in self.ledger.scored if 0 < e.cost < math.inf]
         self.priced = [entry.cost for entry in priced]
         if priced:
-            self.costs.learn([Point(e.values, 1.0, e.cost) for e in priced], [], 0.0, rng)
+            ones, costs = np.ones(len(priced)), np.array(self.priced)
+            self.costs.learn(self._stands(priced), ones, costs, ahead[:0], 0.0, rng)
         self.known, self.proposal = now, None
 
     def _note_points(self) -> None:
@@ -360,8 +322,9 @@ class Surrogate:
         for entry in self.ledger.scored:
             for rung in rungs:
                 if rung <= entry.epoch and (entry.number, rung) not in self.points:
-                    point = Point(entry.values, share(rung, epochs), entry.curve[rung - 1])
-                    self.points[entry.number, rung] = point
+                    self.points[entry.number, rung] = share(rung, epochs), entry.curve[rung - 1]
+        for entry in self.ledger.of("infeasible"):
+            self.points.setdefault((entry.number, 0), (1.0, math.nan))
 
 
 class View:
@@ -371,52 +334,62 @@ class View:
         self.encoder, self.scale = encoder, scale
         self.units: Scale = lambda scores: scores  # scores to the model's units
         self.process: GaussianProcess | None = None
-        self.fitted = 0  # points of the last fit
+        self.taken = np.empty(0, dtype=int)  # of the points it was given, those it has learned
+        self.given = 0  # when the kernel was fitted
 
     def learn(
-        self, points: list[Point], pending: list[Values], blur: float, rng: np.random.Generator
+        self,
+        stands: Array,
+        times: Array,
+        scores: Array,
+        ahead: Array,
+        blur: float,
+        rng: np.random.Generator,
     ) -> None:
-        """`pending` are under way: taken to end as foretold, so that no two workers try alike."""
-        if len(points) > POINTS:
-            points = [points[i] for i in np.sort(rng.permutation(len(points))[:POINTS])]
-        x = self.encoder.encode([point.values for point in points])
-        t = np.array([point.time for point in points])
-        scores = np.array([point.score for point in points])
-        scale = self.scale(scores, blur)
-        center, width = scale(scores).mean(), scale(scores).std() + 1e-9
+        """Configs (N, knobs) at times (N,) had these scores (N,): those before, and then new ones.
+
+        What is `ahead` (M, knobs) is under way: taken to end as foretold, so that no two workers
+        try alike. Of many points some are drawn, anew when the kernel is fitted again.
+        """
+        taken = np.concatenate([self.taken, np.arange(self.given, len(scores))])
+        due = len(taken) >= REFIT * len(self.taken) + 3 or self.process is None
+        if due:
+            taken = np.sort(rng.permutation(len(scores))[:POINTS])
+        x, t, some = self.encoder.points(stands[taken]), times[taken], scores[taken]
+        scale = self.scale(some, blur)
+        center, width = scale(some).mean(), scale(some).std() + 1e-9
         self.units = lambda scores: np.asarray((scale(scores) - center) / width)
-        y = self.units(scores)
+        y = self.units(some)
         if self.process is None:
-            active = float(np.mean([len(point.values) for point in points]))
+            active = float((~np.isnan(stands)).sum(1).mean())
             self.process = GaussianProcess(self.encoder.groups, active)
-        if len(x) >= REFIT * self.fitted + 3 or not self.fitted:
+        if due:
             self.process.fit(x, t, y, rng)
-            self.fitted = len(x)
+            self.taken, self.given = taken, len(scores)
         self.process.condition(x, t, y)
-        if pending:
-            ahead, ends = self.encoder.encode(pending), np.ones(len(pending))
-            told = self.process.predict(ahead, ends)[0]
+        if len(ahead):
+            ends, points = np.ones(len(ahead)), self.encoder.points(ahead)
+            told = self.process.predict(points, ends)[0]
             self.process.condition(
-                np.concatenate([x, ahead]), np.concatenate([t, ends]), np.concatenate([y, told])
+                np.concatenate([x, points]), np.concatenate([t, ends]), np.concatenate([y, told])
             )
 
-    def likeness(self, many: list[Values], others: list[Values]) -> Array:
-        """(M,): to how many of the others each is alike, in all."""
+    def likeness(self, many: Array, others: Array) -> Array:
+        """(N,): to how many of the others (M, knobs) each (N, knobs) is alike, in all."""
         assert self.process is not None
-        told = self.process.likeness(self.encoder.encode(many), self.encoder.encode(others))
+        told = self.process.likeness(self.encoder.points(many), self.encoder.points(others))
         return np.asarray(told.sum(1))
 
-    def climb(self, many: list[Values], goal: float) -> list[Values]:
+    def climb(self, many: Array, goal: float) -> Array:
         """Like these, but with ranges moved to where more improvement is expected."""
         assert self.process is not None
-        free = self.encoder.free(many)
-        moved = self.process.climb(self.encoder.encode(many), free, goal)
-        return [self.encoder.decode(*pair) for pair in zip(moved, many, strict=True)]
+        points = self.process.climb(self.encoder.points(many), self.encoder.free(many), goal)
+        return self.encoder.moved(many, points)
 
-    def predict(self, many: list[Values]) -> tuple[Array, Array]:
-        """Mean and deviation at the end of training."""
+    def predict(self, many: Array) -> tuple[Array, Array]:
+        """Mean and deviation at the end of training, of configs (N, knobs)."""
         assert self.process is not None
-        return self.process.predict(self.encoder.encode(many), np.ones(len(many)))
+        return self.process.predict(self.encoder.points(many), np.ones(len(many)))
 
 
 def share(epoch: int, epochs: int) -> float:

@@ -33,7 +33,7 @@ from automl.data import Data, Split
 from automl.engines import Event, Job, Refused
 from automl.inputs.text import Texts, pack
 from automl.searching.driver import suggest
-from automl.searching.surrogate import Encoder
+from automl.searching.encoder import Encoder
 from automl.space import Search, Space
 
 HERE = Path(__file__).parent
@@ -83,7 +83,7 @@ class Recording:
     @cached_property
     def _points(self) -> Any:
         """(configs, coordinates)"""
-        return self.encoder.encode([config.values for config in self.configs])
+        return self.encoder.points(self.encoder.stands([c.values for c in self.configs]))
 
     @cached_property
     def _forest(self) -> RandomForestRegressor:
@@ -99,7 +99,7 @@ class Recording:
 
     def nearest(self, values: dict[str, Any]) -> int:
         """The recorded config that is in the same leaf as these values in most trees."""
-        here = self.encoder.encode([values])
+        here = self.encoder.points(self.encoder.stands([values]))
         alike = (self._leaves == self._forest.apply(here)).sum(1)
         away = np.square(self._points - here).sum(1)  # decides between those that are equally near
         return int(np.lexsort((away, -alike))[0])
