@@ -437,6 +437,24 @@ def test_candidates_climb_along_the_slopes_of_what_the_process_foretells() -> No
     assert gained[1].sum() > gained[0].sum()
 
 
+def test_a_kernel_is_fitted_along_the_slopes_of_its_misfit() -> None:
+    rng = np.random.default_rng(0)
+    x, t = torch.tensor(rng.random((20, 4))), torch.tensor(rng.choice([0.3, 1.0], 20))
+    y = torch.sin(5 * x[:, 0]) + x[:, 1] + 0.1 * t
+    process = GaussianProcess([0, 1, 1, 2], 2)
+    theta = torch.tensor(process.center) + 0.3 * torch.tensor(rng.standard_normal(8))
+    slope = process._misfit(theta, x, t, y)[1]
+    covariance = process._kernel(theta, x, t, x, t)
+    covariance += (torch.exp(2 * theta[-1]) + 1e-6) * torch.eye(20)
+    told = torch.distributions.MultivariateNormal(torch.zeros(20).double(), covariance)
+    misfit = process._misfit(theta, x, t, y)[0] + 10 * math.log(2 * math.pi)
+    assert misfit == pytest.approx(-told.log_prob(y).item())
+    for knob in range(8):
+        step = 1e-5 * torch.eye(8, dtype=torch.float64)[knob]
+        above, below = (process._misfit(theta + by, x, t, y)[0] for by in (step, -step))
+        assert slope[knob].item() == pytest.approx((above - below) / 2e-5, rel=1e-4, abs=1e-6)
+
+
 def test_a_process_foretells_the_end_of_a_curve_from_those_of_its_like() -> None:
     rng = np.random.default_rng(0)
     x = rng.random((12, 1))

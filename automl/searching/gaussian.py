@@ -51,20 +51,14 @@ class GaussianProcess:
             some = np.sort(rng.choice(len(x), FITTED, replace=False))
             x, t, y = x[some], t[some], y[some]
         points, times, values = torch.tensor(x), torch.tensor(t), torch.tensor(y)
-        center, width = torch.tensor(self.center), torch.tensor(self.width)
 
         def loss(theta: Array) -> tuple[float, Array]:
-            free = torch.tensor(theta, requires_grad=True)
             try:
-                root = self._factor(self._kernel(free, points, times, points, times), free)
+                misfit, slope = self._misfit(torch.tensor(theta), points, times, values)
             except torch.linalg.LinAlgError:  # type: ignore[attr-defined] # not in its stub
                 return 1e10, np.zeros_like(theta)
-            white = torch.linalg.solve_triangular(root, values[:, None], upper=False)
-            fits = white.square().sum() / 2 + root.diagonal().log().sum()
-            total = fits + ((free - center) / width).square().sum() / 2
-            total.backward()
-            assert free.grad is not None
-            return total.item(), free.grad.numpy()
+            away = (theta - self.center) / self.width
+            return misfit + float(away @ away) / 2, slope.numpy() + away / self.width
 
         found = minimize(
             loss,
@@ -75,6 +69,32 @@ class GaussianProcess:
             options={"maxiter": STEPS},
         )
         self._set(found.x)
+
+    def _misfit(self, theta: Tensor, x: Tensor, t: Tensor, y: Tensor) -> tuple[float, Tensor]:
+        """The negative logarithm of how likely y is, without its constant, and its slope."""
+        scaled = x / torch.exp(theta[: self.scales])[self.groups]
+        worth, turn, common = torch.exp(2 * theta[self.scales : self.scales + 3])
+        later = (t[:, None] - t).abs() / torch.exp(theta[-2])
+        close, distance = torch.exp(-later), self._distance(scaled, scaled)
+        fade = torch.exp(-distance)
+        alike = (1 + distance + distance.square() / 3) * fade
+        weight = worth + turn * close
+        root = self._factor(alike * weight + common * close, theta)
+        white = torch.cholesky_solve(y[:, None], root)
+        pull = (torch.cholesky_inverse(root) - white @ white.T) / 2  # over the covariance
+        nearer = pull * weight * (1 + distance) * fade * (5 / 3)
+        columns = 2 * (nearer.sum(1) @ scaled.square() - (scaled * (nearer @ scaled)).sum(0))
+        lengths = torch.zeros(self.scales, dtype=x.dtype).index_add_(0, self.groups, columns)
+        apart = pull * close
+        rest = [
+            2 * worth * (pull * alike).sum(),
+            2 * turn * (apart * alike).sum(),
+            2 * common * apart.sum(),
+            (apart * later * (turn * alike + common)).sum(),
+            2 * torch.exp(2 * theta[-1]) * pull.trace(),
+        ]
+        misfit = (y @ white[:, 0] / 2 + root.diagonal().log().sum()).item()
+        return misfit, torch.cat([lengths, torch.stack(rest)])
 
     def _set(self, theta: Array) -> None:
         """Another kernel: nothing is seen yet by it."""
