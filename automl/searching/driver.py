@@ -217,15 +217,19 @@ class Driver:
         Raises KeyboardInterrupt when it was asked to leave and all is saved.
         """
         while not self.over:
-            for slot in sorted(self.idle):
-                yield from self._occupy(slot)
-            if not self.over:
-                for slot, event in self.engine.wait(min(self.remaining, 60.0)):
-                    yield from self._hear(slot, event)
+            yield from self.step(60.0)
         for active in self.active.values():
             self._note_seconds(active)
         if self.leave():
             raise KeyboardInterrupt
+
+    def step(self, seconds: float) -> Iterator[Trained | Paused | Closed]:
+        """Give idle workers a trial, and hear what all of them tell, within so many seconds."""
+        for slot in sorted(self.idle):
+            yield from self._occupy(slot)
+        if not self.over:
+            for slot, event in self.engine.wait(min(self.remaining, seconds)):
+                yield from self._hear(slot, event)
 
     def rows(self) -> list[Row]:
         """All trials, by rank."""
