@@ -168,11 +168,11 @@ def run(
             leave=leave,
         )
         done, resumed = driver.done, len(driver.waiting)
-        told: list[Trained | Paused | Closed] = []
+        heard: list[Trained | Paused | Closed] = []
         if not driver.over:
             driver.start()  # workers import and load while the baseline is found
             if early is not None:  # one of them is all but ready, and trains meanwhile
-                told += [*driver.step(EARLY), *driver.step(0.0)]
+                heard += [*driver.step(EARLY), *driver.step(0.0)]
         baseline = task.baseline(loaded)
         delivery = Delivery(path / "best", name, loaded, baseline)
         found = Study(path)
@@ -193,7 +193,7 @@ def run(
         )
 
         written, wrote = time.monotonic(), 0.0  # when, and seconds that it took
-        for event in itertools.chain(told, driver.run()):
+        for event in itertools.chain(heard, driver.run()):
             if isinstance(event, Closed):
                 if event.is_best:
                     delivery.write(driver.training(event.row.trial))

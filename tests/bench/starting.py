@@ -2,8 +2,8 @@
 
     python tests/bench/starting.py [search words, as: digits --workers 2]
 
-Medians of five. A plugin tells of the first step; CPU-seconds are those of the driver up to then, and
-of the worker that made the step.
+Medians of five. A plugin tells of the first step; CPU-seconds are those of the driver up to then,
+and of the worker that made the step.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ def told(*_):
     if not FILE.exists():
         fields = Path(f"/proc/{{os.getppid()}}/stat").read_text().rpartition(")")[2].split()
         driver = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
-        FILE.with_suffix(".new").write_text(f"{{time.monotonic()}} {{driver}} {{time.process_time()}}")
-        FILE.with_suffix(".new").rename(FILE)
+        fresh = FILE.with_suffix(".new")
+        fresh.write_text(f"{{time.monotonic()}} {{driver}} {{time.process_time()}}")
+        fresh.rename(FILE)
 register_optimizer_step_post_hook(told)
 """
 
