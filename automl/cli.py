@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn  # noqa: E402
 import typer  # noqa: E402
 
 from automl.errors import AutomlError, OptionError, PartBug, SpaceError, StudyError  # noqa: E402
+from automl.launch import early  # noqa: E402
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -66,6 +67,7 @@ Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on 
 
 @app.command()
 def search(
+    context: typer.Context,
     space: SpaceName,
     trials: Annotated[
         int, typer.Option(help="trials in all; the same command goes on to that number")
@@ -101,6 +103,8 @@ def search(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print the result only")] = False,
 ) -> None:
     """Search a space for the best model. The same command again goes on where it was."""
+    begun = context.with_resource(early())  # it imports while this process does
+
     from automl.screen import Screen
     from automl.searching.finals import Finals
     from automl.searching.run import root, run
@@ -126,6 +130,7 @@ def search(
         disk=None if disk is None else _bytes(disk),
         leave=lambda: bool(heard),
         began=BEGAN,
+        early=begun,
     )
 
     def hear(number: int, frame: FrameType | None) -> None:

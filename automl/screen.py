@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,7 +18,6 @@ from rich.table import Table
 from rich.text import Text
 
 from automl.data import Metric
-from automl.exports.verified import Exported
 from automl.holes import Choice, Hole
 from automl.results.leaderboard import Row, counted, measures, trained_again
 from automl.searching.driver import Closed, Paused, Trained
@@ -27,6 +26,9 @@ from automl.searching.run import Finished, Opened, Told
 from automl.size import Size
 from automl.space import Space
 from automl.training.loop import UNBALANCED
+
+if TYPE_CHECKING:
+    from automl.exports.verified import Exported
 
 TOP = 5  # rows of the leaderboard at the end
 

@@ -588,6 +588,19 @@ def test_the_csv_reads_back_as_it_was(mixed: list[optuna.trial.FrozenTrial]) -> 
     ]
 
 
+def test_lines_of_a_table_that_are_kept_are_those_of_fresh_rows(
+    mixed: list[optuna.trial.FrozenTrial],
+) -> None:
+    kept = leaderboard.Ranking(ACCURACY)
+    mixed[-1].user_attrs["latency_ms"] = 2.5  # one column more, from then on
+    told = [{"trial": 3, "mean": 0.5, "spread": None, "seeds": [0]}]
+    for count, finalists in ((2, []), (4, []), (len(mixed), []), (len(mixed), told)):
+        ours = leaderboard.rows(mixed[:count], ACCURACY, None, finalists, kept)
+        fresh = leaderboard.rows(mixed[:count], ACCURACY, None, finalists)
+        assert leaderboard.markdown(ours, ACCURACY) == leaderboard.markdown(fresh, ACCURACY)
+        assert leaderboard.table(ours) == leaderboard.table(fresh)
+
+
 def test_a_manifest_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     folder = tmp_path / "s"
     list(opened(folder, Table(), 1).run())

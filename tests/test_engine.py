@@ -40,6 +40,7 @@ from automl.engines import (
 )
 from automl.engines.local import Local, devices
 from automl.errors import OptionError
+from automl.launch import early
 from automl.training import train
 
 TASK = {"name": "digits", "per_class": 8}
@@ -310,6 +311,43 @@ def test_closing_an_engine_ends_its_workers(desk: Desk, tmp_path: Path) -> None:
     engine.close()
     assert all(map(gone, pids))
     assert engine.pids() == []
+
+
+def test_an_early_worker_is_taken_once_and_what_it_prints_goes_to_the_log(
+    desk: Desk, tmp_path: Path
+) -> None:
+    with early() as begun:
+        (first,) = begun
+        engine = Local(desk.engine.setup, ["cpu", "cpu"], tmp_path / "log", begun)
+        engine.start(0)
+        engine.start(1)
+        assert engine.pids()[0] == first.pid != engine.pids()[1]
+        assert begun == []
+        engine.send(0, Job(0, config("loud"), str(tmp_path / "c"), 1))
+        while not any(isinstance(event, Epoch) for _, event in engine.wait(60.0)):
+            pass
+        engine.close()
+    assert "a word" in (tmp_path / "log").read_text()
+    assert gone(first.pid)
+
+
+def test_an_early_worker_that_nobody_took_ends() -> None:
+    with early() as begun:
+        (worker,) = begun
+        assert not gone(worker.pid)
+    assert gone(worker.pid)
+
+
+def test_an_early_worker_that_dies_is_replaced(desk: Desk, tmp_path: Path) -> None:
+    with early() as begun:
+        begun[0].kill()
+        begun[0].wait()
+        engine = Local(desk.engine.setup, ["cpu"], tmp_path / "log", begun)
+        engine.start(0)
+        assert [type(event) for _, event in engine.wait(60.0)] == [Lost]
+        engine.start(0)
+        assert engine.wait(60.0) == [(0, Ready())]
+        engine.close()
 
 
 def test_a_worker_whose_input_is_closed_ends(tmp_path: Path) -> None:

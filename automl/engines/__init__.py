@@ -45,6 +45,7 @@ class Setup:
     threads: int
     plugins: list[str]
     share: float = 1.0  # of the memory of its device that a worker may hold
+    log: str | None = None  # the file for what parts print; None: where it went before
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import selectors
-import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +26,7 @@ from automl.engines import (
     encode,
 )
 from automl.errors import OptionError
+from automl.launch import WORKER, end, launch
 
 SHARE = 0.9  # of a device's memory, for all workers on it together
 LOG, TAIL = 2**24, 2**20  # bytes of workers.log: when it is cut, and what then stays
@@ -45,10 +43,18 @@ class Process:
 
 
 class Local(Engine):
-    worker: ClassVar[tuple[str, ...]] = ("-P", "-m", "automl.engines.worker")
+    worker: ClassVar[tuple[str, ...]] = WORKER
 
-    def __init__(self, setup: Setup, devices: Sequence[str], log: Path) -> None:
-        self.setup, self.devices, self.log = setup, devices, log
+    def __init__(
+        self,
+        setup: Setup,
+        devices: Sequence[str],
+        log: Path,
+        early: list[subprocess.Popen[bytes]] | None = None,
+    ) -> None:
+        """`early` workers are taken from their list, as long as there are any."""
+        self.setup, self.devices, self.log = replace(setup, log=str(log.resolve())), devices, log
+        self.early = early or []
         self.slots = len(devices)
         self.processes: dict[int, Process] = {}
         self.selector = selectors.DefaultSelector()
@@ -56,16 +62,11 @@ class Local(Engine):
     def start(self, slot: int) -> None:
         self._end(slot)
         device = self.devices[slot]
-        environment = os.environ | {"OMP_NUM_THREADS": str(self.setup.threads)}
-        with self.log.open("ab") as log:
-            popen = subprocess.Popen(
-                [sys.executable, *self.worker],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment,
-                start_new_session=True,  # Ctrl-C is the driver's to handle
-            )
+        if self.early:
+            popen = self.early.pop()
+        else:
+            with self.log.open("ab") as log:
+                popen = launch(self.worker, log)
         self.processes[slot] = Process(popen)
         assert popen.stdout is not None
         self.selector.register(popen.stdout, selectors.EVENT_READ, slot)
@@ -128,16 +129,9 @@ class Local(Engine):
         process = self.processes.pop(slot, None)
         if process is None:
             return
-        popen = process.popen
-        assert popen.stdout is not None
-        assert popen.stdin is not None
-        self.selector.unregister(popen.stdout)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(popen.pid, signal.SIGKILL)  # with whatever a part has started
-        popen.wait()
-        popen.stdout.close()
-        with contextlib.suppress(BrokenPipeError):  # what was not read is lost with the worker
-            popen.stdin.close()
+        assert process.popen.stdout is not None
+        self.selector.unregister(process.popen.stdout)
+        end(process.popen)
 
 
 def _lost(status: int) -> Lost:

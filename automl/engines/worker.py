@@ -70,6 +70,11 @@ class Wire:
     def receive(self) -> Request:
         return self.waiting.get()
 
+    def log(self, file: str) -> None:
+        """From now on what is printed goes there."""
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666), 2)
+        os.dup2(2, 1)
+
     def send(self, event: Event) -> None:
         self.events.write(encode(event))
         self.events.flush()
@@ -91,8 +96,11 @@ def main() -> None:
         wire.send(Broken("".join(traceback.format_exception(kind, error, tb))))
 
     sys.excepthook = told  # a bug ends the worker; the driver hears why
+    rehearse()
     setup = wire.receive()
     assert isinstance(setup, Setup)
+    if setup.log:
+        wire.log(setup.log)
     torch.set_num_threads(setup.threads)
     device = torch.device(setup.device)
     bound(device, setup.share)
@@ -114,6 +122,13 @@ def main() -> None:
         assert isinstance(request, Job | Go | Save)
         assert events is not None
         wire.send(step(events, save=isinstance(request, Save)))
+
+
+def rehearse() -> None:
+    """A step of nothing: what PyTorch loads for the first one takes a second or two."""
+    weight = torch.zeros(1, requires_grad=True)
+    weight.sum().backward()
+    torch.optim.SGD([weight]).step()
 
 
 def bound(device: torch.device, share: float) -> None:

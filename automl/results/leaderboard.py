@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from operator import attrgetter
 from typing import Any, Literal, cast
 
@@ -50,6 +51,11 @@ class Row:
     state: str  # finished, stopped, infeasible, lost, paused
     reason: str
     summary: str
+
+    @cached_property
+    def lines(self) -> dict[tuple[str, ...], str]:
+        """All but rank and front as lines of tables, by columns; `_placed` rows share them."""
+        return {}
 
     @property
     def ending(self) -> Ending:
@@ -170,8 +176,9 @@ def rows(
 
 def _placed(row: Row, rank: int, front: bool) -> Row:
     """As `replace`, which sets all fields one by one, in a tenth of its time: there are many."""
+    assert row.lines is not None  # made here, or each copy would have lines of its own
     made = object.__new__(Row)
-    vars(made).update(vars(row), rank=rank, front=front)
+    object.__setattr__(made, "__dict__", {**vars(row), "rank": rank, "front": front})
     return made
 
 
@@ -183,11 +190,7 @@ def measures(rows: list[Row]) -> dict[str, str]:
         "latency_64_ms": "ms for 64",
         "memory_mb": "MB",
     }
-    return {
-        name: told
-        for name, told in names.items()
-        if any(getattr(row, name) is not None for row in rows)
-    }
+    return {name: told for name, told in names.items() if {*map(attrgetter(name), rows)} - {None}}
 
 
 def markdown(rows: list[Row], metric: Metric) -> str:
@@ -197,17 +200,25 @@ def markdown(rows: list[Row], metric: Metric) -> str:
     columns += [*(["trained again"] if again else []), "epochs"]
     columns += ["parameters", *known.values(), "seconds", "state", "what it is"]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    told = tuple(columns)
     for r in rows:
-        cells: list[object] = [r.rank, *(["*" if r.front else ""] if fronted else []), r.trial]
-        cells.append("" if r.score is None else f"{r.score:.4f}")
-        cells += [*([trained_again(r)] if again else []), r.epochs]
-        values = [r.params, *(getattr(r, name) for name in known)]
-        cells += ["" if value is None else f"{value:,}" for value in values]
-        state = f"{r.state}: {r.reason}" if r.reason else r.state
-        cells.append(f"{r.seconds:.1f}")
-        cells += [words.replace("|", "\\|") for words in (state, r.summary)]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        if (line := r.lines.get(told)) is None:  # of most rows it was made before
+            line = r.lines[told] = _line(r, known, again)
+        front = (" * |" if r.front else "  |") if fronted else ""
+        lines.append(f"| {r.rank} |{front} {line}")
     return "\n".join(lines) + "\n"
+
+
+def _line(r: Row, known: dict[str, str], again: bool) -> str:
+    """A row from its trial on."""
+    cells: list[object] = [r.trial, "" if r.score is None else f"{r.score:.4f}"]
+    cells += [*([trained_again(r)] if again else []), r.epochs]
+    values = [r.params, *(getattr(r, name) for name in known)]
+    cells += ["" if value is None else f"{value:,}" for value in values]
+    state = f"{r.state}: {r.reason}" if r.reason else r.state
+    cells.append(f"{r.seconds:.1f}")
+    cells += [words.replace("|", "\\|") for words in (state, r.summary)]
+    return " | ".join(map(str, cells)) + " |"
 
 
 def counted(rows: Sequence[Row]) -> str:
@@ -227,8 +238,15 @@ def trained_again(row: Row) -> str:
 
 def table(rows: list[Row]) -> str:
     """The same as CSV."""
-    out = io.StringIO()
+    first, second, *names = (field.name for field in fields(Row))
+    told, values, out = tuple(names), attrgetter(*names), io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = [field.name for field in fields(Row)]
-    writer.writerows([names, *map(attrgetter(*names), rows)])
-    return out.getvalue()
+    lines = [",".join((first, second, *names)) + "\n"]
+    for r in rows:
+        if (line := r.lines.get(told)) is None:
+            writer.writerow(values(r))
+            line = r.lines[told] = out.getvalue()
+            out.seek(0)
+            out.truncate()
+        lines.append(f"{r.rank},{r.front},{line}")
+    return "".join(lines)

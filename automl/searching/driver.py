@@ -99,6 +99,7 @@ class Active:
 
     trial: optuna.Trial
     config: Config
+    size: Size
     entry: Entry
     history: list[Epoch] = field(default_factory=list)
     reported: int = 0  # epochs that the study has
@@ -217,15 +218,19 @@ class Driver:
         Raises KeyboardInterrupt when it was asked to leave and all is saved.
         """
         while not self.over:
-            for slot in sorted(self.idle):
-                yield from self._occupy(slot)
-            if not self.over:
-                for slot, event in self.engine.wait(min(self.remaining, 60.0)):
-                    yield from self._hear(slot, event)
+            yield from self.step(60.0)
         for active in self.active.values():
             self._note_seconds(active)
         if self.leave():
             raise KeyboardInterrupt
+
+    def step(self, seconds: float) -> Iterator[Trained | Paused | Closed]:
+        """Give idle workers a trial, and hear what all of them tell, within so many seconds."""
+        for slot in sorted(self.idle):
+            yield from self._occupy(slot)
+        if not self.over:
+            for slot, event in self.engine.wait(min(self.remaining, seconds)):
+                yield from self._hear(slot, event)
 
     def rows(self) -> list[Row]:
         """All trials, by rank."""
@@ -303,7 +308,7 @@ class Driver:
         asked_for = self.cost == "latency_ms" or self.space.search.max_latency_ms is not None
         timed = asked_for and "latency_ms" not in active.trial.user_attrs
         seconds, macs = self.longest
-        expected = seconds * max(1.0, active.trial.user_attrs["macs"] / macs)
+        expected = seconds * max(1.0, active.size.macs / macs)
         wait = patience(expected) if seconds else HOUR
         job = Job(number, active.config.dump(), path, epochs, saves, timed, patience=wait)
         self.engine.send(slot, job)
@@ -333,13 +338,15 @@ class Driver:
         try:
             config = self.space.fill(suggest(trial)).model_copy(update={"seed": self.seed})
             entry.values = trial.params
-            entry.believed = "from" in trial.user_attrs
+            told = trial.user_attrs  # a copy of all of it, each time
+            entry.believed = "from" in told
             model = self.ledger.model
-            if model and model.proposal and model.proposal.values == trial.params:
-                trial.set_user_attr("whole", model.proposal.whole)
-            entry.whole = trial.user_attrs.get("whole", False)
+            if model and model.proposal and model.proposal.values == entry.values:
+                told["whole"] = model.proposal.whole
+                trial.set_user_attr("whole", told["whole"])
+            entry.whole = told.get("whole", False)
             if self.cost:
-                entry.cost = trial.user_attrs.get(self.cost, math.inf)
+                entry.cost = told.get(self.cost, math.inf)
             self.ledger.entries[trial.number] = entry
             size = self._measure(config)
         except SpaceError as error:  # knobs that are fine alone and do not go together
@@ -352,7 +359,7 @@ class Driver:
         if excess:
             self._refuse(trial, "too large", excess)
             return None
-        return Active(trial, config, entry)
+        return Active(trial, config, size, entry)
 
     def _hear(self, slot: int, event: Event) -> Iterator[Trained | Paused | Closed]:
         match event:
@@ -416,10 +423,9 @@ class Driver:
             active.reported = epoch.number
             active.attempts = 0  # what was lost before has cost no epoch
             if epoch.seconds > self.longest[0]:
-                self.longest = epoch.seconds, max(1, trial.user_attrs["macs"])
+                self.longest = epoch.seconds, max(1, active.size.macs)
         entry.seconds = sum(e.seconds for e in active.history) / len(active.history)
-        size = self._measure(active.config)
-        self.costs.learn(number, size, trial.params.get(BATCH, 1), entry.seconds)
+        self.costs.learn(number, active.size, entry.values.get(BATCH, 1), entry.seconds)
         yield Trained(number, epoch, epochs)
 
         excess = self._excess(active) if fresh else None

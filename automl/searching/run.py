@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import math
@@ -41,6 +42,7 @@ from automl.training.cost import Memory
 log = logging.getLogger("automl")
 
 SAVING = 1 / 30  # largest share of the time that may go into leaderboards; the last is written
+EARLY = 2.0  # seconds that an early worker is waited for, before all else goes on
 FINISH = 15.0  # seconds kept for the last steps: load again 5, time six models 6, the page 3
 
 
@@ -94,6 +96,7 @@ def run(
     disk: int | None = None,
     leave: Callable[[], bool] = lambda: False,
     began: float | None = None,
+    early: list[subprocess.Popen[bytes]] | None = None,
 ) -> Generator[Told]:
     """Search, and tell what happens. `trials` counts all of a study, those of earlier runs too.
 
@@ -102,7 +105,8 @@ def run(
     study, by name or folder, or the file of a portfolio: a new study tries its best configs first.
     `finals` take their time from the end of the budget. The study takes at most `disk` bytes, as
     far as there are checkpoints to delete. When `leave` says so the epochs under way are trained to
-    their end and saved, and KeyboardInterrupt is raised.
+    their end and saved, and KeyboardInterrupt is raised. `early` workers, of `launch.early`, are
+    taken from their list.
     """
     began = time.monotonic() if began is None else began
     if trials < 1:
@@ -147,7 +151,7 @@ def run(
             threads=threads(where),
             plugins=[str(plugin.resolve()) for plugin in plugins],
         )
-        engine = Local(setup, slots, path / "workers.log")
+        engine = Local(setup, slots, path / "workers.log", early)
         stack.callback(engine.close)
         driver = Driver(
             study,
@@ -163,8 +167,12 @@ def run(
             disk=disk,
             leave=leave,
         )
+        done, resumed = driver.done, len(driver.waiting)
+        heard: list[Trained | Paused | Closed] = []
         if not driver.over:
             driver.start()  # workers import and load while the baseline is found
+            if early is not None:  # one of them is all but ready, and trains meanwhile
+                heard += [*driver.step(EARLY), *driver.step(0.0)]
         baseline = task.baseline(loaded)
         delivery = Delivery(path / "best", name, loaded, baseline)
         found = Study(path)
@@ -177,15 +185,15 @@ def run(
             chance=task.chance(loaded),
             knobs=len(space.knobs()),
             params=params,
-            done=driver.done,
+            done=done,
             trials=trials,
-            resumed=len(driver.waiting),
+            resumed=resumed,
             first=(len(space.beginnings()), len(first)),
             cost=space.search.cost,
         )
 
         written, wrote = time.monotonic(), 0.0  # when, and seconds that it took
-        for event in driver.run():
+        for event in itertools.chain(heard, driver.run()):
             if isinstance(event, Closed):
                 if event.is_best:
                     delivery.write(driver.training(event.row.trial))

@@ -23,6 +23,7 @@ from automl.engines import Job, Ready
 from automl.engines import local as engine_here
 from automl.searching import driver as searching
 from automl.searching.driver import Closed
+from automl.size import Size
 
 
 @pytest.mark.parametrize("slots", [1, 2, 4])
@@ -154,8 +155,8 @@ def test_how_long_an_answer_may_take_follows_from_the_longest_epoch(tmp_path: Pa
     driver.longest = 100.0, 74 * 10  # of a width of 10
     for width, wait in ((5, 1000.0), (10, 1000.0), (40, 4000.0)):
         trial = driver.study.ask({})
-        trial.set_user_attr("macs", 74 * width)
-        active = searching.Active(trial, driver.config(0), searching.Entry(trial.number, {}))
+        size, entry = Size(1, 74 * width), searching.Entry(trial.number, {})
+        active = searching.Active(trial, driver.config(0), size, entry)
         driver.idle.add(0)
         driver._begin(0, active)
         table.pending.clear()
