@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 UNSCORED = -100  # a target that counts nowhere: padding, and context that was scored before
+LONGER = 1.5  # times the shortest text of a batch that the longest has, where nothing is learned
 POOL = 50  # batches' worth of rows that are sorted by length together
 
 
@@ -161,8 +162,9 @@ class Split:
     def sweep(self, budget: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Index, x and y of batches that go through all once, with at most `budget` places each.
 
-        A place is an example or, of texts, a token. Windows overlap by half: each token but the
-        first few is judged with at least half a window before it.
+        A place is an example or, of texts, a token. Texts come with others nearly as long, as
+        padding takes time too. Windows overlap by half: each token but the first few is judged
+        with at least half a window before it.
         """
         if isinstance(self.x, Windows):
             half = max(1, self.x.length // 2)
@@ -180,7 +182,8 @@ class Split:
         longest = lengths.tolist()
         first = 0
         for last in range(1, len(order) + 1):  # closes a batch before the row that is too much
-            if last == len(order) or (last + 1 - first) * longest[last] > budget:
+            full = last == len(order) or (last + 1 - first) * longest[last] > budget
+            if full or longest[last] > LONGER * longest[first]:
                 index = order[first:last]
                 yield index, *self._take(index)
                 first = last

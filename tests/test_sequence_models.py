@@ -14,6 +14,7 @@ from automl.config import Model, Optimizer
 from automl.errors import SpaceError
 from automl.inputs.text import LARGEST, UNKNOWN, Tokens
 from automl.models import bag
+from automl.models.layers import Recurrent, turn
 from automl.training.precision import Precision
 
 TEXTS = {name: name for name, family in Model.members().items() if "tokens" in family.reads}
@@ -228,6 +229,21 @@ def test_a_transformer_remembers_as_much_as_it_was_trained_with() -> None:
 def test_a_transformer_tells_places_apart() -> None:
     net, x = stirred(built("transformer")).eval(), texts(9)
     assert not torch.allclose(net(x), net(x.flip(1)), rtol=1e-3)
+
+
+@pytest.mark.parametrize("cell", ["vanilla", "gru", "lstm"])
+def test_the_way_back_is_a_way_forward_over_each_text_turned_around(cell: Any) -> None:
+    layer = Recurrent(cell, 3, 4, both=True, norm=False, residual=False)
+    lengths = [5, 1, 3]
+    x = torch.randn(3, 5, 3, requires_grad=True)
+    mask = torch.arange(5) < torch.tensor(lengths).unsqueeze(1)
+    states = layer(x, turn(mask))
+    for row, length in enumerate(lengths):
+        alone = layer.ways[1](x[row : row + 1, :length].flip(1))[0].flip(1)
+        torch.testing.assert_close(states[row, :length, 4:], alone[0])
+        (ours,) = torch.autograd.grad(states[row, :length, 4:].sum(), x, retain_graph=True)
+        (theirs,) = torch.autograd.grad(alone.sum(), x)
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_both_directions_cannot_tell_the_next_token() -> None:

@@ -201,6 +201,15 @@ def test_a_sweep_gives_every_row_once_within_its_budget(lengths: list[int], budg
     assert sorted(index) == list(range(len(lengths)))
 
 
+def test_a_sweep_reads_little_padding_in_few_batches() -> None:
+    lengths = torch.randint(1, 200, (2000,), generator=torch.Generator().manual_seed(0)).tolist()
+    split = Split(Ragged.of(torch.ones(n) for n in lengths), torch.zeros(2000, dtype=torch.long))
+    batches = [x for _, x, _ in split.sweep(2**20)]
+    padding = sum(int((x == 0).sum()) for x in batches) / sum(x.numel() for x in batches)
+    assert padding < 0.2
+    assert len(batches) < 15
+
+
 def test_batches_hold_texts_of_nearly_one_length() -> None:
     lengths = torch.randint(1, 200, (2000,), generator=torch.Generator().manual_seed(0)).tolist()
     split = Split(Ragged.of(torch.ones(n) for n in lengths), torch.zeros(2000, dtype=torch.long))

@@ -102,13 +102,16 @@ class Recurrent(nn.Module):
 
 
 def turn(mask: Tensor) -> Tensor:
-    """Places (N, T) that turn each sequence around, from where the mask (N, T) says it is."""
-    places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-    return torch.where(mask, mask.sum(1, keepdim=True) - 1 - places, places)
+    """Rows (N * T,) that turn each sequence around, from where the mask (N, T) says it is."""
+    count, steps = mask.shape
+    places = torch.arange(steps, device=mask.device).expand_as(mask)
+    back = torch.where(mask, mask.sum(1, keepdim=True) - 1 - places, places)
+    return (back + steps * torch.arange(count, device=mask.device).unsqueeze(1)).flatten()
 
 
 def turned(x: Tensor, back: Tensor) -> Tensor:
-    return x.gather(1, back.unsqueeze(2).expand(-1, -1, x.shape[2]))
+    """(N, T, C) by whole rows: a gather along T takes four times as long on a CPU."""
+    return x.flatten(0, 1).index_select(0, back).view(x.shape)
 
 
 LOW = -1e4  # below all states, and a number of bfloat16

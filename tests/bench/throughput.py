@@ -161,10 +161,10 @@ class Clock:
         self.first, self.seconds, self.cpu = 0.0, 0.0, 0.0
         self.pids: list[int] = []  # of workers
 
-    def start(self) -> None:
-        """The first epoch begins, or has begun."""
+    def start(self, ago: float = 0.0) -> None:
+        """The first epoch begins, or has begun these seconds ago; what it took of CPUs is lost."""
         if not self.first:
-            self.first, self.cpu = time.time(), self.cpu_seconds()
+            self.first, self.cpu = time.time() - ago, self.cpu_seconds()
 
     def cpu_seconds(self) -> float:
         """Of this process and its workers so far."""
@@ -428,7 +428,7 @@ def searched(configs: list[Any], data: Any, clock: Clock) -> list[float]:
     """As `automl search` does it: a worker for each core, checkpoints, a study on disk."""
     from automl.engines import Setup
     from automl.engines.local import Local, devices
-    from automl.searching.driver import Closed, Driver
+    from automl.searching.driver import Closed, Driver, Trained
     from automl.searching.run import root
     from automl.searching.study import Manifest, begin
     from automl.training.precision import pick
@@ -445,7 +445,8 @@ def searched(configs: list[Any], data: Any, clock: Clock) -> list[float]:
         try:
             for event in driver.run():
                 clock.pids = engine.pids()
-                clock.start()
+                if isinstance(event, Trained):
+                    clock.start(event.epoch.seconds)
                 if isinstance(event, Closed):
                     clock.seconds += event.row.seconds / engine.slots
             clock.cpu = clock.cpu_seconds() - clock.cpu
