@@ -42,7 +42,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from automl.searching import run
 from toy import Toy
 
-run.Local = lambda setup, slots, log: Toy(log.parent, len(slots))
+run.Local = lambda setup, slots, log, early: Toy(log.parent, len(slots))
 from automl.cli import main
 
 main()
