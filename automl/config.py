@@ -269,6 +269,12 @@ class Model(Part):
         logits are (N, T, outputs), and those at a token know nothing of later ones.
         """
 
+    def begin(self, model: nn.Module, inputs: Inputs, split: Split) -> None:
+        """Weights of what `build` made, where they are learned from the encoded training split.
+
+        Ahead of the first step. Draws no random numbers; most families have nothing to learn.
+        """
+
 
 class Optimizer(Part):
     """A rule that turns gradients into steps."""

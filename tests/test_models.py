@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from automl.config import Model
+from automl.data import Split
 from automl.errors import SpaceError
 from automl.inputs.images import Images
 from automl.models.cnn import Cnn, Stage
@@ -348,3 +349,64 @@ def test_the_logit_scale_multiplies_the_logits() -> None:
     scaled = built({"name": "cnn", "logit_scale": 0.5}).eval()
     x = torch.randn(2, *SMALL)
     torch.testing.assert_close(scaled(x), 0.5 * net(x))
+
+
+def photographs(channels: int = 3, count: int = 300) -> tuple[Images, Split]:
+    """uint8 images whose neighbours are alike, as in photographs."""
+    x = torch.rand(count, channels, 6, 6).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    x = (200 * x + 55 * torch.rand(count, channels, 12, 12)).to(torch.uint8)
+    return Images.measure(x), Split(x, torch.arange(count) % 5)
+
+
+def whitening(channels: int, kernel: int = 2, colours: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    """Filters of a stem before and after they have seen images, and the maps of these after."""
+    inputs, split = photographs(colours)
+    stem = {"channels": channels, "kernel": kernel, "stride": 2, "whiten": True}
+    model = Model.of({"name": "cnn", "stem": stem, "stages": [stage("plain")]})
+    net = model.build(inputs, 5)
+    before = net.trunk[0].weight.clone()
+    model.begin(net, inputs, split)
+    maps = net.trunk[0](inputs.prepare(split.x)).transpose(0, 1).flatten(1)
+    return before.detach(), net.trunk[0].weight.detach(), maps.detach()
+
+
+@pytest.mark.parametrize(("kernel", "colours"), [(2, 3), (2, 1), (3, 1), (4, 1)])
+def test_a_whitened_stem_makes_maps_of_variance_1_without_correlation(
+    kernel: int, colours: int
+) -> None:
+    size = colours * kernel**2
+    _, filters, maps = whitening(2 * size, kernel, colours)
+    torch.testing.assert_close(filters[size:], -filters[:size])
+    covariance = maps[:size] @ maps[:size].T / maps.shape[1]
+    torch.testing.assert_close(covariance, torch.eye(size), atol=0.05, rtol=0)
+
+
+def test_a_whitened_stem_has_the_strongest_directions_first_and_keeps_filters_beyond_them() -> None:
+    _, few, _ = whitening(5)
+    before, many, _ = whitening(40)
+    size = 12
+    assert (few.flatten(1).norm(dim=1).diff() > 0).all()  # the less variance, the more gain
+    torch.testing.assert_close(
+        few.flatten(1).norm(dim=1), many.flatten(1)[:5].norm(dim=1), rtol=0.1, atol=0
+    )
+    assert torch.equal(many[2 * size :], before[2 * size :])
+    assert not torch.equal(many[: 2 * size], before[: 2 * size])
+
+
+@models
+def test_without_whitening_no_model_learns_ahead_of_the_first_step(model: Any) -> None:
+    inputs, split = photographs()
+    part = Model.of(model)
+    net = part.build(inputs, 5)
+    before, random = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    part.begin(net, inputs, split)
+    assert all(torch.equal(before[name], after) for name, after in net.state_dict().items())
+    assert torch.equal(random, torch.get_rng_state())
+
+
+def test_whitening_draws_no_random_numbers() -> None:
+    inputs, split = photographs()
+    model = Model.of({"name": "cnn", "stem": {"whiten": True}})
+    net, random = model.build(inputs, 5), torch.get_rng_state()
+    model.begin(net, inputs, split)
+    assert torch.equal(random, torch.get_rng_state())

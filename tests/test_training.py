@@ -32,10 +32,11 @@ def config(**changes: Any) -> Config:
 
 
 def busy(optimizer: str) -> Config:
-    """All that draws random numbers or keeps state at once."""
-    stages = [{"name": "residual", "channels": 8}]
+    """All that draws random numbers, keeps state or looks at the data ahead, at once."""
+    stem, stages = {"whiten": True}, [{"name": "residual", "channels": 8}]
+    model = {"name": "cnn", "stem": stem, "stages": stages, "dropout": 0.2}
     return config(
-        model={"name": "cnn", "stages": stages, "dropout": 0.2, "stochastic_depth": 0.2},
+        model=model | {"stochastic_depth": 0.2},
         augment={"name": "images", "flip": True, "crop": 1, "cutout": 2, "mixup": 0.4},
         optimizer=optimizer,
         train={"average": 1.0, "label_smoothing": 0.1, "clip": 1.0},
@@ -359,3 +360,16 @@ def test_evaluation_gives_the_mean_over_the_split_whatever_its_chunks(data: Data
     assert whole["loss"] == pytest.approx(task.loss(logits, data.train.y).item(), rel=1e-5)
     hits = (logits.argmax(1) == data.train.y).double().mean().item()
     assert whole["accuracy"] == pytest.approx(hits, abs=1e-12)
+
+
+def test_training_begins_at_the_whitened_stem(data: Data, tmp_path: Path) -> None:
+    model = {"name": "cnn", "stem": {"channels": 8, "kernel": 2, "whiten": True}}
+    still = {"name": "sgd", "lr": 1e-12, "weight_decay": 0.0}
+    tried = config(model=model, optimizer=still, train={"epochs": 1})
+    run(tried, data, tmp_path / "c")
+    begun = tried.model.build(data.inputs, len(data.labels))
+    tried.model.begin(begun, data.inputs, data.train)
+    state = checkpoint.load(tmp_path / "c")
+    assert state is not None
+    for kind in "model", "averaged":  # the mean of the weights begins there too
+        torch.testing.assert_close(state[kind]["trunk.0.weight"], begun.trunk[0].weight.detach())

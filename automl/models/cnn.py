@@ -14,14 +14,17 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field, SerializeAsAny
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from automl.config import Model, Part, Strict
-from automl.data import Inputs
+from automl.data import Inputs, Split
 from automl.inputs.images import Images
 from automl.models import layers
 
 Downsample = Literal["pool", "stride", "none"]
 Kernel = Literal[1, 3, 5, 7, 9, 11]  # odd: a map keeps its size
+SEEN = 2**23  # numbers in the training images that whitening looks at: 2,730 of CIFAR
+STILL = 5e-4  # variance that is added to every direction of a patch, as in airbench
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,31 @@ def conv(
     made = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=bias)
     nn.init.normal_(made.weight, std=math.sqrt(2 * groups / (outputs * kernel**2)))
     return made
+
+
+@torch.no_grad()
+def whiten(first: nn.Conv2d, inputs: Inputs, split: Split) -> None:
+    """Filters whose maps of training images are uncorrelated and of variance 1 (Jordan 2024).
+
+    They are the eigenvectors of the covariance of patches, that of largest variance first, and then
+    the same negated, for activations that let only one side pass. As airbench has them, but trained
+    on. What is left of more filters than that stays as it was.
+    """
+    kernel, stride, padding = first.kernel_size, first.stride, (first.kernel_size[0] - 1) // 2
+    size = first.weight[0].numel()  # of a patch, C * k * k
+    covariance, count = torch.zeros(size, size, dtype=torch.float64), 0
+    seen = min(len(split), max(1, SEEN // inputs.floats))
+    rows = torch.linspace(0, len(split) - 1, seen, device=split.y.device).long()  # of all classes
+    for _, x, _ in split[rows].sweep(2**18 // inputs.floats):  # 1 MB of images, k * k of patches
+        patches = F.unfold(inputs.prepare(x), kernel, padding=padding, stride=stride)
+        patches = patches.transpose(0, 1).flatten(1)  # (C * k * k, N * places)
+        covariance += (patches @ patches.T).cpu()
+        count += patches.shape[1]
+
+    values, vectors = torch.linalg.eigh(covariance / count)
+    filters = (vectors / (values + STILL).sqrt()).T.flip(0)
+    filters = torch.cat([filters, -filters])[: len(first.weight)]
+    first.weight[: len(filters)] = filters.view(-1, *first.weight.shape[1:]).to(first.weight)
 
 
 class SqueezeExcite(nn.Module):
@@ -228,12 +256,16 @@ class Stem(Strict):
         default=3, ge=1, le=8, description="side in pixels; even ones cut the border"
     )
     stride: int = Field(default=1, ge=1, le=4, description="step in pixels")
+    whiten: bool = Field(
+        default=False,
+        description="filters start as those that whiten patches of training images",
+    )
 
 
 class Net(nn.Module):
     """What `Cnn` builds."""
 
-    def __init__(self, trunk: nn.Module, head: nn.Module, cnn: Cnn) -> None:
+    def __init__(self, trunk: nn.Sequential, head: nn.Module, cnn: Cnn) -> None:
         super().__init__()
         self.trunk, self.dropout, self.head = trunk, nn.Dropout(cnn.dropout), head
         self.pool, self.logit_scale = cnn.pool, cnn.logit_scale
@@ -285,3 +317,10 @@ class Cnn(Model):
             modules.append(stage.build(channels, style, list(islice(drops, stage.depth))))
             channels = stage.channels
         return Net(nn.Sequential(*modules), nn.Linear(channels, outputs), self)
+
+    def begin(self, model: nn.Module, inputs: Inputs, split: Split) -> None:
+        if self.stem.whiten:
+            assert isinstance(model, Net)
+            first = model.trunk[0]
+            assert isinstance(first, nn.Conv2d)
+            whiten(first, inputs, split)

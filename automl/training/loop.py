@@ -59,7 +59,7 @@ def train(
     """
     inputs = config.input.fit(data)
     train_split, valid_split = encoded(inputs, data, device)
-    run = Run(config, data, inputs, device)
+    run = Run(config, data, inputs, train_split, device)
     state = checkpoint and disk.load(checkpoint)
     if state and state.get("of") == run.of:
         run.load(state)
@@ -228,12 +228,15 @@ def predict(
 class Run:
     """All that changes while a model is trained, and therefore all that a checkpoint holds."""
 
-    def __init__(self, config: Config, data: Data, inputs: Inputs, device: torch.device) -> None:
+    def __init__(
+        self, config: Config, data: Data, inputs: Inputs, split: Split, device: torch.device
+    ) -> None:
         self.of = self.named(config, data)
         torch.manual_seed(config.seed)  # weights, and dropout from here on
         model = config.model.build(inputs, outputs_of(inputs, data))
         self.device, self.on_gpu = device, device.type == "cuda"
         self.model: nn.Module = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # not in its stub
+        config.model.begin(self.model, inputs, split)
         self.optimizer = config.optimizer.build(self.model)
         self.generator = torch.Generator(device).manual_seed(config.seed)  # order and augmentation
         self.epochs = config.train.epochs
