@@ -81,7 +81,8 @@ class Idle(Lookup):
         if isinstance(request, Job):
             config, file = Config.of(request.config), Path(request.checkpoint)
             file.parent.mkdir(parents=True, exist_ok=True)
-            run = self.build(config, self.data, config.input.fit(self.data), CPU)
+            inputs = config.input.fit(self.data)
+            run = self.build(config, self.data, inputs, self.data.train, CPU)
             self.save(file, run.state())
         super().send(slot, request)
 
