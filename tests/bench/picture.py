@@ -25,7 +25,7 @@ class Line:
 def draw(lines: list[Line], title: str, across: str) -> str:
     """Best at the end first. Of values below a hundredth nothing is seen."""
     lines = sorted(lines, key=lambda line: line.y[-1])
-    low = max(0.01, min(min(line.y) for line in lines))
+    low = max(0.001, min(min(line.y) for line in lines))
     high = max(1.0, max(max(line.y) for line in lines))
     first, last = lines[0].x[0], lines[0].x[-1]
 
