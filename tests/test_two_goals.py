@@ -156,6 +156,21 @@ def test_a_trial_is_held_against_those_that_cost_no_more() -> None:
     assert hopes[-1] < 0.1
 
 
+def test_a_trial_of_known_cost_that_can_be_trained_no_more_does_not_stop_the_search() -> None:
+    space = Space.parse(SPACE)
+    ledger = Ledger(epochs=2)
+    names = list(space.all_knobs())
+    for number in range(8):
+        values = dict(zip(names, (4 + number, 0.0, 0.01), strict=True))
+        ledger.entries[number] = Entry(number, values, "closed", [0.1 * number], cost=4.0 + number)
+    model = Surrogate(space, ledger, seed=0, startup=3)
+    tried = [entry.values for entry in ledger.entries.values()]
+    assert model.propose().values not in tried
+    ledger.entries[7].state = "infeasible"
+    assert model.propose().values not in tried
+    assert len(model.priced) == 7
+
+
 def test_a_finished_trial_is_on_the_front_unless_another_is_better_or_cheaper() -> None:
     draw = random.Random(0)
     found = []

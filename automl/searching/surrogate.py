@@ -352,7 +352,8 @@ class View:
         try alike. Of many points some are drawn, anew when the kernel is fitted again.
         """
         taken = np.concatenate([self.taken, np.arange(self.given, len(scores))])
-        due = len(taken) >= REFIT * len(self.taken) + 3 or self.process is None
+        fewer = len(scores) < self.given  # some turned out not to be trainable
+        due = fewer or not self.given or len(taken) >= REFIT * len(self.taken) + 3
         if due:
             taken = np.sort(rng.permutation(len(scores))[:POINTS])
         x, t, some = self.encoder.points(stands[taken]), times[taken], scores[taken]
