@@ -121,31 +121,6 @@ def fill(node: Node, name: str, place: Place, draw: Draw, lines: dict[Place, int
                     for i in range(count)]  # fmt: skip
 
 
-def ask(node: Node, name: str, draw: Draw) -> None:
-    """Draw every open value in the order of `fill`, and make no config of them: it is faster."""
-    match node:
-        case Int() | Float():
-            draw(name, node)
-        case Choice():
-            label = draw(name, node)
-            if not isinstance(option := node.options[label], Value):
-                ask(option, f"{name}.{label}", draw)
-        case Fields():
-            for key, child in node.items.items():
-                if not isinstance(child, Value):
-                    ask(child, f"{name}.{key}" if name else key, draw)
-        case Listing():
-            for i, child in enumerate(node.items):
-                ask(child, f"{name}[{i}]", draw)
-        case Repeat():
-            count = node.count if isinstance(node.count, int) else draw(name, node.count)
-            if node.same:
-                ask(node.item, f"{name}[*]", draw)
-            else:
-                for i in range(count):
-                    ask(node.item, f"{name}[{i}]", draw)
-
-
 def random_value(hole: Hole, rng: random.Random) -> Any:
     return value_at(hole, rng.random())
 

@@ -37,7 +37,6 @@ from automl.holes import (
     Repeat,
     Scalar,
     Value,
-    ask,
     ends_of,
     fail_at,
     fill,
@@ -176,7 +175,7 @@ class Space:
             told[name] = draw(name, hole)
             return told[name]
 
-        ask(self.root, "", note)
+        fill(self.root, "", (), note, {})
         return told
 
     @property
