@@ -780,7 +780,11 @@ def test_fashion_mnist_is_fashion_mnist() -> None:
 @real
 def test_hymenoptera_is_a_folder_of_photographs(tmp_path: Path) -> None:
     with tarfile.open(REAL / "hymenoptera/hymenoptera-256.tar.xz") as tar:
-        tar.extractall(tmp_path, filter="data")
+        for member in filter(tarfile.TarInfo.isfile, tar):  # 3.11.2 has no filter="data" yet
+            file, content = tmp_path / member.name, tar.extractfile(member)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            assert content is not None
+            file.write_bytes(content.read())
     task = folder_task(tmp_path / "hymenoptera_data")
     data, test = task.load(None), task.test(None)
     assert tuple(data.labels) == ("ants", "bees")
