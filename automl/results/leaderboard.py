@@ -176,9 +176,9 @@ def rows(
 
 def _placed(row: Row, rank: int, front: bool) -> Row:
     """As `replace`, which sets all fields one by one, in a tenth of its time: there are many."""
-    assert row.lines is not None  # made here, or each copy would have lines of its own
     made = object.__new__(Row)
-    object.__setattr__(made, "__dict__", {**vars(row), "rank": rank, "front": front})
+    shared = {"lines": row.lines, "rank": rank, "front": front}  # made now, if it was not before
+    object.__setattr__(made, "__dict__", vars(row) | shared)
     return made
 
 
