@@ -72,7 +72,8 @@ class Wire:
 
     def log(self, file: str) -> None:
         """From now on what is printed goes there."""
-        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666), 2)
+        with open(file, "ab") as log:
+            os.dup2(log.fileno(), 2)
         os.dup2(2, 1)
 
     def send(self, event: Event) -> None:
