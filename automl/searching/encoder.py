@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from automl.holes import Choice, Float, Hole, Int, share_of, value_at
+from automl.searching.gaussian import Array
 from automl.space import Space
 
-Array = NDArray[np.float64]
 Values = dict[str, Any]
 
 FINE = 100_000  # values of a range, beyond which it counts as continuous

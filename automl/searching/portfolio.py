@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
@@ -31,13 +31,12 @@ from automl.data import Data
 from automl.errors import OptionError, SpaceError, StudyError
 from automl.reader import MAX_BYTES
 from automl.results.leaderboard import row
-from automl.searching.encoder import Encoder
+from automl.searching.encoder import Encoder, Values
 from automl.searching.gaussian import Array
 from automl.searching.study import Study, read_manifest
 from automl.searching.surrogate import View, plain
 from automl.space import Space, measure
 
-Values = dict[str, Any]
 Word = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]  # for a terminal to show
 
 SHIPPED = Path(__file__).parent.parent / "portfolios"

@@ -16,8 +16,8 @@ from scipy.special import ndtr
 from scipy.stats.qmc import Sobol
 
 from automl.holes import Choice, value_at
-from automl.searching.encoder import Array, Encoder, Values
-from automl.searching.gaussian import GaussianProcess
+from automl.searching.encoder import Encoder, Values
+from automl.searching.gaussian import Array, GaussianProcess
 from automl.searching.ledger import Entry, Ledger
 from automl.space import Space
 
