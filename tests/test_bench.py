@@ -74,6 +74,33 @@ def test_regret_is_of_the_end_of_what_would_be_delivered(fashion: Recording) -> 
         one.score(fashion.configs[best].values, 3)
 
 
+def test_a_timed_epoch_costs_what_it_took(fashion: Recording) -> None:
+    mean = sum(config.seconds for config in fashion.configs) / len(fashion.configs)
+    number, slow = next(
+        (n, c) for n, c in enumerate(fashion.configs) if 2.1 < c.seconds / mean < 2.4
+    )
+    one = Replay(fashion, 10, timed=True)
+    assert one.cost(slow.values) == pytest.approx(slow.seconds / mean), "nearest in size is itself"
+    worth = fashion.regret(number)
+    one.score(slow.values, 1)
+    assert one.regrets == [1.0, 1.0]
+    one.score(slow.values, 2)
+    assert one.regrets == [1.0, 1.0, worth, worth]
+    one.score(slow.values, 3)
+    one.score(slow.values, 4)
+    with pytest.raises(Spent):
+        one.score(slow.values, 5)
+    assert len(one.regrets) == 10
+
+
+def test_a_timed_search_has_spent_its_budget(fashion: Recording) -> None:
+    one = Replay(fashion, 128, timed=True)
+    with pytest.raises(Spent):  # its last epoch was not over
+        ours(one, 0, sampler="random")
+    assert len(one.regrets) == 128
+    assert len(set(one.costs.values())) > 8
+
+
 @pytest.mark.parametrize("slots", [1, 4])
 def test_a_replayed_search_has_spent_its_budget(slots: int, fashion: Recording) -> None:
     one = Replay(fashion, 128)

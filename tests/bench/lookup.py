@@ -1,7 +1,8 @@
 """The tool's own driver, whole, with scores that are looked up instead of trained for.
 
 `Lookup` takes the place of the engine and nothing else is replaced: space, driver, sampler, pruner
-and study are those of `automl search`. An epoch takes one second of a clock that is only counted.
+and study are those of `automl search`. The clock is only counted: an epoch takes one second of it
+unless said.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ PIXEL = Data(NOTHING, NOTHING, Images((1, 1, 1)), ["a", "b"], "table")
 
 
 class Lookup(Engine):
-    """Workers whose epochs take a second each; a score is looked up when its second is over."""
+    """Workers whose epochs take `seconds`; a score is looked up when these are over."""
 
-    def __init__(self, curve: Curve, slots: int = 1) -> None:
-        self.curve, self.slots, self.clock = curve, slots, 0.0
+    def __init__(
+        self, curve: Curve, slots: int = 1, seconds: Callable[[Job], float] = lambda _job: 1.0
+    ) -> None:
+        self.curve, self.slots, self.seconds, self.clock = curve, slots, seconds, 0.0
         self.at: dict[int, tuple[Job, int]] = {}  # by slot: what it trains, and to which epoch
         self.due: dict[int, float] = {}  # by slot: when it answers
         self.scores: dict[int, list[float]] = {}  # by trial: those of its checkpoint
@@ -50,7 +53,7 @@ class Lookup(Engine):
         job, epoch = (request, 0) if isinstance(request, Job) else self.at[slot]
         self.at[slot] = job, epoch + 1
         again = epoch < len(self.scores.get(job.trial, []))  # told again, from the checkpoint
-        self.due[slot] = self.clock + (not again)
+        self.due[slot] = self.clock + (0.0 if again else self.seconds(job))
 
     def wait(self, timeout: float) -> list[tuple[int, Event]]:
         slot = min(self.due, key=lambda slot: (self.due[slot], slot))
@@ -68,7 +71,8 @@ class Lookup(Engine):
                 return told
             scores.append(told)
         score = scores[epoch - 1]
-        return Epoch(epoch, 0.0, {"loss": -score, "accuracy": score}, 1.0, 1)
+        metrics = {"loss": -score, "accuracy": score}
+        return Epoch(epoch, 0.0, metrics, self.seconds(job), 1)
 
     def close(self) -> None:
         pass

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,9 +33,10 @@ from automl.config import Pruner, Sampler, Task
 from automl.data import Data, Split
 from automl.engines import Event, Job, Refused
 from automl.inputs.text import Texts, pack
+from automl.searching.costs import point
 from automl.searching.driver import suggest
 from automl.searching.encoder import Encoder
-from automl.space import Search, Space
+from automl.space import Search, Space, measure
 
 HERE = Path(__file__).parent
 SPACES = {  # the spaces that the curves were drawn from
@@ -58,6 +60,7 @@ class Recorded:
 
     values: dict[str, Any]
     curve: list[float]  # shorter than the training if it diverged
+    seconds: float = math.nan  # an epoch took
 
 
 class Recording:
@@ -69,6 +72,7 @@ class Recording:
         whole = [config.curve[-1] for config in configs if len(config.curve) == self.epochs]
         self.ends = sorted(whole, reverse=True)
         self.encoder = Encoder(space)
+        self.data = examples(space.task)
 
     @classmethod
     def load(cls, name: str) -> Recording:
@@ -77,7 +81,8 @@ class Recording:
         with gzip.open(HERE / "curves" / f"{name}.jsonl.gz", "rt") as lines:
             for line in map(json.loads, lines):
                 curve = line.get("metrics", {}).get(score, [])
-                configs.append(Recorded(line["values"], [sign * value for value in curve]))
+                curve = [sign * value for value in curve]
+                configs.append(Recorded(line["values"], curve, line.get("seconds", math.nan)))
         return cls(Space.load(SPACES[name]), configs)
 
     @cached_property
@@ -104,6 +109,24 @@ class Recording:
         away = np.square(self._points - here).sum(1)  # decides between those that are equally near
         return int(np.lexsort((away, -alike))[0])
 
+    def size(self, values: dict[str, Any]) -> Any:
+        """What an epoch's seconds depend on, as logarithms: parameters, work, batch size."""
+        config = self.space.with_values(values)
+        size = measure(config, config.input.fit(self.data), len(self.data.labels))
+        return np.array(point(size, config.train.batch_size))
+
+    @cached_property
+    def _sizes(self) -> Any:
+        """(configs, 3), and no place for those of which no epoch was timed."""
+        timed = [self.size(c.values) if c.seconds > 0 else np.full(3, np.inf) for c in self.configs]
+        return np.array(timed)
+
+    def cost(self, values: dict[str, Any]) -> float:
+        """What an epoch takes, as that of the recorded config nearest in size; 1 is the mean."""
+        seconds = np.array([config.seconds for config in self.configs])
+        away = np.square(self._sizes - self.size(values)).sum(1)
+        return float(seconds[away.argmin()] / np.nanmean(seconds))
+
     def regret(self, number: int) -> float:
         """Of where a config's curve ends: 0 is the best recorded, 1 the median."""
         best, median = self.ends[0], self.ends[len(self.ends) // 2]
@@ -117,18 +140,24 @@ class Spent(BaseException):
 class Replay:
     """One search: the curves it has had, and after each epoch the regret of what it would deliver.
 
-    That is the best config seen at the last epoch that any came to, as the harness has it.
+    That is the best config seen at the last epoch that any came to, as the harness has it. Where it
+    is `timed` an epoch costs what it takes, in the mean of all that are recorded, and not 1.
     """
 
-    def __init__(self, recording: Recording, budget: int) -> None:
-        self.recording, self.budget = recording, budget
+    def __init__(self, recording: Recording, budget: int, *, timed: bool = False) -> None:
+        self.recording, self.budget, self.timed = recording, budget, timed
         self.numbers: dict[str, int] = {}  # of recorded configs, by the values tried
-        self.regrets: list[float] = []
+        self.costs: dict[str, float] = {}  # of an epoch, likewise
+        self.spent = 0.0
+        self.regrets: list[float] = []  # after each unit of the budget
         self.top, self.regret = (0, -np.inf), 1.0
 
     def score(self, values: dict[str, Any], epoch: int) -> float | Event:
         """At the cost of an epoch. Raises Spent."""
-        if len(self.regrets) >= self.budget:
+        self.spent += self.cost(values)
+        before = min(self.budget, math.ceil(self.spent - 1e-9) - 1)  # the last unit without it
+        self.regrets += [self.regret] * (before - len(self.regrets))
+        if self.spent > self.budget + 1e-9:
             raise Spent
         tried = json.dumps(sorted(values.items()))
         if tried not in self.numbers:
@@ -137,8 +166,18 @@ class Replay:
         curve = self.recording.configs[number].curve
         if epoch <= len(curve) and (epoch, curve[epoch - 1]) > self.top:
             self.top, self.regret = (epoch, curve[epoch - 1]), self.recording.regret(number)
-        self.regrets.append(self.regret)
+        if self.spent >= before + 1 - 1e-9:
+            self.regrets.append(self.regret)
         return curve[epoch - 1] if epoch <= len(curve) else Refused("diverged", "")
+
+    def cost(self, values: dict[str, Any]) -> float:
+        """Of an epoch."""
+        if not self.timed:
+            return 1.0
+        tried = json.dumps(sorted(values.items()))
+        if tried not in self.costs:
+            self.costs[tried] = self.recording.cost(values)
+        return self.costs[tried]
 
 
 def ours(
@@ -157,16 +196,21 @@ def ours(
     for values in space.beginnings() if beginnings else []:
         fresh.enqueue_trial(values)
 
-    def curve(job: Job, epoch: int) -> float | Event:
-        return replay.score(fresh.get_trials(deepcopy=False)[job.trial].params, epoch)
+    def values(job: Job) -> dict[str, Any]:
+        return fresh.get_trials(deepcopy=False)[job.trial].params
 
+    engine = Lookup(
+        lambda job, epoch: replay.score(values(job), epoch),
+        slots,
+        lambda job: replay.cost(values(job)),
+    )
     drive(
         fresh,
         replace(space, search=search),
-        Lookup(curve, slots),
+        engine,
         seed=seed,
         seconds=replay.budget / slots,
-        data=examples(space.task),
+        data=replay.recording.data,
     )
 
 

@@ -2,15 +2,16 @@
 
     python tests/bench/search_quality.py lcbench NAME [--target val_cross_entropy] [--workers 4]
     python tests/bench/search_quality.py tables NAME
-    python tests/bench/search_quality.py replay CURVES NAME [--workers 4]
+    python tests/bench/search_quality.py replay CURVES NAME [--workers 4] [--timed]
     python tests/bench/search_quality.py asking [--trials 1000]
-    python tests/bench/search_quality.py report lcbench|tables|replay|CURVES
-    python tests/bench/search_quality.py plot lcbench|replay|CURVES FILE.svg
+    python tests/bench/search_quality.py report lcbench|tables|replay|timed|CURVES
+    python tests/bench/search_quality.py plot lcbench|replay|timed|CURVES FILE.svg
 
 NAME is one of ours (`automl`, `automl_no_promotion`, ...) or a peer (`random`, `optuna_tpe`, ...).
 Everything of ours is the tool itself but the engine, which looks scores up (`lookup.py`). `lcbench`
 and `tables` need HPOBENCH, the folder of the harness, whose signature `automl_search(task, seed)`
-has. A run that is there already is not done again. CURVES: digits, fashion5k or questions.
+has. A run that is there already is not done again. CURVES: digits, fashion5k or questions; with
+`--timed` an epoch costs what it took, as budget and to the search, and not 1.
 """
 
 from __future__ import annotations
@@ -156,14 +157,16 @@ def tables(name: str, seeds: list[int]) -> None:
             keep(out, task.regret().tolist(), began)
 
 
-def replay(curves: str, name: str, seeds: list[int], trainings: int, workers: int) -> None:
+def replay(
+    curves: str, name: str, seeds: list[int], trainings: int, workers: int, timed: bool
+) -> None:
     recording, label = Recording.load(curves), labelled(name, workers)
     search = partial(REPLAYS[name], slots=workers) if workers > 1 else REPLAYS[name]
     for seed in seeds:
-        out = OUT / "replay" / curves / label / f"{seed}.json"
+        out = OUT / ("timed" if timed else "replay") / curves / label / f"{seed}.json"
         if out.exists():
             continue
-        one = Replay(recording, trainings * recording.epochs)
+        one = Replay(recording, trainings * recording.epochs, timed=timed)
         began = time.process_time()
         run(partial(search, one, seed), Spent)
         keep(out, one.regrets, began)
@@ -186,11 +189,11 @@ def keep(out: Path, regrets: list[float], began: float) -> None:
 Runs = dict[str, dict[str, Any]]  # by optimizer and benchmark: regret (seeds, points)
 
 
-def replayed(curves: Iterable[str]) -> Runs:
+def replayed(curves: Iterable[str], kind: str = "replay") -> Runs:
     """Regret after every epoch, of the seeds that are there; what ended early stays as it was."""
     found: Runs = {}
     for name in curves:
-        for folder in sorted((OUT / "replay" / name).glob("*")):
+        for folder in sorted((OUT / kind / name).glob("*")):
             runs = [
                 json.loads(file.read_text())["regret"] for file in sorted(folder.glob("*.json"))
             ]
@@ -291,14 +294,21 @@ def report(what: str, target: str) -> list[str]:
         return lines
     if what == "tables":
         return table(tabled(), TRAININGS, lambda _b, r, i: at(r, 1, TRAININGS[i]))
-    names = list(SPACES) if what == "replay" else [what]
-    runs = replayed(names)
+    names, kind = chosen(what)
+    runs = replayed(names, kind)
     epochs = {name: Recording.load(name).epochs for name in names}
     lines = table(runs, REPLAYED, lambda b, r, i: at(r, epochs[b], REPLAYED[i]))
     for name in names:
         if all(name in runs.get(who, {}) for who in ("automl", "optuna_default", "random")):
             lines += ["", sooner(name, runs, epochs[name])]
     return lines
+
+
+def chosen(what: str) -> tuple[list[str], str]:
+    """Which curves, and whether their epochs count or their seconds."""
+    if what in SPACES:
+        return [what], "replay"
+    return list(SPACES), what
 
 
 def sooner(curves: str, runs: Runs, epochs: int) -> str:
@@ -334,15 +344,16 @@ def plot(what: str, file: Path, target: str) -> None:
         }
         title = "LCBench, six data sets: mean normalised regret"
     else:
-        names = list(SPACES) if what == "replay" else [what]
+        names, kind = chosen(what)
         epochs = {name: Recording.load(name).epochs for name in names}
         points = np.geomspace(1, REPLAYED[-1], 60).tolist()
         means = {
             name: np.mean([[at(r, epochs[b], x).mean() for x in points] for b, r in by.items()], 0)
-            for name, by in replayed(names).items()
+            for name, by in replayed(names, kind).items()
             if len(by) == len(names)
         }
-        title = f"Replayed curves of {', '.join(names)}: mean normalised regret"
+        budget = ", seconds as recorded" if kind == "timed" else ""
+        title = f"Replayed curves of {', '.join(names)}{budget}: mean normalised regret"
     lines = [
         Line(told, points, means[name].tolist(), ours=name == "automl")
         for name, told in DRAWN.items()
@@ -365,6 +376,7 @@ def main() -> None:
         one = commands.add_parser(command)
         if command == "replay":
             one.add_argument("curves", choices=SPACES)
+            one.add_argument("--timed", action="store_true", help="epochs cost what they took")
         one.add_argument("name", choices=REPLAYS if command == "replay" else None)
         one.add_argument("--seeds", type=numbers, default="0-4")
         if command != "tables":
@@ -376,7 +388,7 @@ def main() -> None:
     one.add_argument("--trials", type=int, default=1000)
     for command in ("report", "plot"):
         one = commands.add_parser(command)
-        one.add_argument("what", choices=["lcbench", "tables", "replay", *SPACES])
+        one.add_argument("what", choices=["lcbench", "tables", "replay", "timed", *SPACES])
         if command == "plot":
             one.add_argument("file", type=Path)
         one.add_argument("--target", default="val_accuracy")
