@@ -610,11 +610,14 @@ class Driver:
 
     @property
     def forecast(self) -> Forecast | None:
-        """From the mean trial so far; None until a few have ended."""
+        """From what a trial has taken so far, in the mean; None until a few have had their time.
+
+        One that is under way or paused counts as half a trial more: few of them come to their end.
+        """
         if len(self.worked) < min(ATTEMPTS, self.trials):
             return None
         each = self.busy / len(self.worked) / self.engine.slots
-        work = (self.trials - self.done) * each
+        work = (self.trials - self.asked + len(self._under_way()) / 2) * each
         if work <= self.remaining:
             return Forecast(work + self.reserved, self.trials)
         trials = self.done + int(self.remaining / max(each, 1e-9))
