@@ -30,10 +30,10 @@ class Auto(Pruner):
 
     With `sampler: auto`, its model says how likely a trial is to be the best in the end, and what
     is expected of it for what it still costs: freeze-thaw optimization (Swersky et al. 2014). The
-    first few trials are trained to their end whatever they score, for only they tell without bias
-    what an early score is worth; half as many, where these did well elsewhere. With other samplers
-    a rung lets its best third through, as asynchronous successive halving does (Li et al. 2020),
-    and takes up later who belongs to it.
+    first trials come to the first rung, and the best of them to their ends before the model
+    decides, for only ends tell what an early score is worth; those that did well elsewhere go there
+    at once, half as many. With other samplers a rung lets its best third through, as asynchronous
+    successive halving does (Li et al. 2020), and takes up later who belongs to it.
     """
 
     name: Literal["auto"] = "auto"
@@ -45,7 +45,7 @@ class Auto(Pruner):
         description="first rung, as a share of all epochs, until ranks tell a better one",
     )
     whole: int = Field(
-        default=4, ge=0, le=100, description="first trials that are trained to their end"
+        default=4, ge=0, le=100, description="ends that are seen before the model decides"
     )
     likely: float = Field(
         default=0.1, gt=0, lt=0.5, description="a trial pauses that is less likely to be the best"
@@ -63,6 +63,10 @@ class Auto(Pruner):
             return rungs(self.first, ledger.epochs, self.factor)
         first = self._first(ledger)
         return [rung for rung in rungs(self.first, ledger.epochs) if rung >= first]
+
+    def _begins(self, ledger: Ledger) -> bool:
+        """Whether too few trials have come to their end for the model to decide."""
+        return len(ledger.finished) < self.whole
 
     def _first(self, ledger: Ledger) -> int:
         """The earliest rung whose ranks agree with those at the end, among all that came there."""
@@ -90,8 +94,10 @@ class Auto(Pruner):
             return False
         if ledger.model is None:
             return entry not in self._through(entry.epoch, ledger)
-        if entry.number < (self.whole // 2 if entry.believed else self.whole):
+        if entry.believed and entry.number < self.whole // 2:
             return False
+        if self._begins(ledger):
+            return entry.epoch == self.decides(ledger)[0]
         if not ledger.model.ready:
             return not entry.whole
         if entry.whole:  # the model may be wrong of it
@@ -108,6 +114,8 @@ class Auto(Pruner):
                     if entry in paused and entry.epoch == rung:
                         return entry.number
             return None
+        if self._begins(ledger):
+            return self._first_end(paused, ledger)
         if not ledger.model.ready:
             return None
         if not ledger.time_for_one_more:  # no budget is left on the table
@@ -120,6 +128,16 @@ class Auto(Pruner):
         else:
             better = ledger.model.chance_to_win([paused[best]])[0] >= self.likely
         return paused[best].number if better else None
+
+    def _first_end(self, paused: list[Entry], ledger: Ledger) -> int | None:
+        """The best of the first looks, or of two goals the first one; None while there are new."""
+        first = self.decides(ledger)[0]
+        ahead = [entry for entry in ledger.of("under way") if entry.epoch >= first]
+        assert ledger.model is not None
+        looks = not ledger.model.ready and ledger.time_for_one_more
+        if ledger.may_ask and (looks or len(ahead) + len(ledger.finished) >= self.whole):
+            return None
+        return max(paused, key=lambda e: (e.epoch, -e.number if e.cost else e.curve[-1])).number
 
     def drop(self, ledger: Ledger) -> dict[int, str]:
         paused = ledger.of("paused")
