@@ -223,6 +223,19 @@ def test_where_time_is_short_the_best_of_the_first_looks_comes_to_its_end(tmp_pa
         assert driver.rows()[0].state == "finished", f"nothing after {epochs} epochs"
 
 
+def test_the_forecast_of_a_search_with_paused_trials_is_near_what_comes(tmp_path: Path) -> None:
+    """Of trials that wait few come to their ends; as whole ones they made it 4 times too long."""
+    table = Table(rising)
+    driver = opened(tmp_path / "s", table, 50, text=SPACE, seed=2)
+    entries = driver.ledger.entries
+    table.now = lambda: 0.5 * sum(entry.epoch for entry in entries.values())
+    told = [(table.now(), event.forecast) for event in driver.run() if isinstance(event, Closed)]
+    end = table.now()
+    late = [(end - now, forecast.seconds) for now, forecast in told if end / 2 < now < 0.95 * end]
+    assert len(late) > 10
+    assert all(left / 1.5 < seconds < 3 * left for left, seconds in late)
+
+
 def test_what_is_no_clear_gain_is_not_trained_on(tmp_path: Path) -> None:
     """A hundred examples cannot tell 0.90 from 0.91, and no config here is any better."""
 
