@@ -206,6 +206,24 @@ def test_of_the_first_looks_the_best_come_to_their_ends_before_the_model_decides
         assert best[-1] in again
 
 
+def test_without_branches_the_first_four_go_to_their_ends_at_once(tmp_path: Path) -> None:
+    flat = (
+        SPACE[: SPACE.index("optimizer")]
+        + """
+optimizer: {name: adamw, lr: {float: [1e-4, 1e-1], log: true}}
+train: {epochs: 18}
+"""
+    )
+    table = Table(rising)
+    driver = opened(tmp_path / "s", table, 40, text=flat)
+    events = driver.run()
+    while len(driver.ledger.entries) < 7:
+        next(events)
+    assert [job.trial for job in table.jobs] == [*range(7)]
+    seen = driver.ledger.entries.values()
+    assert [entry.epoch for entry in seen][:6] == [18] * 4 + [2] * 2
+
+
 def test_fewer_trials_than_looks_all_come_to_their_ends(tmp_path: Path) -> None:
     driver = opened(tmp_path / "s", Table(rising), 3, text=SPACE)
     list(driver.run())

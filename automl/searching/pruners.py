@@ -30,9 +30,10 @@ class Auto(Pruner):
 
     With `sampler: auto`, its model says how likely a trial is to be the best in the end, and what
     is expected of it for what it still costs: freeze-thaw optimization (Swersky et al. 2014). The
-    first trials come to the first rung, and the best of them to their ends before the model
-    decides, for only ends tell what an early score is worth; those that did well elsewhere go there
-    at once, half as many. With other samplers a rung lets its best third through, as asynchronous
+    first few trials are trained to their end before it decides, for only ends tell without bias
+    what an early score is worth; half as many, where these did well elsewhere. In a space with
+    branches, options that have knobs of their own, these are the best of first looks, trials that
+    came to the first rung. With other samplers a rung lets its best third through, as asynchronous
     successive halving does (Li et al. 2020), and takes up later who belongs to it.
     """
 
@@ -65,8 +66,9 @@ class Auto(Pruner):
         return [rung for rung in rungs(self.first, ledger.epochs) if rung >= first]
 
     def _begins(self, ledger: Ledger) -> bool:
-        """Whether too few trials have come to their end for the model to decide."""
-        return len(ledger.finished) < self.whole
+        """Whether the best of the first looks have still to come to their ends."""
+        branches = ledger.model is not None and ledger.model.branches
+        return branches and len(ledger.finished) < self.whole
 
     def _first(self, ledger: Ledger) -> int:
         """The earliest rung whose ranks agree with those at the end, among all that came there."""
@@ -94,7 +96,8 @@ class Auto(Pruner):
             return False
         if ledger.model is None:
             return entry not in self._through(entry.epoch, ledger)
-        if entry.believed and entry.number < self.whole // 2:
+        at_once = 0 if ledger.model.branches else self.whole
+        if entry.number < (self.whole // 2 if entry.believed else at_once):
             return False
         if self._begins(ledger):
             return entry.epoch == self.decides(ledger)[0]

@@ -178,6 +178,11 @@ class Surrogate:
                 return Proposal(values, gain, whole=view is self.ends)
         return Proposal(self._explore())
 
+    @property
+    def branches(self) -> bool:
+        """Whether there are choices whose options have knobs of their own."""
+        return any(isinstance(hole, Choice) and hole.conditional for hole in self.encoder.holes)
+
     def branch(self, rng: np.random.Generator) -> Values:
         """Now and then an option, at random, of each choice whose options have knobs of their own.
 
