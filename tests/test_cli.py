@@ -297,7 +297,7 @@ def test_the_readme_is_what_ci_installs_and_tests() -> None:
     installs = re.findall(r"^python3 -m venv .*$", README, re.M)
     assert [line.rpartition("&& ")[2] for line in installs] == [
         "automl search digits --trials 20",
-        "pytest",
+        "pytest -n auto",
     ]
 
 
