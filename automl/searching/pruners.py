@@ -67,8 +67,8 @@ class Auto(Pruner):
 
     def _begins(self, ledger: Ledger) -> bool:
         """Whether the best of the first looks have still to come to their ends."""
-        branches = ledger.model is not None and ledger.model.branches
-        return branches and len(ledger.finished) < self.whole
+        assert ledger.model is not None
+        return bool(ledger.model.branches) and len(ledger.finished) < self.whole
 
     def _first(self, ledger: Ledger) -> int:
         """The earliest rung whose ranks agree with those at the end, among all that came there."""

@@ -60,6 +60,11 @@ class Surrogate:
         """The first `startup` configs are spread out; the model proposes after that."""
         self.space, self.ledger, self.seed, self.startup = space, ledger, seed, startup
         self.encoder = Encoder(space)
+        self.branches = {  # choices whose options have knobs of their own
+            name: hole
+            for name, hole in zip(self.encoder.names, self.encoder.holes, strict=True)
+            if isinstance(hole, Choice) and hole.conditional
+        }
         self.rungs, self.ends = View(self.encoder, near), View(self.encoder, plain)
         self.costs = View(self.encoder, lambda _costs, _blur: np.log)
         self.priced: list[float] = []  # what those of known cost, the second goal, cost
@@ -178,11 +183,6 @@ class Surrogate:
                 return Proposal(values, gain, whole=view is self.ends)
         return Proposal(self._explore())
 
-    @property
-    def branches(self) -> bool:
-        """Whether there are choices whose options have knobs of their own."""
-        return any(isinstance(hole, Choice) and hole.conditional for hole in self.encoder.holes)
-
     def branch(self, rng: np.random.Generator) -> Values:
         """Now and then an option, at random, of each choice whose options have knobs of their own.
 
@@ -190,11 +190,7 @@ class Surrogate:
         """
         if rng.random() >= BRANCH:
             return {}
-        return {
-            name: value_at(hole, rng.random())
-            for name, hole in zip(self.encoder.names, self.encoder.holes, strict=True)
-            if isinstance(hole, Choice) and hole.conditional
-        }
+        return {name: value_at(hole, rng.random()) for name, hole in self.branches.items()}
 
     def _runnable(self, view: View, many: Array) -> Array:
         """How likely each can be trained, by how those did that are like it; at first all can."""
