@@ -9,32 +9,23 @@ miss of their sum (a share), first of the mean, then of the forecast.
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
 import statistics
 import sys
 from math import exp, log
 
-from replay import HERE, SPACES, examples
+from replay import SPACES, Recording
 
 from automl.searching.costs import Costs
 from automl.size import Size
-from automl.space import Space, measure
 
 Seen = tuple[Size, int, float]  # size, batch size, seconds of an epoch
 
 
 def recorded(name: str, count: int) -> list[Seen]:
-    space, found = Space.load(SPACES[name]), []
-    data = examples(space.task)
-    with gzip.open(HERE / "curves" / f"{name}.jsonl.gz", "rt") as lines:
-        for line in map(json.loads, lines):
-            if "seconds" in line and len(found) < count:
-                config = space.with_values(line["values"])
-                size = measure(config, config.input.fit(data), len(data.labels))
-                found.append((size, config.train.batch_size, line["seconds"]))
-    return found
+    recording = Recording.load(name)
+    timed = [config for config in recording.configs if config.seconds > 0][:count]
+    return [(*recording.size(config.values), config.seconds) for config in timed]
 
 
 def missed(told: list[float], came: list[float]) -> tuple[float, float]:

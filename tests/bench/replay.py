@@ -36,6 +36,8 @@ from automl.inputs.text import Texts, pack
 from automl.searching.costs import point
 from automl.searching.driver import suggest
 from automl.searching.encoder import Encoder
+from automl.searching.surrogate import key
+from automl.size import Size
 from automl.space import Search, Space, measure
 
 HERE = Path(__file__).parent
@@ -109,22 +111,24 @@ class Recording:
         away = np.square(self._points - here).sum(1)  # decides between those that are equally near
         return int(np.lexsort((away, -alike))[0])
 
-    def size(self, values: dict[str, Any]) -> Any:
-        """What an epoch's seconds depend on, as logarithms: parameters, work, batch size."""
+    def size(self, values: dict[str, Any]) -> tuple[Size, int]:
+        """What an epoch's seconds depend on: of the model, and the batch size."""
         config = self.space.with_values(values)
         size = measure(config, config.input.fit(self.data), len(self.data.labels))
-        return np.array(point(size, config.train.batch_size))
+        return size, config.train.batch_size
 
     @cached_property
     def _sizes(self) -> Any:
         """(configs, 3), and no place for those of which no epoch was timed."""
-        timed = [self.size(c.values) if c.seconds > 0 else np.full(3, np.inf) for c in self.configs]
-        return np.array(timed)
+        nowhere = (math.inf,) * 3
+        return np.array(
+            [point(*self.size(c.values)) if c.seconds > 0 else nowhere for c in self.configs]
+        )
 
     def cost(self, values: dict[str, Any]) -> float:
         """What an epoch takes, as that of the recorded config nearest in size; 1 is the mean."""
         seconds = np.array([config.seconds for config in self.configs])
-        away = np.square(self._sizes - self.size(values)).sum(1)
+        away = np.square(self._sizes - point(*self.size(values))).sum(1)
         return float(seconds[away.argmin()] / np.nanmean(seconds))
 
     def regret(self, number: int) -> float:
@@ -146,8 +150,8 @@ class Replay:
 
     def __init__(self, recording: Recording, budget: int, *, timed: bool = False) -> None:
         self.recording, self.budget, self.timed = recording, budget, timed
-        self.numbers: dict[str, int] = {}  # of recorded configs, by the values tried
-        self.costs: dict[str, float] = {}  # of an epoch, likewise
+        self.numbers: dict[Any, int] = {}  # of recorded configs, by the values tried
+        self.costs: dict[Any, float] = {}  # of an epoch, likewise
         self.spent = 0.0
         self.regrets: list[float] = []  # after each unit of the budget
         self.top, self.regret = (0, -np.inf), 1.0
@@ -159,7 +163,7 @@ class Replay:
         self.regrets += [self.regret] * (before - len(self.regrets))
         if self.spent > self.budget + 1e-9:
             raise Spent
-        tried = json.dumps(sorted(values.items()))
+        tried = key(values)
         if tried not in self.numbers:
             self.numbers[tried] = self.recording.nearest(values)
         number = self.numbers[tried]
@@ -174,7 +178,7 @@ class Replay:
         """Of an epoch."""
         if not self.timed:
             return 1.0
-        tried = json.dumps(sorted(values.items()))
+        tried = key(values)
         if tried not in self.costs:
             self.costs[tried] = self.recording.cost(values)
         return self.costs[tried]

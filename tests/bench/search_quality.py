@@ -189,7 +189,7 @@ def keep(out: Path, regrets: list[float], began: float) -> None:
 Runs = dict[str, dict[str, Any]]  # by optimizer and benchmark: regret (seeds, points)
 
 
-def replayed(curves: Iterable[str], kind: str = "replay") -> Runs:
+def replayed(curves: Iterable[str], kind: str) -> Runs:
     """Regret after every epoch, of the seeds that are there; what ended early stays as it was."""
     found: Runs = {}
     for name in curves:
