@@ -207,13 +207,8 @@ def test_of_the_first_looks_the_best_come_to_their_ends_before_the_model_decides
 
 
 def test_without_branches_the_first_four_go_to_their_ends_at_once(tmp_path: Path) -> None:
-    flat = (
-        SPACE[: SPACE.index("optimizer")]
-        + """
-optimizer: {name: adamw, lr: {float: [1e-4, 1e-1], log: true}}
-train: {epochs: 18}
-"""
-    )
+    adamw = "optimizer: {name: adamw, lr: {float: [1e-4, 1e-1], log: true}}\n"
+    flat = SPACE[: SPACE.index("optimizer")] + adamw + SPACE[SPACE.index("train:") :]
     table = Table(rising)
     driver = opened(tmp_path / "s", table, 40, text=flat)
     events = driver.run()
@@ -336,7 +331,7 @@ def test_the_model_learns_from_what_could_not_be_trained(refused: str, tmp_path:
     driver = opened(tmp_path / "s", Table(curve), 60, text=SPACE)
     list(driver.run())
     states = [row.state for row in sorted(driver.rows(), key=lambda row: row.trial)]
-    assert states[20:].count("infeasible") <= 12, "half of all configs are, 20 of these 40"
+    assert states[40:].count("infeasible") <= 4, "half of all configs are"
 
 
 @pytest.mark.parametrize(("told", "rung"), [(1, 6), (9, 10), (99, 17)])
