@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import IO
 
-WORKER = ("-P", "-m", "automl.engines.worker")
+WORKER = ("-P", "-m", "automl.engines")
 
 
 def launch(words: Sequence[str], errors: int | IO[bytes]) -> subprocess.Popen[bytes]:

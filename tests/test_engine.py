@@ -352,7 +352,7 @@ def test_an_early_worker_that_dies_is_replaced(desk: Desk, tmp_path: Path) -> No
 
 def test_a_worker_whose_input_is_closed_ends(tmp_path: Path) -> None:
     worker = subprocess.Popen(
-        [sys.executable, "-m", "automl.engines.worker"],
+        [sys.executable, "-m", "automl.engines"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

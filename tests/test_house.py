@@ -57,6 +57,7 @@ ONLY_IN = {
     "torchvision": {"tasks"},
     "yaml": {"reader", "results"},
 }
+LATE = {"onnx", "onnxruntime", "onnxscript", "plotly", "scipy", "sklearn", "torchvision"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "print", "input"}
 FORBIDDEN_MODULES = {"dill", "cloudpickle", "shelve", "marshal"}
 
@@ -142,6 +143,16 @@ def test_nothing_is_evaluated_unpickled_swallowed_or_printed(path: Path) -> None
 @pytest.mark.parametrize("path", FILES, ids=module)
 def test_every_file_says_what_it_is_for(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_no_import_waits_for_a_library_that_only_some_calls_need(path: Path) -> None:
+    top = [
+        n for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import | ast.ImportFrom)
+    ]
+    names = [n.module or "" for n in top if isinstance(n, ast.ImportFrom)]
+    names += [alias.name for n in top if isinstance(n, ast.Import) for alias in n.names]
+    assert not LATE & {name.split(".")[0] for name in names}
 
 
 @pytest.mark.parametrize("call", ["import automl", "import automl.cli"])

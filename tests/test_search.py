@@ -386,9 +386,7 @@ def workers() -> list[int]:
     """The workers that this process drives."""
 
     def is_worker(pid: int) -> bool:
-        return (
-            not gone(pid) and b"automl.engines.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        )
+        return not gone(pid) and b"automl.engines" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
     return [pid for pid in children(os.getpid()) if is_worker(pid)]
 

@@ -97,7 +97,6 @@ def main() -> None:
         wire.send(Broken("".join(traceback.format_exception(kind, error, tb))))
 
     sys.excepthook = told  # a bug ends the worker; the driver hears why
-    rehearse()
     setup = wire.receive()
     assert isinstance(setup, Setup)
     if setup.log:
@@ -200,7 +199,3 @@ def step(events: Told, *, save: bool = False) -> Event:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return refused
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -181,6 +180,8 @@ def temperature(logits: Tensor, y: Tensor) -> float:
     def unlikely(log: float) -> float:
         nats = F.cross_entropy(logits / math.exp(log), y, reduction="sum").item()
         return nats + (log / SPREAD) ** 2 / 2
+
+    from scipy.optimize import minimize_scalar  # a second, which a search has after its first step
 
     found = minimize_scalar(unlikely, bounds=(-math.log(10), math.log(10)), method="bounded")
     return float(math.exp(found.x))

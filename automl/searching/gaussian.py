@@ -17,7 +17,6 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor
 
 Array = NDArray[np.float64]
@@ -59,6 +58,8 @@ class GaussianProcess:
                 return 1e10, np.zeros_like(theta)
             away = (theta - self.center) / self.width
             return misfit + float(away @ away) / 2, slope.numpy() + away / self.width
+
+        from scipy.optimize import minimize  # as all of SciPy, not before it is needed
 
         found = minimize(
             loss,

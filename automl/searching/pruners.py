@@ -13,7 +13,6 @@ import zlib
 from typing import ClassVar, Literal
 
 from pydantic import Field
-from scipy.stats import spearmanr
 
 from automl.config import Pruner
 from automl.searching.ledger import Entry, Ledger
@@ -264,6 +263,8 @@ class Never(Pruner):
 @functools.lru_cache(64)  # asked at every pause, and new only when a trial has finished
 def _agree(early: tuple[float, ...], last: tuple[float, ...]) -> bool:
     """Whether two lists of scores rank alike; lists without any order do not."""
+    from scipy.stats import spearmanr  # a second, while workers train
+
     ordered = len(set(early)) > 1 and len(set(last)) > 1
     return ordered and bool(spearmanr(early, last).statistic >= AGREE)
 

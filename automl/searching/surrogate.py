@@ -12,8 +12,6 @@ from itertools import chain, islice
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr
-from scipy.stats.qmc import Sobol
 
 from automl.holes import Choice, value_at
 from automl.searching.encoder import Encoder, Values
@@ -92,7 +90,7 @@ class Surrogate:
     def chance_to_win(self, entries: list[Entry]) -> Array:
         """How likely each is to end clearly above the best that costs no more."""
         mean, deviation = self.predict(entries)
-        return np.asarray(ndtr((mean - self._to_beat(entries)) / deviation))
+        return below((mean - self._to_beat(entries)) / deviation)
 
     def unbeatable(self, entry: Entry) -> bool:
         """Whether no score can be clearly above the best that costs no more."""
@@ -218,7 +216,7 @@ class Surrogate:
             return np.ones(len(many))
         mean, deviation = self.costs.predict(many)
         bound = self.costs.units(np.array([ceiling]))
-        return np.asarray(ndtr((bound - mean) / deviation))
+        return below((bound - mean) / deviation)
 
     @property
     def stagnant(self) -> int:
@@ -238,6 +236,8 @@ class Surrogate:
 
     def _explore(self) -> Values:
         """The next config of an even spread over all knobs (Sobol 1967, scrambled)."""
+        from scipy.stats.qmc import Sobol  # a second that `start:` need not wait
+
         spread = Sobol(len(self.encoder.names), rng=self.seed).random(SPREAD)
         many = self.encoder.settled(np.roll(spread, -len(self.tried), 0))
         fresh = [values for _, values in self._fresh(many, range(len(many)))]
@@ -403,8 +403,15 @@ def improvement(mean: Array, deviation: Array, goal: float | Array) -> Array:
     """Expected improvement over `goal` (Jones et al. 1998); 0 where that is out of reach."""
     possible = np.isfinite(goal)
     z = (mean - np.where(possible, goal, 0.0)) / deviation
-    gain = deviation * (z * ndtr(z) + np.exp(-z * z / 2) / math.sqrt(2 * math.pi))
+    gain = deviation * (z * below(z) + np.exp(-z * z / 2) / math.sqrt(2 * math.pi))
     return np.asarray(gain * possible)
+
+
+def below(z: Array) -> Array:
+    """The share of a standard normal distribution that is below."""
+    from scipy.special import ndtr  # as Sobol
+
+    return np.asarray(ndtr(z))
 
 
 def near(scores: Array, blur: float) -> Scale:

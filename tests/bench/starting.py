@@ -46,10 +46,10 @@ def started(words: list[str]) -> tuple[float, ...]:
         while not file.exists():
             assert search.poll() is None, "it ended before the first step"
             time.sleep(0.01)
-        search.kill()  # its workers die with it
+        search.kill()  # its workers die with it, once they have imported all
         search.wait()
         clock, driver, worker = map(float, file.read_text().split())
-        time.sleep(0.5)  # until they have
+        time.sleep(8.0)  # so long
     return clock - began, driver, worker
 
 

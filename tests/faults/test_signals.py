@@ -166,7 +166,7 @@ class Small(Local):
     worker: ClassVar[tuple[str, ...]] = (
         "-c",
         "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); "
-        "runpy.run_module('automl.engines.worker', run_name='__main__')",
+        "runpy.run_module('automl.engines', run_name='__main__')",
     )
 
 
