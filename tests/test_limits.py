@@ -125,6 +125,16 @@ def test_every_model_of_a_space_is_as_large_as_pytorch_counts_it(
     assert sizes == [measure(config, inputs, len(labels)) for config, inputs in pairs]
 
 
+def test_an_operation_is_known_by_all_that_its_output_depends_on() -> None:
+    whole = torch.empty(2, 3, dtype=torch.int64, device="meta")
+    with size_module.Counter():
+        told = [whole * 1, whole * 1.0, whole.double() * 1, whole[:1] * 1]
+        told += [(square * 1) for square in (whole[:, :2], whole[:, :2].t())]
+    assert [str(one.dtype)[6:] for one in told[:4]] == ["int64", "float32", "float64", "int64"]
+    assert [tuple(one.shape) for one in told] == [(2, 3)] * 3 + [(1, 3)] + [(2, 2)] * 2
+    assert told[4].stride() != told[5].stride()
+
+
 class Branches(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cond(x.sum() > 0, lambda x: x @ x @ x, lambda x: x @ x, (x,))
