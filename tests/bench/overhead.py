@@ -27,6 +27,7 @@ from asking import closed
 from lookup import Lookup
 from optuna.trial import TrialState
 
+import automl.cli  # noqa: F401 # which tells Python how often to look for garbage
 from automl.config import Config, Pruner, Sampler
 from automl.data import Data
 from automl.engines import Event, Job, Request, decode, encode
