@@ -169,6 +169,12 @@ def _discover(home: str) -> None:
     module = importlib.import_module(home)
     for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
         importlib.import_module(f"{home}.{found.name}")
+    _load_installed()
+
+
+@functools.cache
+def _load_installed() -> None:
+    """Parts that other packages tell of, once: to look through what is installed takes a while."""
     for entry in importlib.metadata.entry_points(group="automl.parts"):
         entry.load()
 
