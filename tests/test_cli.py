@@ -317,6 +317,13 @@ def test_the_readmes_own_part_is_a_part(tmp_path: Path) -> None:
     assert known.stdout.endswith("1 knobs, 650 to 650 parameters: good\n"), known.stderr
     unknown = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert unknown.returncode == 2
+    told = tmp_path / "site" / "my-1.0.dist-info" / "entry_points.txt"  # as of an installed package
+    told.parent.mkdir(parents=True)
+    told.write_text("[automl.parts]\nmine = my_parts\n")
+    (tmp_path / "my_parts.py").rename(told.parents[1] / "my_parts.py")
+    beside = os.environ | {"PYTHONPATH": str(told.parents[1])}
+    installed = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=beside)
+    assert installed.stdout == known.stdout, installed.stderr
 
 
 def test_the_dashboard_shows_the_study_to_this_machine_alone(studies: Path) -> None:
