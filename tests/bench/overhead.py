@@ -1,4 +1,6 @@
-"""What a trial costs beside its training: CPU-milliseconds, part by part, when a study is long.
+"""What a trial costs beside its training, part by part, when a study is long.
+
+CPU-milliseconds and, of all, milliseconds by the clock, which waits for the disk as well.
 
     python tests/bench/overhead.py [--trials 1000,10000] [--sampler auto]
 
@@ -93,8 +95,8 @@ class Idle(Lookup):
         return [(slot, self.over(event)) for slot, event in super().wait(timeout)]
 
 
-def cost(trials: int, sampler: str, count: int) -> dict[str, float]:
-    """Milliseconds a trial by part, in the mean over `count` after so many that have ended."""
+def cost(trials: int, sampler: str, count: int) -> tuple[dict[str, float], float]:
+    """Milliseconds by part, and by the clock: means over `count` trials, after so many others."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space, rng, ledger = Space.load(DIGITS), random.Random(0), Ledger()
     search = space.search.model_copy(
@@ -135,8 +137,10 @@ def cost(trials: int, sampler: str, count: int) -> dict[str, float]:
                 ledger.turn()
                 if not done:  # the model has seen all at once, and libraries were loaded
                     ledger.seconds.clear()
+                    began = time.perf_counter()
                 done += 1
-    return {part: 1000 * seconds / count for part, seconds in ledger.seconds.items()}
+    parts = {part: 1000 * seconds / count for part, seconds in ledger.seconds.items()}
+    return parts, 1000 * (time.perf_counter() - began) / count
 
 
 def main() -> None:
@@ -147,9 +151,10 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     for trials in map(int, given.trials.split(",")):
-        parts = cost(trials, given.sampler, given.count)
+        parts, clock = cost(trials, given.sampler, given.count)
         told = ", ".join(f"{part} {ms:.1f}" for part, ms in sorted(parts.items()))
-        print(f"{trials:,} trials, {given.sampler}: {sum(parts.values()):.0f} ms a trial: {told}")
+        whole = f"{sum(parts.values()):.0f} ms a trial ({clock:.0f} by the clock)"
+        print(f"{trials:,} trials, {given.sampler}: {whole}: {told}")
 
 
 if __name__ == "__main__":

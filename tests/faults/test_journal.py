@@ -6,6 +6,8 @@ import contextlib
 import errno
 import itertools
 import json
+import math
+import os
 import pickle
 import random
 import re
@@ -14,9 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from test_driver import Table, opened
 from test_training import Planted
@@ -24,7 +28,8 @@ from toy import exact
 
 from automl.errors import StudyError
 from automl.results import leaderboard
-from automl.searching.study import Study, alone, mend, room
+from automl.searching import study
+from automl.searching.study import Journal, Study, alone, mend, room
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +101,12 @@ def test_a_lock_that_a_dead_driver_left_does_not_hold_the_next_one(tmp_path: Pat
 
 def failing(at: int, error: int, torn: bool) -> Callable[..., None]:
     """`append_logs` that fails at its k-th call, with or without half of a record written."""
-    append, calls = JournalFileBackend.append_logs, itertools.count(1)
+    append, calls = Journal.append_logs, itertools.count(1)
 
-    def failed(self: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
+    def failed(self: Journal, logs: list[dict[str, Any]]) -> None:
         if next(calls) == at:
             if torn:
-                with open(self._file_path, "ab") as file:
+                with open(self.file, "ab") as file:
                     file.write(json.dumps(logs[0]).encode()[:20])
             raise OSError(error, "made up")
         append(self, logs)
@@ -117,7 +122,7 @@ def test_whichever_write_to_the_storage_fails_the_same_command_goes_on(
         folder = tmp_path / str(at) / "s"
         folder.parent.mkdir()
         with monkeypatch.context() as patch:
-            patch.setattr(JournalFileBackend, "append_logs", failing(at, errno.EIO, half))
+            patch.setattr(Journal, "append_logs", failing(at, errno.EIO, half))
             try:
                 list(opened(folder, Table(slots=2), 2).run())
             except OSError:
@@ -127,6 +132,23 @@ def test_whichever_write_to_the_storage_fails_the_same_command_goes_on(
         list(opened(folder, Table(slots=2), 2).run())
         exact(folder, 2)
     assert at > 25
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(math.inf, 1), (0.0, None)])
+def test_the_journal_is_forced_to_the_disk_now_and_then(
+    seconds: float, times: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced: list[int] = []
+    monkeypatch.setattr(study, "FORCED", seconds)
+    monkeypatch.setattr(study.os, "fsync", lambda file: forced.append(os.fstat(file).st_ino))
+    list(opened(tmp_path / "s", Table(), 2).run())
+    journal = tmp_path / "s" / "journal.log"
+    records = len(journal.read_bytes().splitlines())
+    assert forced.count(journal.stat().st_ino) == (times or records)
+    theirs = optuna.load_study(
+        study_name=None, storage=JournalStorage(JournalFileBackend(str(journal)))
+    )
+    assert len(theirs.trials) == 2
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
