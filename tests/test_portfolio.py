@@ -322,7 +322,8 @@ def test_what_the_space_says_comes_before_what_others_found(tmp_path: Path) -> N
     text += "start: [{model: {widths: [7], dropout: 0.1}, optimizer: {name: adamw, lr: 0.01}}]"
     elsewhere = [(values, "far away") for values in first(text, [LEARNED])]
     told = waiting(tmp_path / "s", text, elsewhere)
-    assert told == [(7, {}), (20, {}), (32, {"from": "far away"})]
+    ours = {"from": "the space"}
+    assert told == [(7, ours), (20, ours), (32, {"from": "far away"})]
 
 
 def test_a_search_begins_with_the_best_of_another(old: list[Study], tmp_path: Path) -> None:

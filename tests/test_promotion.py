@@ -236,6 +236,19 @@ def test_where_time_is_short_the_best_of_the_first_looks_comes_to_its_end(tmp_pa
         assert driver.rows()[0].state == "finished", f"nothing after {epochs} epochs"
 
 
+def test_what_the_space_believes_in_goes_to_its_end_at_once(tmp_path: Path) -> None:
+    table = Table(rising)
+    text = (
+        SPACE
+        + "start: [{model: {widths: [8], dropout: 0.1}, optimizer: {name: adamw, lr: 0.01}}]\n"
+    )
+    driver = opened(tmp_path / "s", table, 8, text=text)
+    events = driver.run()
+    while len(driver.ledger.entries) < 3:
+        next(events)
+    assert [driver.ledger.entries[number].epoch for number in (0, 1)] == [18, 2]
+
+
 def test_the_forecast_of_a_search_with_paused_trials_is_near_what_comes(tmp_path: Path) -> None:
     """Of trials that wait few come to their ends; as whole ones they made it 4 times too long."""
     table = Table(rising)

@@ -22,7 +22,7 @@ class Entry:
     state: State = "under way"
     curve: list[float] = field(default_factory=list)  # by epoch
     seconds: float = 0.0  # an epoch takes
-    believed: bool = False  # whether it did well elsewhere
+    believed: bool = False  # by the space, or since it did well elsewhere
     cost: float = 0.0  # the second goal, of which less is better; infinite: not known
     whole: bool = False  # whether it trains to its end, whatever it scores on the way
 

@@ -30,7 +30,7 @@ class Auto(Pruner):
     With `sampler: auto`, its model says how likely a trial is to be the best in the end, and what
     is expected of it for what it still costs: freeze-thaw optimization (Swersky et al. 2014). The
     first few trials are trained to their end before it decides, for only ends tell without bias
-    what an early score is worth; half as many, where these did well elsewhere. In a space with
+    what an early score is worth; half as many, where these are believed to be good. In a space with
     branches, options that have knobs of their own, these are the best of first looks, trials that
     came to the first rung. With other samplers a rung lets its best third through, as asynchronous
     successive halving does (Li et al. 2020), and takes up later who belongs to it.

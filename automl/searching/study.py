@@ -286,7 +286,7 @@ def begin(
             warnings.simplefilter("ignore", ExperimentalWarning)  # since Optuna 3.2
             study.set_metric_names(names)  # as the dashboard shall call them
         for values in space.beginnings():
-            study.enqueue_trial(values, skip_if_exists=True)
+            study.enqueue_trial(values, {"from": "the space"}, skip_if_exists=True)
         for values, where in elsewhere:
             study.enqueue_trial(values, {"from": where}, skip_if_exists=True)
         (path / "space.yaml").write_text(space.text, encoding="utf-8")

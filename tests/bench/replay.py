@@ -198,7 +198,7 @@ def ours(
     search = Search(sampler=Sampler.of(sampler), pruner=Pruner.of(pruner))
     fresh = study()
     for values in space.beginnings() if beginnings else []:
-        fresh.enqueue_trial(values)
+        fresh.enqueue_trial(values, {"from": "the space"})
 
     def values(job: Job) -> dict[str, Any]:
         return fresh.get_trials(deepcopy=False)[job.trial].params
