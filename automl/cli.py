@@ -6,7 +6,8 @@ import gc
 import time as clock
 
 BEGAN = clock.monotonic()  # a time budget counts from here: imports are part of it
-gc.set_threshold(100_000, 20, 100)  # a fifth of all imports is looking for garbage
+SELDOM = (100_000, 20, 100)
+gc.set_threshold(*SELDOM)  # a fifth of all imports is looking for garbage
 
 import json  # noqa: E402
 import re  # noqa: E402

@@ -8,7 +8,7 @@ import gc
 
 gc.disable()
 
-from automl.engines import worker  # noqa: E402
+from automl.engines import worker  # noqa: E402 # nobody looks for garbage in it
 
 worker.rehearse()
 gc.freeze()

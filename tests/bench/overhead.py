@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import gc
 import random
 import tempfile
 import time
@@ -29,7 +30,7 @@ from asking import closed
 from lookup import Lookup
 from optuna.trial import TrialState
 
-import automl.cli  # noqa: F401 # which tells Python how often to look for garbage
+from automl.cli import SELDOM
 from automl.config import Config, Pruner, Sampler
 from automl.data import Data
 from automl.engines import Event, Job, Request, decode, encode
@@ -150,6 +151,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=60)
     given = parser.parse_args()
     torch.set_num_threads(1)
+    gc.set_threshold(*SELDOM)  # as the command does
     for trials in map(int, given.trials.split(",")):
         parts, clock = cost(trials, given.sampler, given.count)
         told = ", ".join(f"{part} {ms:.1f}" for part, ms in sorted(parts.items()))
