@@ -266,6 +266,7 @@ class Model(Part):
 
     home: ClassVar[str] = "automl.models"
     reads: ClassVar[frozenset[str]] = frozenset({"maps"})  # maps, tokens, next tokens
+    free: ClassVar[set[str]] = set()  # knobs that cost nothing: its size is the same with any value
 
     @abstractmethod
     def build(self, inputs: Inputs, outputs: int) -> nn.Module:

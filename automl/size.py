@@ -17,7 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 aten = torch.ops.aten
-DRAWS = {aten.normal_.default}  # in place, of weights that are none
+FILLS = {  # in place, of weights that are none
+    aten.normal_.default,
+    aten.uniform_.default,
+    aten.fill_.Scalar,
+    aten.zero_.default,
+}
 ACTIVATIONS = {aten.relu.default, aten.gelu.default}
 NORMS = {aten.native_batch_norm.default, aten.native_group_norm.default}  # checked before
 SEEN = 20_000  # answers that are kept
@@ -63,7 +68,7 @@ class Counter(TorchDispatchMode):
     def __torch_dispatch__(
         self, run: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if run in DRAWS:
+        if run in FILLS:
             return args[0]
         if run in ACTIVATIONS:
             return args[0].detach()

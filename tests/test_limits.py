@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from toy import SPACE
 
 from automl import size as size_module
-from automl.config import Config, Task
+from automl.config import Config, Model, Task
 from automl.data import Data, Epoch
 from automl.engines import Event, Job, Measured, Reason, Request
 from automl.engines.worker import work
@@ -123,6 +123,22 @@ def test_every_model_of_a_space_is_as_large_as_pytorch_counts_it(
     sizes = [measure(config, inputs, len(labels)) for config, inputs in pairs]
     monkeypatch.setattr(size_module, "Counter", ByModule)
     assert sizes == [measure(config, inputs, len(labels)) for config, inputs in pairs]
+
+
+@pytest.mark.parametrize("name", Model.members())
+def test_knobs_that_cost_nothing_leave_a_model_as_large_as_it_is(name: str) -> None:
+    family = Model.members()[name]
+    spaces = [Space.load(find(name)) for name in ("digits", "mnist", "spoken", "sst2", "imdb-lm")]
+    configs = [(space, config) for space in spaces for config, _ in space.probes()]
+    space, config = next(pair for pair in configs if pair[1].model.name == name)
+    raw, labels = space.task.shape(None)
+    sizes = set()
+    for value in (0.01, 0.5, 0.9):
+        model = config.model.model_copy(update=dict.fromkeys(family.free, value))
+        tried = config.model_copy(update={"model": model})
+        sizes.add(measure(tried, config.input.expect(raw), len(labels)))
+    assert len(sizes) == 1
+    assert family.free <= set(family.model_fields)
 
 
 def test_an_operation_is_known_by_all_that_its_output_depends_on() -> None:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import math
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from automl.config import Config, Optimizer, Schedule, Task
 from automl.data import Data, Epoch, Split
 from automl.inputs.images import Images
 from automl.training import Diverged, checkpoint, evaluate, train
+from automl.training.loop import Run
 
 CPU = torch.device("cpu")
 EPOCHS = 4
@@ -162,7 +165,7 @@ def sealed(body: bytes) -> bytes:
     return body + hashlib.sha256(body).digest()
 
 
-def saved(state: Any) -> bytes:
+def pickled(state: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return sealed(buffer.getvalue())
@@ -173,10 +176,43 @@ DAMAGES: dict[str, Callable[[bytes, Path], bytes]] = {
     "truncated": lambda raw, _: raw[: len(raw) // 2],
     "its digest cut": lambda raw, _: raw[:-1],
     "empty": lambda raw, _: b"",
-    "a list": lambda raw, _: saved([1, 2]),
+    "a list": lambda raw, _: sealed(b"".join(checkpoint.packed([1, 2]))),
+    "of torch.save": lambda raw, _: pickled({"history": []}),
     "a planted pickle": lambda raw, bait: sealed(pickle.dumps(Planted(bait), protocol=2)),
-    "planted in a state": lambda raw, bait: saved({"history": Planted(bait)}),
+    "planted in a state": lambda raw, bait: pickled({"history": Planted(bait)}),
 }
+
+
+STATES = {
+    "plain": [None, True, 1, -2.5, "x", (1, 2), [], {}, {"a": 1, 2: "b"}, math.inf, 1e-300],
+    "types": [torch.ones(2).to(kind) for kind in (torch.bfloat16, torch.bool, torch.int64)],
+    "shapes": [torch.rand(shape) for shape in ((), (0, 3), (2, 3), (1, 2, 3, 1))],
+    "layouts": [torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last), torch.rand(4, 3).T],
+    "parts": [torch.rand(9)[2:5], torch.rand(3, 1).expand(3, 2), torch.rand(6, 6)[::2, ::3]],
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_checkpoint_gives_back_what_it_was_given(name: str, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "c", {"all": STATES[name]})
+    state = checkpoint.load(tmp_path / "c")
+    assert state is not None
+    for given, found in zip(STATES[name], state["all"], strict=True):
+        assert type(found) is type(given)
+        if isinstance(given, Tensor):
+            assert (found.dtype, found.shape) == (given.dtype, given.shape)
+            assert torch.equal(found, given)
+            assert found.untyped_storage().nbytes() == found.nbytes
+        else:
+            assert found == given
+    if name == "layouts":
+        assert [t.stride() for t in state["all"]] == [t.stride() for t in STATES[name]]
+
+
+def test_what_no_checkpoint_holds_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="holds no set"):
+        checkpoint.save(tmp_path / "c", {"of": {1}})
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -258,6 +294,28 @@ def test_the_score_is_that_of_the_weights_delivered(
     model = tried.model.build(data.inputs, len(data.labels))
     model.load_state_dict(weights(tmp_path / "c"))
     assert evaluate(model, data.valid, data.inputs, tried.task) == last.metrics
+
+
+def test_while_it_is_scored_a_model_has_the_mean_of_its_weights(data: Data) -> None:
+    run = Run(config(model={"name": "mlp", "widths": [16] * 3}), data, data.inputs, data.train, CPU)
+    one, other = [layer for layer in run.model.modules() if isinstance(layer, nn.Linear)][1:3]
+    one.weight = other.weight  # under two names, as in language models
+    norm = next(layer for layer in run.model.modules() if isinstance(layer, nn.BatchNorm1d))
+    tensors = one.weight.detach(), norm.running_mean
+    for tensor in tensors:
+        tensor.fill_(1.0)
+    run.averaged = {name: weight.clone() for name, weight in run.model.state_dict().items()}
+    for tensor in tensors:
+        tensor.fill_(3.0)
+    with suppress(Diverged), run.evaluated() as model:
+        assert model is run.model
+        assert all(tensor.eq(1).all() for tensor in (one.weight, other.weight, norm.running_mean))
+        raise Diverged
+    assert all(tensor.eq(3).all() for tensor in (one.weight, other.weight, norm.running_mean))
+    run.average(4, 4)  # half of it is new
+    with run.evaluated():
+        assert all(tensor.eq(2).all() for tensor in (one.weight, other.weight, norm.running_mean))
+    assert all(tensor.eq(3).all() for tensor in (one.weight, other.weight, norm.running_mean))
 
 
 def test_averaged_weights_are_scored_only_where_asked_for(data: Data, tmp_path: Path) -> None:

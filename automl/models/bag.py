@@ -51,6 +51,7 @@ class Bag(Model):
 
     name: Literal["bag"] = "bag"
     reads: ClassVar[frozenset[str]] = frozenset({"tokens"})
+    free: ClassVar[set[str]] = {"dropout", "embedding_dropout"}
 
     ngrams: int = Field(2, ge=1, le=5, description="tokens of the longest n-grams")
     buckets: int = Field(

@@ -281,6 +281,7 @@ class Cnn(Model):
     """Convolutional networks."""
 
     name: Literal["cnn"] = "cnn"
+    free: ClassVar[set[str]] = {"dropout", "logit_scale", "stochastic_depth"}
     stem: Stem = Field(default=Stem(), description="the first convolution")
     stages: list[SerializeAsAny[Stage]] = Field(
         default=[Plain(channels=channels, depth=2) for channels in (32, 64, 128)],

@@ -59,6 +59,7 @@ class Crnn(Model):
 
     name: Literal["crnn"] = "crnn"
     reads: ClassVar[frozenset[str]] = frozenset({"maps"})
+    free: ClassVar[set[str]] = {"dropout"}
 
     channels: list[Channels] = Field(
         default=[32, 64], min_length=1, max_length=6, description="filters of each convolution"

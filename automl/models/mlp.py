@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
@@ -20,6 +20,7 @@ class Mlp(Model):
     """Fully connected layers over all pixels."""
 
     name: Literal["mlp"] = "mlp"
+    free: ClassVar[set[str]] = {"dropout"}
     widths: list[Width] = Field(
         default=[256, 256], min_length=1, max_length=8, description="units of each hidden layer"
     )

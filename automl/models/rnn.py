@@ -74,6 +74,7 @@ class Rnn(Model):
 
     name: Literal["rnn"] = "rnn"
     reads: ClassVar[frozenset[str]] = frozenset({"tokens", "next tokens"})
+    free: ClassVar[set[str]] = {"dropout", "embedding_dropout"}
 
     cell: Cell = Field("gru", description="what remembers")
     embedding: int = Field(128, ge=1, le=2048, description="width of a token's embedding")

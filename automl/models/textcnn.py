@@ -56,6 +56,7 @@ class TextCnn(Model):
 
     name: Literal["textcnn"] = "textcnn"
     reads: ClassVar[frozenset[str]] = frozenset({"tokens"})
+    free: ClassVar[set[str]] = {"dropout", "embedding_dropout"}
 
     embedding: int = Field(128, ge=1, le=2048, description="width of a token's embedding")
     channels: int = Field(128, ge=1, le=2048, description="filters of each kernel")

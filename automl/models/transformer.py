@@ -143,6 +143,7 @@ class Transformer(Model):
 
     name: Literal["transformer"] = "transformer"
     reads: ClassVar[frozenset[str]] = frozenset({"tokens", "next tokens"})
+    free: ClassVar[set[str]] = {"dropout", "embedding_dropout"}
 
     heads: int = Field(4, ge=1, le=32, description="of attention, in each layer")
     head: Literal[16, 32, 64, 128] = Field(

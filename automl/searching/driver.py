@@ -326,7 +326,8 @@ class Driver:
         return self.space.search.excess(size) is None
 
     def _measure(self, config: Config) -> Size:
-        key = config.input.model_dump_json() + config.model.model_dump_json()
+        model = config.model
+        key = config.input.model_dump_json() + model.model_dump_json(exclude=model.free)
         if key not in self.sizes:
             inputs = config.input.fit(self.data)
             self.sizes[key] = measure(config, inputs, len(self.data.labels))

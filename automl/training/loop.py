@@ -6,12 +6,12 @@ slices of it, and the device is waited for once an epoch.
 
 from __future__ import annotations
 
-import copy
 import functools
 import logging
 import math
 import time
 from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -116,7 +116,8 @@ def train(
 
         if number == config.train.epochs and 0 < valid_split.rows * len(data.labels) <= KEPT:
             run.logits = torch.empty(valid_split.rows, len(data.labels), device=device)
-        metrics = evaluate(run.evaluated, valid_split, inputs, config.task, run.logits)
+        with run.evaluated() as model:
+            metrics = evaluate(model, valid_split, inputs, config.task, run.logits)
         train_loss = losses.item() / steps  # with the line above, the only waits for the device
         if not all(map(math.isfinite, (train_loss, *metrics.values()))):
             told = ", ".join(f"{name} {value:g}" for name, value in metrics.items())
@@ -241,7 +242,8 @@ class Run:
         self.generator = torch.Generator(device).manual_seed(config.seed)  # order and augmentation
         self.epochs = config.train.epochs
         self.horizon = config.train.average
-        self.averaged = copy.deepcopy(self.model).requires_grad_(False) if self.horizon else None
+        weights = self.model.state_dict().items() if self.horizon else ()
+        self.averaged = {name: weight.clone() for name, weight in weights}  # empty: are not
         self.history: list[Epoch] = []
         self.logits: Tensor | None = None  # (N, K) of the validation split, at the very end
 
@@ -258,20 +260,32 @@ class Run:
     def ended(self) -> bool:
         return len(self.history) == self.epochs
 
-    @property
-    def evaluated(self) -> nn.Module:
-        """The weights that are scored and delivered."""
-        return self.averaged if self.averaged is not None else self.model
+    @contextmanager
+    def evaluated(self) -> Iterator[nn.Module]:
+        """The model with the weights that are scored and delivered; afterwards with its own."""
+        own = self.model.state_dict(keep_vars=True)
+        pairs = [(own[name], weight) for name, weight in self.averaged.items()]
+        for mine, other in pairs:
+            mine.data, other.data = other.data, mine.data
+        for layer in self.model.modules() if self.on_gpu else ():
+            if isinstance(layer, nn.RNNBase):
+                layer.flatten_parameters()  # cuDNN wants them side by side
+        try:
+            yield self.model
+        finally:
+            for mine, other in reversed(pairs):  # a weight may have two names
+                mine.data, other.data = other.data, mine.data
 
     @torch.no_grad()
     def average(self, step: int, steps: int) -> None:
         """Over the last quarter of all steps, and never more than `horizon` epochs; fading."""
-        if self.averaged is None:
+        if not self.averaged:
             return
         share = 1 / (1 + min(step / 4, self.horizon * steps))
-        ours, theirs = self.averaged.state_dict().values(), self.model.state_dict().values()
-        floats = [(a, b) for a, b in zip(ours, theirs, strict=True) if a.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], share)
+        own = self.model.state_dict()
+        floats = [(mean, own[name]) for name, mean in self.averaged.items()]
+        floats = [(mean, now) for mean, now in floats if mean.is_floating_point()]
+        torch._foreach_lerp_([mean for mean, _ in floats], [now for _, now in floats], share)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -279,7 +293,7 @@ class Run:
             "history": [asdict(epoch) for epoch in self.history],
             "logits": self.logits,
             "model": self.model.state_dict(),
-            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "averaged": self.averaged or None,
             "optimizer": None if self.ended else self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "random": torch.get_rng_state(),
@@ -289,8 +303,8 @@ class Run:
     def load(self, state: dict[str, Any]) -> None:
         self.history = self.told(state)
         self.model.load_state_dict(state["model"])
-        if self.averaged is not None:
-            self.averaged.load_state_dict(state["averaged"])
+        for name, weight in self.averaged.items():
+            weight.copy_(state["averaged"][name])
         if not self.ended:
             self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
