@@ -397,15 +397,31 @@ def test_a_real_search_refuses_what_is_too_slow(tmp_path: Path) -> None:
     assert all(row.latency_ms and row.latency_64_ms for row in rows)
 
 
-def test_a_config_that_is_foretold_to_take_far_too_long_is_not_proposed(tmp_path: Path) -> None:
-    for limit in ("max_train_seconds: 1", "max_params: 1_000_000"):
-        driver = opened(tmp_path / limit[:10], Costly(), 9, text=limited(limit))
-        values = {"model.widths[0]": 8, "optimizer.lr": 0.01}
-        size = driver._measure(driver.space.with_values(values))
-        assert driver._feasible(values), "nothing is known yet"
-        for trial, seconds in enumerate([9.0, 10.0, 11.0, 10.0]):
-            driver.costs.learn(trial, size, 1, seconds)
-        assert driver._feasible(values) == (limit == "max_params: 1_000_000")
+@pytest.mark.parametrize(("limit", "may"), [("max_train_seconds: 1", False),
+                         ("max_memory_mb: 4", False), ("max_params: 1_000_000", True)])  # fmt: skip
+def test_a_config_that_is_foretold_to_take_far_too_much_is_not_proposed(
+    limit: str, may: bool, tmp_path: Path
+) -> None:
+    driver = opened(tmp_path / "s", Costly(), 9, text=limited(limit))
+    values = {"model.widths[0]": 8, "optimizer.lr": 0.01}
+    size = driver._measure(driver.space.with_values(values))
+    assert driver._feasible(values), "nothing is known yet"
+    for trial, cost in enumerate([9.0, 10.0, 11.0, 10.0]):
+        driver.costs.learn(trial, size, 1, cost)
+        driver.memory.learn(trial, size, 1, cost)
+    assert driver._feasible(values) == may
+
+
+def test_what_trainings_take_is_learned_by_the_next_driver_too(tmp_path: Path) -> None:
+    driver = opened(tmp_path / "s", Costly(), 12, text=limited())
+    list(driver.run())
+    again = opened(tmp_path / "s", Costly(), 13, text=limited())
+    for one in driver, again:
+        for wide in 8, 64:
+            values = {"model.widths[0]": wide, "optimizer.lr": 0.01}
+            size = one._measure(one.space.with_values(values))
+            assert one.costs.foretell(size, 1) == pytest.approx(wide / 3, rel=0.3)
+            assert one.memory.foretell(size, 1) == pytest.approx(100 + wide, rel=0.1)
 
 
 def test_a_config_that_is_foretold_to_end_after_the_search_is_not_proposed(tmp_path: Path) -> None:

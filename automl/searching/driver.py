@@ -49,7 +49,7 @@ from automl.space import Space, measure
 from automl.training import checkpoint as disk
 
 BATCH = "train.batch_size"  # a knob of it counts in what an epoch takes
-HOPELESS = 2  # times max_train_seconds, from which on a config that is foretold so is not proposed
+HOPELESS = 2  # times what a training may take, from which on what is foretold so is not proposed
 ATTEMPTS = 3  # workers a trial may lose over one epoch before it is given up
 STARTS = 30  # workers that may be lost in a row as they start, once one has started
 FULL = "the disk is full ({}); make room, and the same command goes on"
@@ -146,7 +146,7 @@ class Driver:
         self.asked = asked(study)
         study.sampler = space.search.sampler.build(seed + 7919 * self.asked, space, self.ledger)
         self.sizes: dict[str, Size] = {}  # by what decides them
-        self.costs = Costs()  # seconds of an epoch
+        self.costs, self.memory = Costs(), Costs()  # seconds of an epoch; megabytes
         self.waiting: deque[Active] = deque()  # interrupted trials, to go on with first
         self.paused: dict[int, Active] = {}  # by trial; the pruner may go on with them
         self.active: dict[int, Active] = {}  # by slot
@@ -192,8 +192,9 @@ class Driver:
                 self.ledger.entries[frozen.number] = entry
                 told = frozen.user_attrs
                 if "macs" in told:
-                    size = Size(told["params"], told["macs"])
-                    self.costs.learn(frozen.number, size, frozen.params.get(BATCH, 1), pace)
+                    size, batch = Size(told["params"], told["macs"]), frozen.params.get(BATCH, 1)
+                    self.costs.learn(frozen.number, size, batch, pace)
+                    self.memory.learn(frozen.number, size, batch, told.get("memory_mb", 0.0))
         self.rows()  # ranks them
 
     @property
@@ -319,11 +320,14 @@ class Driver:
             size = self._measure(self.space.with_values(values))
         except SpaceError:
             return False
-        each = self.costs.foretell(size, values.get(BATCH, 1)) or 0.0
-        limit = HOPELESS * (self.space.search.max_train_seconds or math.inf)
-        if each * self.space.epochs > min(limit, self.remaining):
+        search, batch = self.space.search, values.get(BATCH, 1)
+        whole = (self.costs.foretell(size, batch) or 0.0) * self.space.epochs
+        memory = self.memory.foretell(size, batch) or 0.0
+        if whole > min(HOPELESS * (search.max_train_seconds or math.inf), self.remaining):
             return False
-        return self.space.search.excess(size) is None
+        if memory > HOPELESS * (search.max_memory_mb or math.inf):
+            return False
+        return search.excess(size) is None
 
     def _measure(self, config: Config) -> Size:
         model = config.model
@@ -456,6 +460,8 @@ class Driver:
         search, epochs = self.space.search, active.history
         memory = epochs[-1].memory_mb
         if memory is not None:
+            batch = active.entry.values.get(BATCH, 1)
+            self.memory.learn(active.trial.number, active.size, batch, memory)
             active.trial.set_user_attr("memory_mb", round(memory, 1))
             if search.max_memory_mb and memory > search.max_memory_mb:
                 return "too large", f"{memory:,.0f} MB; max_memory_mb: {search.max_memory_mb:g}"

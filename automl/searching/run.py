@@ -229,6 +229,7 @@ def run(
                     "states": dict(Counter(row.state for row in rows)),
                     "device_seconds": round(sum(row.seconds for row in rows), 1),
                     "foretold_within": driver.costs.error,  # times the seconds of an epoch
+                    "memory_foretold_within": driver.memory.error,
                 },
                 environment={**manifest.versions, "device": manifest.device},
             )
