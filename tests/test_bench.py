@@ -15,7 +15,7 @@ import pytest
 from lookup import Lookup, Table
 from picture import Line, draw, spread
 from replay import SPACES, Recording, Replay, Spent, by_chance, optuna_default, ours
-from search_quality import OURS, automl_search, automl_search_no_portfolio, ranks, table
+from search_quality import OURS, again, automl_search, automl_search_no_portfolio, ranks, table
 
 from automl.engines import Go, Job, Refused
 
@@ -186,6 +186,15 @@ def test_a_task_never_seen_before_is_searched(name: str, epochs: int) -> None:
     assert 11 * epochs <= len(task.seen) <= 12 * epochs
     assert len(set(task.seen)) == len(task.seen), "an epoch is never paid for twice"
     assert max(epoch for _, epoch in task.seen) == epochs
+
+
+def test_only_what_paused_is_trained_from_scratch_again() -> None:
+    turns = [0, 1, 0, 1, 0, 2, 0, 2, 1]  # of two workers; config 1 pauses after two epochs
+    epochs = [1, 1, 2, 2, 3, 1, 4, 2, 3]
+    assert again(turns, epochs, 2) == [1, 1, 1, 1, 1, 1, 1, 1, 3]
+    assert again(turns, epochs, 1) == epochs, "one worker leaves what another call is for"
+    assert again([0, 0, 1, 0], [1, 3, 1, 4], 1) == [1, 2, 1, 4]
+    assert again([0, 0], [2, 2], 1) == [2, 2], "asked for what is known, it trains again"
 
 
 def test_the_harness_finds_what_it_calls() -> None:

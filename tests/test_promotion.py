@@ -276,6 +276,22 @@ def test_what_is_no_clear_gain_is_not_trained_on(tmp_path: Path) -> None:
     assert epochs(100) < 0.7 * epochs(10**6)
 
 
+@pytest.mark.parametrize(("whole", "believed", "next_one"), [(0, 0, True), (1, 0, True),
+                         (2, 0, False), (0, 2, False), (1, 1, False), (0, 1, True)])  # fmt: skip
+def test_half_of_all_epochs_are_of_trials_that_train_to_their_ends(
+    whole: int, believed: int, next_one: bool
+) -> None:
+    """Those that the view of ends proposed, and those that came from elsewhere."""
+    space = Space.parse("task: digits\nmodel: {name: mlp, dropout: {float: [0, 0.9]}}\n")
+    ledger = Ledger(epochs=2)
+    model = Surrogate(space, ledger, seed=0, startup=3)
+    for number in range(4):
+        entry = Entry(number, {"model.dropout": number / 5}, "closed", [0.5, 0.6 + number / 10])
+        entry.whole, entry.believed = number < whole, number >= 4 - believed
+        ledger.entries[number] = entry
+    assert model.propose().whole == next_one
+
+
 def test_every_branch_has_its_turn_now_and_then() -> None:
     space = Space.parse(SPACE.replace("dropout:", "activation: {choice: [relu, gelu]}, dropout:"))
     ledger = Ledger(epochs=1)

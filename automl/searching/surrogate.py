@@ -51,7 +51,7 @@ class Surrogate:
     Two processes see them. One knows all rungs and looks closely at what is near the best: it says
     what an unfinished trial will come to. The other knows ends only, as they are: early scores do
     not lead it astray. Each proposes what half of all epochs are spent on, and what the second
-    proposes is trained to its end.
+    proposes is trained to its end. What was believed in counts to its half.
     """
 
     def __init__(self, space: Space, ledger: Ledger, seed: int, startup: int) -> None:
@@ -104,7 +104,7 @@ class Surrogate:
         self._learn()
         if self.proposal is None:
             scored = self.ledger.scored
-            spent = sum(entry.epoch for entry in scored if entry.whole)
+            spent = sum(entry.epoch for entry in scored if entry.whole or entry.believed)
             whole = spent < WHOLE * sum(entry.epoch for entry in scored)
             whole = whole and len(self.ledger.finished) >= FEWEST
             self.proposal = self._improve(self.ends if whole else self.rungs)

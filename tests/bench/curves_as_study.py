@@ -31,17 +31,18 @@ def distribution(hole: Hole) -> BaseDistribution:
     return FloatDistribution(hole.low, hole.high, hole.log, hole.step)
 
 
-def main() -> None:
-    space, curves, folder = Space.load(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])
+def write(space: Space, curves: Path, folder: Path, device: str, by: str = "") -> None:
+    """By the task's score, or by the `loss`, negated. Raises FileExistsError."""
     folder.mkdir(parents=True)
     metric, knobs = space.task.metric, space.all_knobs()
-    manifest = Manifest(space.digest, space.task.name, "recorded", 0, sys.argv[4], {})
+    manifest = Manifest(space.digest, space.task.name, "recorded", 0, device, {})
     study = begin(folder, space, manifest, metric)
     for line in gzip.decompress(curves.read_bytes()).splitlines():
         told = json.loads(line)
         if told["state"] != "finished":
             continue
-        scores = told["metrics"][metric.name]
+        scores = told["metrics"][by or metric.name]
+        scores = [-score for score in scores] if by == "loss" else scores
         facts = {"params": told["params"], "seconds": round(told["seconds"] * len(scores), 3)}
         study.add_trial(
             create_trial(
@@ -55,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    write(Space.load(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

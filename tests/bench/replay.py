@@ -15,14 +15,17 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import tempfile
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import torch
+from curves_as_study import write
 from lookup import NOTHING, Lookup, drive, study
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
@@ -33,9 +36,11 @@ from automl.config import Pruner, Sampler, Task
 from automl.data import Data, Split
 from automl.engines import Event, Job, Refused
 from automl.inputs.text import Texts, pack
+from automl.searching import portfolio
 from automl.searching.costs import point
 from automl.searching.driver import suggest
-from automl.searching.encoder import Encoder
+from automl.searching.encoder import Encoder, Values
+from automl.searching.study import Study
 from automl.searching.surrogate import key
 from automl.size import Size
 from automl.space import Search, Space, measure
@@ -46,6 +51,12 @@ SPACES = {  # the spaces that the curves were drawn from
     "fashion5k": HERE / "spaces" / "fashion5k.yaml",
     "questions": HERE / "spaces" / "questions.yaml",
 }
+ELSEWHERE = {  # by curves, what is learned from before: others of the same kind of data
+    "digits": ("fashion5k", SPACES["fashion5k"]),
+    "fashion5k": ("digits", SPACES["digits"]),
+    "questions": ("sentences", HERE / "spaces" / "sentences.yaml"),
+}
+ENTRIES = 8  # of a portfolio, as those that are shipped
 SCORES = {  # 83 of the 400 configs of digits end with all right: only the loss tells them apart
     "digits": "loss",
     "fashion5k": "accuracy",
@@ -68,8 +79,8 @@ class Recorded:
 class Recording:
     """All configs of a space that were trained."""
 
-    def __init__(self, space: Space, configs: list[Recorded]) -> None:
-        self.space, self.configs = space, configs
+    def __init__(self, space: Space, configs: list[Recorded], name: str = "") -> None:
+        self.space, self.configs, self.name = space, configs, name
         self.epochs = space.epochs
         whole = [config.curve[-1] for config in configs if len(config.curve) == self.epochs]
         self.ends = sorted(whole, reverse=True)
@@ -85,7 +96,22 @@ class Recording:
                 curve = line.get("metrics", {}).get(score, [])
                 curve = [sign * value for value in curve]
                 configs.append(Recorded(line["values"], curve, line.get("seconds", math.nan)))
-        return cls(Space.load(SPACES[name]), configs)
+        return cls(Space.load(SPACES[name]), configs, name)
+
+    @cached_property
+    def learned(self) -> list[tuple[Values, str]]:
+        """What `automl portfolio build` makes of other recorded curves, as far as it fits here.
+
+        What is good is told by the score that counts here.
+        """
+        other, file = ELSEWHERE[self.name]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, other)
+            curves = HERE / "curves" / f"{other}.jsonl.gz"
+            write(Space.load(file), curves, path, "recorded", SCORES[self.name])
+            beliefs = portfolio.build([Study(path)], ENTRIES)
+        found = portfolio.usable(self.space, self.data, beliefs)
+        return [(v, b.told) for v, b in islice(found, self.space.search.portfolio)]
 
     @cached_property
     def _points(self) -> Any:
@@ -191,14 +217,17 @@ def ours(
     sampler: str = "auto",
     pruner: str = "auto",
     beginnings: bool = False,
+    elsewhere: bool = False,
     slots: int = 1,
 ) -> None:
-    """The tool's driver; with `beginnings` what the space says is good comes first."""
+    """The tool's driver; what the space says is good, and what did well elsewhere, first."""
     space = replay.recording.space
     search = Search(sampler=Sampler.of(sampler), pruner=Pruner.of(pruner))
     fresh = study()
     for values in space.beginnings() if beginnings else []:
         fresh.enqueue_trial(values, {"from": "the space"})
+    for values, where in replay.recording.learned if elsewhere else []:
+        fresh.enqueue_trial(values, {"from": where})
 
     def values(job: Job) -> dict[str, Any]:
         return fresh.get_trials(deepcopy=False)[job.trial].params

@@ -21,6 +21,7 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -91,7 +92,8 @@ OURS: dict[str, Search] = {
     "automl_no_model": partial(automl_search_no_portfolio, sampler="random"),
 }
 REPLAYS: dict[str, Search] = {
-    "automl": ours,
+    "automl": partial(ours, elsewhere=True),
+    "automl_no_portfolio": ours,
     "automl_beginnings": partial(ours, beginnings=True),
     "automl_no_promotion": partial(ours, pruner="none"),
     "automl_no_model": partial(ours, sampler="random"),
@@ -239,7 +241,28 @@ def learned(target: str, points: list[float], cost: str = "epoch") -> Runs:
 def trajectory_of(score: Any, file: Path, instance: str, target: str) -> Any:
     if target != "val_accuracy":  # the harness has no best and median of it: they cancel in ranks
         score.REFS[instance] |= {"best": 0.0, "median": -1.0, "best_any": 0.0}
-    return score.trajectory(str(file), instance)
+    told = score.trajectory(str(file), instance)
+    if several := re.search(r"_(\d+)_workers$", file.parent.name):
+        log = np.load(file)
+        spent = again(log["cfg"].tolist(), log["epoch"].tolist(), int(several[1]))
+        told["scratch"] = np.cumsum(spent) / harness("bench").MAX_EPOCH
+    return told
+
+
+def again(configs: list[int], epochs: list[int], workers: int) -> list[int]:
+    """Epochs that each call costs where whoever was paused begins anew.
+
+    A training goes on while it has its turn among the workers; the harness takes every call for
+    another config than the last one for a new beginning.
+    """
+    last: dict[int, tuple[int, int]] = {}  # by config: its last call, and to which epoch
+    spent = []
+    for call, (config, epoch) in enumerate(zip(configs, epochs, strict=True)):
+        before, reached = last.get(config, (-workers - 1, 0))
+        goes_on = call - before <= workers and epoch > reached
+        spent.append(epoch - reached if goes_on else epoch)
+        last[config] = call, epoch
+    return spent
 
 
 def at(runs: Any, epochs: int, trainings: float) -> Any:
