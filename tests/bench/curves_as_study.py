@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 
+import optuna
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -33,6 +34,7 @@ def distribution(hole: Hole) -> BaseDistribution:
 
 def write(space: Space, curves: Path, folder: Path, device: str, by: str = "") -> None:
     """By the task's score, or by the `loss`, negated. Raises FileExistsError."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder.mkdir(parents=True)
     metric, knobs = space.task.metric, space.all_knobs()
     manifest = Manifest(space.digest, space.task.name, "recorded", 0, device, {})

@@ -162,9 +162,9 @@ class Clock:
         self.pids: list[int] = []  # of workers
 
     def start(self, ago: float = 0.0) -> None:
-        """The first epoch begins, or has begun these seconds ago; what it took of CPUs is lost."""
+        """The first epoch begins, or has begun these seconds ago on one thread of each worker."""
         if not self.first:
-            self.first, self.cpu = time.time() - ago, self.cpu_seconds()
+            self.first, self.cpu = time.time() - ago, self.cpu_seconds() - ago * len(self.pids)
 
     def cpu_seconds(self) -> float:
         """Of this process and its workers so far."""
