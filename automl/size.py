@@ -25,6 +25,7 @@ FILLS = {  # in place, of weights that are none
 }
 ACTIVATIONS = {aten.relu.default, aten.gelu.default}
 NORMS = {aten.native_batch_norm.default, aten.native_group_norm.default}  # checked before
+META = torch.device("meta")
 SEEN = 20_000  # answers that are kept
 
 
@@ -53,9 +54,11 @@ def weigh(model: nn.Module, x: Tensor) -> tuple[Tensor, Size]:
 class Counter(TorchDispatchMode):
     """Counts the floating-point operations of what runs inside, by PyTorch's own formulas.
 
-    FlopCounterMode does so by module as well, which takes longer than the model. On the meta device
-    PyTorch works out in Python how large the outputs of some operations are, milliseconds each: of
-    those whose output is like their input it is not asked, and of no other twice.
+    What is made inside is made on the meta device: `torch.device("meta")` would do so in Python for
+    each function, and FlopCounterMode counts by module as well, which takes longer than the model.
+    On the meta device PyTorch works out in Python how large the outputs of some operations are,
+    milliseconds each: of those whose output is like their input it is not asked, and of no other
+    twice.
     """
 
     seen: ClassVar[dict[Any, tuple[Tensor, int]]] = {}  # outputs and operations
@@ -80,6 +83,10 @@ class Counter(TorchDispatchMode):
                 out = run(*args, **(kwargs or {}))
             self.flops += whole.get_total_flops()
             return out
+        if _makes(run):
+            return run(*args, **{**(kwargs or {}), "device": META})
+        if run is aten.lift_fresh.default:  # of torch.tensor
+            return args[0].to(META)
         if not _gives_one(run):
             out, flops = self._ask(run, args, kwargs or {})
             self.flops += flops
@@ -98,6 +105,14 @@ class Counter(TorchDispatchMode):
         out = run(*args, **kwargs)
         formula = flop_registry.get(run._overloadpacket)
         return out, 0 if formula is None else formula(*args, **kwargs, out_val=out)
+
+
+@functools.cache
+def _makes(run: Any) -> bool:
+    """Whether an operation makes a tensor of none, on any device."""
+    arguments = run._schema.arguments
+    of_tensors = any("Tensor" in str(value.type) for value in arguments)
+    return not of_tensors and any(value.name == "device" for value in arguments)
 
 
 @functools.cache

@@ -288,17 +288,14 @@ def measure(config: Config, inputs: Inputs, labels: int) -> Size:
 
     The model is built and run on the meta device: what passes here fits its inputs and outputs.
     """
-    import torch
-
     from automl.size import Counter, weigh
 
     outputs = labels or inputs.outputs
     try:
-        with torch.device("meta"):
-            with Counter():  # draws no weights
-                model = config.model.build(inputs, outputs)
+        with Counter():  # makes all on the meta device, and draws no weights
+            model = config.model.build(inputs, outputs)
             x = inputs.example(2)
-            logits, size = weigh(model, x)
+        logits, size = weigh(model, x)
     except (RuntimeError, ValueError) as error:  # what torch raises for shapes that cannot be
         reason = str(error).splitlines()[0]
         raise SpaceError(f"model: does not fit {inputs.summary}: {reason}") from error

@@ -122,7 +122,8 @@ def test_every_model_of_a_space_is_as_large_as_pytorch_counts_it(
     pairs = list(zip(configs, inputs, strict=True))
     sizes = [measure(config, inputs, len(labels)) for config, inputs in pairs]
     monkeypatch.setattr(size_module, "Counter", ByModule)
-    assert sizes == [measure(config, inputs, len(labels)) for config, inputs in pairs]
+    with torch.device("meta"):
+        assert sizes == [measure(config, inputs, len(labels)) for config, inputs in pairs]
 
 
 @pytest.mark.parametrize("name", Model.members())
@@ -139,6 +140,28 @@ def test_knobs_that_cost_nothing_leave_a_model_as_large_as_it_is(name: str) -> N
         sizes.add(measure(tried, config.input.expect(raw), len(labels)))
     assert len(sizes) == 1
     assert family.free <= set(family.model_fields)
+
+
+def test_all_that_is_made_while_a_model_is_counted_takes_no_memory() -> None:
+    class Makes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 4)
+            self.norm = nn.BatchNorm1d(4)
+            self.scale = torch.tensor([1.0, 2.0, 3.0, 4.0])
+            self.drawn = torch.rand(4, device="cpu") + torch.zeros_like(self.scale)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            places = torch.arange(4) * torch.ones(4, device=x.device) + torch.tensor(2)
+            return self.norm(self.layer(x)) * self.scale + self.drawn + places
+
+    with size_module.Counter():
+        model = Makes()
+        x = torch.ones(2, 3)
+    out, size = weigh(model, x)
+    assert (tuple(out.shape), size.params, size.macs) == ((2, 4), 16 + 8, 12)
+    made = [*model.state_dict().values(), model.scale, model.drawn, x, out]
+    assert {tensor.device.type for tensor in made} == {"meta"}
 
 
 def test_an_operation_is_known_by_all_that_its_output_depends_on() -> None:
