@@ -435,6 +435,11 @@ class Config(Strict):
         """What it is in one line: architecture, optimizer, batch size."""
         return f"{self.model.summary} | {self.optimizer.summary} | batch {self.train.batch_size}"
 
+    @property
+    def structure(self) -> str:
+        """Equal where input and model are, but for knobs that leave the model as large as it is."""
+        return self.input.model_dump_json() + self.model.model_dump_json(exclude=self.model.free)
+
     def dump(self) -> dict[str, Any]:
         """Plain values, every default written out: `Config.of(config.dump()) == config`."""
         return self.model_dump(mode="json")

@@ -330,8 +330,7 @@ class Driver:
         return search.excess(size) is None
 
     def _measure(self, config: Config) -> Size:
-        model = config.model
-        key = config.input.model_dump_json() + model.model_dump_json(exclude=model.free)
+        key = config.structure
         if key not in self.sizes:
             inputs = config.input.fit(self.data)
             self.sizes[key] = measure(config, inputs, len(self.data.labels))

@@ -304,8 +304,7 @@ def prove(space: Space, labels: int, inputs: Callable[[Input], Inputs]) -> tuple
     counts: dict[str, Size] = {}
     first = (space.with_values(values) for values in space.beginnings())
     for config in (*(config for config, _ in space.probes()), *first):
-        key = config.input.model_dump_json() + config.model.model_dump_json()
-        if key not in counts:
+        if (key := config.structure) not in counts:
             counts[key] = measure(config, inputs(config.input), labels)
     params = [size.params for size in counts.values()]
     excess = space.search.excess(Size(min(params), min(size.macs for size in counts.values())))

@@ -72,7 +72,7 @@ def load(path: Path) -> dict[str, Any] | None:
             try:
                 state = unpacked(body)
             except UNREADABLE as error:
-                log.warning("%s: no checkpoint, and is not read: %s", candidate, error)
+                log.warning("%s: is no checkpoint of this version: %s", candidate, error)
                 continue
             if isinstance(state, dict):
                 return state
