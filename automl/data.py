@@ -50,10 +50,10 @@ class Ragged:
         offsets = torch.cat([self.offsets, other.offsets[1:] + self.offsets[-1]])
         return Ragged(torch.cat([self.values, other.values]), offsets)
 
-    def padded(self, index: Tensor) -> Tensor:
+    def padded(self, index: Tensor, longest: int) -> Tensor:
         """The rows of an index, (n, longest of them), zeros behind their ends."""
         lengths = self.lengths[index]
-        within = torch.arange(max(1, int(lengths.max())), device=lengths.device)
+        within = torch.arange(max(1, longest), device=lengths.device)
         inside = within < lengths.unsqueeze(1)
         if not len(self.values):
             return torch.zeros_like(inside, dtype=self.values.dtype)
@@ -156,8 +156,9 @@ class Split:
             order = order[torch.argsort(pool * (lengths.max() + 1) + lengths[order], stable=True)]
             whole = order[: len(order) // size * size].view(-1, size)
             order = whole[torch.randperm(len(whole), generator=generator, device=device)].flatten()
-        for batch in order[: max(size, len(order) // size * size)].split(size):
-            yield self._take(batch)
+        batches = order[: max(size, len(order) // size * size)].split(size)
+        for batch, longest in zip(batches, self._longest(batches), strict=True):
+            yield self._take(batch, longest)
 
     def sweep(self, budget: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Index, x and y of batches that go through all once, with at most `budget` places each.
@@ -185,13 +186,21 @@ class Split:
             full = last == len(order) or (last + 1 - first) * longest[last] > budget
             if full or longest[last] > LONGER * longest[first]:
                 index = order[first:last]
-                yield index, *self._take(index)
+                yield index, *self._take(index, longest[last - 1])
                 first = last
 
-    def _take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def _longest(self, batches: Sequence[Tensor]) -> list[int]:
+        """Of the rows of each batch: the device is waited for once, not for every batch."""
+        if not isinstance(self.x, Ragged):
+            return [0] * len(batches)
+        told: list[int] = torch.stack([self.x.lengths[batch].max() for batch in batches]).tolist()
+        return told
+
+    def _take(self, index: Tensor, longest: int = 0) -> tuple[Tensor, Tensor]:
         if isinstance(self.x, Windows):
             return self.x.take(index)
-        return self.x.padded(index) if isinstance(self.x, Ragged) else self.x[index], self.y[index]
+        x = self.x.padded(index, longest) if isinstance(self.x, Ragged) else self.x[index]
+        return x, self.y[index]
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def test_what_is_no_text_is_told(raw: Any) -> None:
 def test_padding_is_zero_and_rows_are_whole() -> None:
     rows = [torch.arange(1, n + 1) for n in (3, 1, 0, 5)]
     ragged = Ragged.of(rows)
-    padded = ragged.padded(torch.tensor([3, 0, 2]))
+    padded = ragged.padded(torch.tensor([3, 0, 2]), 5)
     assert padded.tolist() == [[1, 2, 3, 4, 5], [1, 2, 3, 0, 0], [0] * 5]
     assert ragged[torch.tensor([True, False, False, True])].lengths.tolist() == [3, 5]
 

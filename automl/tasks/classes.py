@@ -71,7 +71,9 @@ class ClassTask(SourceTask):
 
     def tally(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
         count = logits.shape[1]
-        confusion = (y * count + logits.argmax(1)).bincount(minlength=count**2)
+        cells = y * count + logits.argmax(1)
+        confusion = cells.new_zeros(count**2)  # bincount waits for the device
+        confusion.scatter_add_(0, cells, torch.ones_like(cells))
         nats = F.cross_entropy(logits.double(), y, reduction="sum")
         return {"nats": nats, "confusion": confusion.view(count, count)}
 

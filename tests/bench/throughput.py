@@ -300,7 +300,7 @@ def skorch(configs: list[Any], data: Any, clock: Clock) -> list[float]:
         if isinstance(encoded.x, torch.Tensor):
             return inputs.prepare(encoded.x).contiguous(), encoded.y
         every = torch.arange(len(encoded.x))
-        return encoded.x.padded(every).long(), encoded.y
+        return encoded.x.padded(every, int(encoded.x.lengths.max())).long(), encoded.y
 
     found = []
     for config in configs:
