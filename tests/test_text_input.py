@@ -197,6 +197,7 @@ def test_a_sweep_gives_every_row_once_within_its_budget(lengths: list[int], budg
     index = []
     for rows_of, x, _ in Split(rows, torch.arange(len(lengths))).sweep(budget):
         index += rows_of.tolist()
+        assert x.sum(1).tolist() == [lengths[row] for row in rows_of.tolist()]
         assert len(x) == 1 or x.numel() <= budget
     assert sorted(index) == list(range(len(lengths)))
 
