@@ -83,9 +83,11 @@ def search(
     data: DataPath = None,
     device: Device = "auto",
     workers: Annotated[
-        int | None, typer.Option(help="processes; else one a core, or one a GPU")
+        int | None, typer.Option(help="processes; else one a core, or as many as share the GPUs")
     ] = None,
-    workers_per_gpu: Annotated[int, typer.Option(help="processes on each GPU")] = 1,
+    workers_per_gpu: Annotated[
+        int | None, typer.Option(help="processes on each GPU; else up to 8, by cores and memory")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of the proposals, weights and batches")] = 0,
     start_from: Annotated[
         str | None,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,6 +38,7 @@ from automl.engines import (
     Setup,
     decode,
     encode,
+    local,
 )
 from automl.engines.local import Local, devices
 from automl.errors import OptionError
@@ -397,6 +399,38 @@ def test_a_worker_dies_with_its_driver(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_each_worker_has_a_device(workers: int) -> None:
     assert devices(torch.device("cpu"), workers, 1) == ["cpu"] * workers
+
+
+@pytest.mark.parametrize(
+    ("gpus", "gigabytes", "cores", "machine", "workers"),
+    [
+        (1, 140, 16, 128, 8),  # more train no more
+        (1, 140, 4, 128, 4),
+        (2, 140, 12, 128, 12),
+        (2, 24, 64, 128, 14),
+        (1, 8, 16, 64, 2),
+        (1, 140, 16, 16, 5),
+        (8, 140, 4, 128, 8),
+        (2, 2, 4, 4, 2),  # one each, whatever there is
+    ],
+)
+def test_as_many_workers_share_a_gpu_as_cores_and_memory_admit(
+    gpus: int,
+    gigabytes: int,
+    cores: int,
+    machine: int,
+    workers: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    card = SimpleNamespace(total_memory=gigabytes * 2**30 - 2**28)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _number: card)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(cores)))
+    monkeypatch.setattr(local, "machine_mb", lambda: machine * 1024)
+    gpu = torch.device("cuda:0")
+    assert devices(gpu, None) == [f"cuda:{i % gpus}" for i in range(workers)]
+    assert len(devices(gpu, None, per_gpu=3)) == 3 * gpus
+    assert len(devices(gpu, 5)) == 5
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,11 @@ from automl.engines import (
 )
 from automl.errors import OptionError
 from automl.launch import WORKER, end, launch
+from automl.training.cost import machine_mb
 
 SHARE = 0.9  # of a device's memory, for all workers on it together
+CROWD = 8  # workers on one GPU at most: 16 train no more than 8, see studies/bench/gpu-2026-11.md
+ROOM = 3072  # MB of its memory for each, and as many of the machine's
 LOG, TAIL = 2**24, 2**20  # bytes of workers.log: when it is cut, and what then stays
 
 
@@ -140,13 +143,26 @@ def _lost(status: int) -> Lost:
     return Lost(f"worker ended with status {status}")
 
 
-def devices(device: torch.device, workers: int | None, per_gpu: int) -> list[str]:
+def devices(device: torch.device, workers: int | None, per_gpu: int | None = None) -> list[str]:
     """A device for each worker: one a core, or `per_gpu` on each GPU. Raises OptionError."""
     if workers is not None and workers < 1:
         raise OptionError(f"--workers: got {workers}; want at least 1")
-    if per_gpu < 1:
+    if per_gpu is not None and per_gpu < 1:
         raise OptionError(f"--workers-per-gpu: got {per_gpu}; want at least 1")
+    cores = len(os.sched_getaffinity(0))
     if device.type != "cuda":
-        return [str(device)] * (workers or len(os.sched_getaffinity(0)))
+        return [str(device)] * (workers or cores)
     count = torch.cuda.device_count()
-    return [f"cuda:{i % count}" for i in range(workers or count * per_gpu)]
+    if not workers:
+        workers = count * (per_gpu or crowd(cores, count))
+    return [f"cuda:{i % count}" for i in range(workers)]
+
+
+def crowd(cores: int, gpus: int) -> int:
+    """Workers that share a GPU: small nets leave it idle while Python says what comes next.
+
+    Each wants a core, and memory here and there.
+    """
+    sizes = (torch.cuda.get_device_properties(i).total_memory for i in range(gpus))
+    room = min(min(sizes) / 2**20, machine_mb() / gpus) / ROOM
+    return max(1, min(CROWD, cores // gpus, int(room)))
