@@ -304,7 +304,8 @@ def test_while_it_is_scored_a_model_has_the_mean_of_its_weights(data: Data) -> N
     tensors = one.weight.detach(), norm.running_mean
     for tensor in tensors:
         tensor.fill_(1.0)
-    run.averaged = {name: weight.clone() for name, weight in run.model.state_dict().items()}
+    own = run.model.state_dict(keep_vars=True).values()
+    run.pairs = [(weight.detach().clone(), weight) for weight in own]
     for tensor in tensors:
         tensor.fill_(3.0)
     with suppress(Diverged), run.evaluated() as model:

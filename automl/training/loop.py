@@ -242,8 +242,9 @@ class Run:
         self.generator = torch.Generator(device).manual_seed(config.seed)  # order and augmentation
         self.epochs = config.train.epochs
         self.horizon = config.train.average
-        weights = self.model.state_dict().items() if self.horizon else ()
-        self.averaged = {name: weight.clone() for name, weight in weights}  # empty: are not
+        own = self.model.state_dict(keep_vars=True) if self.horizon else {}
+        self.averaged = {name: weight.detach().clone() for name, weight in own.items()}
+        self.pairs = [(self.averaged[name], weight) for name, weight in own.items()]
         self.history: list[Epoch] = []
         self.logits: Tensor | None = None  # (N, K) of the validation split, at the very end
 
@@ -263,9 +264,7 @@ class Run:
     @contextmanager
     def evaluated(self) -> Iterator[nn.Module]:
         """The model with the weights that are scored and delivered; afterwards with its own."""
-        own = self.model.state_dict(keep_vars=True)
-        pairs = [(own[name], weight) for name, weight in self.averaged.items()]
-        for mine, other in pairs:
+        for other, mine in self.pairs:
             mine.data, other.data = other.data, mine.data
         for layer in self.model.modules() if self.on_gpu else ():
             if isinstance(layer, nn.RNNBase):
@@ -273,19 +272,16 @@ class Run:
         try:
             yield self.model
         finally:
-            for mine, other in reversed(pairs):  # a weight may have two names
+            for other, mine in reversed(self.pairs):  # a weight may have two names
                 mine.data, other.data = other.data, mine.data
 
     @torch.no_grad()
     def average(self, step: int, steps: int) -> None:
         """Over the last quarter of all steps, and never more than `horizon` epochs; fading."""
-        if not self.averaged:
-            return
-        share = 1 / (1 + min(step / 4, self.horizon * steps))
-        own = self.model.state_dict()
-        floats = [(mean, own[name]) for name, mean in self.averaged.items()]
-        floats = [(mean, now) for mean, now in floats if mean.is_floating_point()]
-        torch._foreach_lerp_([mean for mean, _ in floats], [now for _, now in floats], share)
+        floats = [pair for pair in self.pairs if pair[0].is_floating_point()]
+        if floats:
+            share = 1 / (1 + min(step / 4, self.horizon * steps))
+            torch._foreach_lerp_([mean for mean, _ in floats], [now for _, now in floats], share)
 
     def state(self) -> dict[str, Any]:
         return {

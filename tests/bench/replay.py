@@ -113,6 +113,13 @@ class Recording:
         found = portfolio.usable(self.space, self.data, beliefs)
         return [(v, b.told) for v, b in islice(found, self.space.search.portfolio)]
 
+    def prior(self, seed: int, best: float, worst: float) -> Values:
+        """Of configs between these shares of all, ranked by their ends, the one a seed draws."""
+        whole = [config for config in self.configs if len(config.curve) == self.epochs]
+        whole.sort(key=lambda config: -config.curve[-1])
+        rng = np.random.default_rng((seed, round(100 * best)))
+        return whole[rng.integers(int(best * len(whole)), int(worst * len(whole)))].values
+
     @cached_property
     def _points(self) -> Any:
         """(configs, coordinates)"""
@@ -217,14 +224,19 @@ def ours(
     sampler: str = "auto",
     pruner: str = "auto",
     beginnings: bool = False,
+    prior: tuple[float, float] | None = None,
     elsewhere: bool = False,
     slots: int = 1,
 ) -> None:
-    """The tool's driver; what the space says is good, and what did well elsewhere, first."""
+    """The tool's driver; what the space says is good, and what did well elsewhere, first.
+
+    With a `prior` the space says that a recorded config is good that ends between these shares.
+    """
     space = replay.recording.space
     search = Search(sampler=Sampler.of(sampler), pruner=Pruner.of(pruner))
     fresh = study()
-    for values in space.beginnings() if beginnings else []:
+    first = space.beginnings() if beginnings else []
+    for values in [*first, *([replay.recording.prior(seed, *prior)] if prior else [])]:
         fresh.enqueue_trial(values, {"from": "the space"})
     for values, where in replay.recording.learned if elsewhere else []:
         fresh.enqueue_trial(values, {"from": where})

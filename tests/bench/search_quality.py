@@ -95,6 +95,8 @@ REPLAYS: dict[str, Search] = {
     "automl": partial(ours, elsewhere=True),
     "automl_no_portfolio": ours,
     "automl_beginnings": partial(ours, beginnings=True),
+    "automl_good_prior": partial(ours, prior=(0.0, 0.1)),
+    "automl_wrong_prior": partial(ours, prior=(0.9, 1.0)),
     "automl_no_promotion": partial(ours, pruner="none"),
     "automl_no_model": partial(ours, sampler="random"),
     "optuna_default": optuna_default,
