@@ -139,10 +139,13 @@ class Split:
         assert isinstance(other.x, Tensor)
         return Split(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), groups)
 
-    def epoch(self, size: int, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(
+        self, size: int, generator: Generator, *, few: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of `size` rows in random order; fewer than `size` rows wait for another epoch.
 
-        Rows of different length come with others nearly as long.
+        Rows of different length come with others nearly as long. So that batches have but a `few`
+        lengths they are padded by up to an eighth more.
         """
         device = self.y.device
         if isinstance(self.x, Windows):
@@ -158,7 +161,7 @@ class Split:
             order = whole[torch.randperm(len(whole), generator=generator, device=device)].flatten()
         batches = order[: max(size, len(order) // size * size)].split(size)
         for batch, longest in zip(batches, self._longest(batches), strict=True):
-            yield self._take(batch, longest)
+            yield self._take(batch, rounded(longest) if few else longest)
 
     def sweep(self, budget: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Index, x and y of batches that go through all once, with at most `budget` places each.
@@ -201,6 +204,12 @@ class Split:
             return self.x.take(index)
         x = self.x.padded(index, longest) if isinstance(self.x, Ragged) else self.x[index]
         return x, self.y[index]
+
+
+def rounded(length: int) -> int:
+    """Up, to one of eight lengths between a power of two and the next."""
+    step: int = max(1, 2 ** (length.bit_length() - 4))
+    return -(-length // step) * step
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
             stepwise = group["lr"] * max(1, rows / columns) ** 0.5  # Jordan et al. 2024
             directions = orthogonal(torch.stack([matrix for _, matrix in pairs]))
             for (p, _), direction in zip(pairs, directions, strict=True):
-                p.sub_(direction.view_as(p), alpha=stepwise)
+                p.sub_(direction.view_as(p) * stepwise)
 
     def _adamw(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         for p in weights:

@@ -21,7 +21,7 @@ from automl.config import Config, Optimizer, Schedule, Task
 from automl.data import Data, Epoch, Split
 from automl.inputs.images import Images
 from automl.training import Diverged, checkpoint, evaluate, train
-from automl.training.loop import Run
+from automl.training.run import Run
 
 CPU = torch.device("cpu")
 EPOCHS = 4
@@ -313,7 +313,7 @@ def test_while_it_is_scored_a_model_has_the_mean_of_its_weights(data: Data) -> N
         assert all(tensor.eq(1).all() for tensor in (one.weight, other.weight, norm.running_mean))
         raise Diverged
     assert all(tensor.eq(3).all() for tensor in (one.weight, other.weight, norm.running_mean))
-    run.average(4, 4)  # half of it is new
+    run.average(run.share(4, 4))  # half of it is new
     with run.evaluated():
         assert all(tensor.eq(2).all() for tensor in (one.weight, other.weight, norm.running_mean))
     assert all(tensor.eq(3).all() for tensor in (one.weight, other.weight, norm.running_mean))

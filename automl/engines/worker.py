@@ -43,7 +43,8 @@ from automl.engines import (
 from automl.errors import DataError, is_full
 from automl.training import Diverged, train
 from automl.training.cost import BATCHES, Memory, latency_ms, machine_mb, own_mb
-from automl.training.loop import out_of_memory, outputs_of
+from automl.training.run import outputs_of
+from automl.training.step import out_of_memory
 
 PR_SET_PDEATHSIG = 1
 WATCH = 0.05  # seconds from one look at the memory to the next

@@ -21,7 +21,7 @@ from automl.results.judgement import Judgement, averaged, judged, temperature
 from automl.space import Space, measure
 from automl.training import checkpoint, train
 from automl.training.cost import BATCHES, latency_ms
-from automl.training.loop import outputs_of
+from automl.training.run import outputs_of
 
 
 @dataclass(frozen=True, eq=False)

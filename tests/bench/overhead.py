@@ -39,7 +39,7 @@ from automl.searching.driver import Closed, Driver
 from automl.searching.run import SAVING
 from automl.space import Space
 from automl.training import checkpoint
-from automl.training.loop import Run
+from automl.training.run import Run
 
 DIGITS = Path(__file__).parents[2] / "search_spaces" / "digits.yaml"
 CPU = torch.device("cpu")

@@ -32,6 +32,8 @@ from automl.searching.finals import Finals, Rerun, decide
 from automl.space import Space
 from automl.training import Diverged, checkpoint, loop, train
 from automl.training.cost import machine_mb, own_mb
+from automl.training.run import Run
+from automl.training.step import spared
 
 CPU = torch.device("cpu")
 FULL = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
@@ -47,7 +49,7 @@ def data() -> Data:
 
 def narrow(patch: pytest.MonkeyPatch, most: int) -> Counter[int]:
     """Memory that suffices to train on so many examples at once; counts those that were tried."""
-    seen, build = Counter[int](), loop.Run.__init__
+    seen, build = Counter[int](), Run.__init__
 
     def look(model: nn.Module, given: tuple[Tensor]) -> None:
         if not model.training:
@@ -56,11 +58,11 @@ def narrow(patch: pytest.MonkeyPatch, most: int) -> Counter[int]:
         if len(given[0]) > most:
             raise RuntimeError(FULL)
 
-    def built(run: loop.Run, *given: Any) -> None:
+    def built(run: Run, *given: Any) -> None:
         build(run, *given)
         run.model.register_forward_pre_hook(look)
 
-    patch.setattr(loop.Run, "__init__", built)
+    patch.setattr(Run, "__init__", built)
     return seen
 
 
@@ -107,7 +109,7 @@ def test_another_error_is_no_lack_of_memory() -> None:
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        loop.spared(wrong, torch.zeros(64, 1), torch.zeros(64), 1)
+        spared(wrong, torch.zeros(64, 1), torch.zeros(64), 1)
 
 
 HUNGRY = (
