@@ -201,6 +201,47 @@ def test_of_what_comes_next(model: Any, play: Data, taped: Taped, tmp_path: Path
     holds(busy("adamw", **plain, model=model, train=steps), play, taped, tmp_path)
 
 
+LSTM = {"name": "rnn", "cell": "lstm", "width": 8, "embedding": 8}
+ON_GPU: dict[str, tuple[str, Any]] = {
+    **{name: ("digits", model) for name, model in IMAGES.items()},
+    **{name: ("reviews", model) for name, model in (TEXTS | {"lstm": LSTM}).items()},
+    **{f"{name} of prose": ("play", model) for name, model in PROSE.items()},
+}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize(("kind", "model"), ON_GPU.values(), ids=list(ON_GPU))
+@pytest.mark.parametrize("optimizer", Optimizer.members())
+def test_on_a_gpu(
+    optimizer: str,
+    kind: str,
+    model: Any,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    changes: dict[str, Any] = {"model": model}
+    if kind != "digits":
+        task, text = ("textcsv", "words") if kind == "reviews" else ("shakespeare", "characters")
+        changes |= {"task": task, "input": text, "augment": "none"}
+    config, data = busy(optimizer, **changes), request.getfixturevalue(kind)
+    losses, made, record = [], [], graphs.record
+
+    def counted(*told: Any) -> Callable[[], None]:
+        made.append(record(*told))
+        return made[-1]
+
+    monkeypatch.setattr(graphs, "record", counted)
+    monkeypatch.setattr(graphs, "wanted", lambda _device: True)
+    for warm in 10_000, graphs.WARM:
+        monkeypatch.setattr(graphs, "WARM", warm)
+        epochs = list(train(config, data, device=torch.device("cuda:0")))
+        losses.append([epoch.train_loss for epoch in epochs])
+    assert made
+    assert not caplog.messages
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
 def test_rates_in_tensors_train_as_rates_in_numbers(
     digits: Data, taped: Taped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
