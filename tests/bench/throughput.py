@@ -160,6 +160,7 @@ class Clock:
         self.space, self.values = space, values  # that the configs are of
         self.first, self.seconds, self.cpu = 0.0, 0.0, 0.0
         self.pids: list[int] = []  # of workers
+        self.workers = 0  # processes beside this one
 
     def start(self, ago: float = 0.0) -> None:
         """The first epoch begins, or has begun these seconds ago on one thread of each worker."""
@@ -371,7 +372,7 @@ def ray_tune(configs: list[Any], data: Any, clock: Clock) -> list[float]:
                 }
             )
 
-    cores = len(os.sched_getaffinity(0))
+    cores = clock.workers = len(os.sched_getaffinity(0))
     ray.init(
         num_cpus=cores,
         include_dashboard=False,
@@ -425,7 +426,7 @@ def fast(configs: list[Any], data: Any, clock: Clock) -> list[float]:
 
 
 def searched(configs: list[Any], data: Any, clock: Clock) -> list[float]:
-    """As `automl search` does it: a worker for each core, checkpoints, a study on disk."""
+    """As `automl search` does it: as many workers, checkpoints, a study on disk."""
     from automl.engines import Setup
     from automl.engines.local import Local, devices
     from automl.searching.driver import Closed, Driver, Trained
@@ -439,7 +440,8 @@ def searched(configs: list[Any], data: Any, clock: Clock) -> list[float]:
         manifest = Manifest(space.digest, task.name, data.fingerprint, 0, str(where), {})
         study = begin(path, space, manifest, task.metric, [(v, "here") for v in clock.values])
         setup = Setup(task.model_dump(mode="json"), str(root(None)), "", 1, [])
-        engine = Local(setup, devices(where, None, 1), path / "workers.log")
+        engine = Local(setup, devices(where, None), path / "workers.log")
+        clock.workers = engine.slots
         driver = Driver(study, space, engine, folder=path, data=data, trials=len(configs), seed=0)
         driver.start()
         try:
@@ -465,7 +467,7 @@ WAYS: dict[str, tuple[str, Way]] = {  # what it is called, and how; the first is
     "ray": ("Ray Tune's PyTorch tutorial, a core a trial", ray_tune),
     "resident": ("ours: resident data, float32", resident),
     "bf16": ("+ bfloat16 where the device is fast at it", fast),
-    "searched": ("bfloat16 likewise, a worker a core, as searched", searched),
+    "searched": ("bfloat16 likewise, as many workers, as searched", searched),
 }
 
 
@@ -484,7 +486,6 @@ def one(way: str, net: str, count: int, epochs: int, began: float) -> Run:
         resource.getrusage(who).ru_maxrss / 1024
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
-    workers = len(os.sched_getaffinity(0)) if way in ("searched", "ray") else 0
     trained = count * epochs * len(data.train)
     ended = time.time()
     return Run(
@@ -494,7 +495,7 @@ def one(way: str, net: str, count: int, epochs: int, began: float) -> Run:
         clock.first - began,
         ended - began,
         cpu,
-        ours + workers * theirs,
+        ours + clock.workers * theirs,
     )
 
 
