@@ -53,6 +53,8 @@ class Tape(TorchDispatchMode):
 class Taped:
     """In the place of `graphs.record`: how often it was asked, and what it gave is played."""
 
+    changed: Callable[[], list[Tensor]]  # of the training that runs
+
     def __init__(self) -> None:
         self.made = self.played = 0
 
@@ -80,7 +82,7 @@ def taped(monkeypatch: pytest.MonkeyPatch) -> Taped:
 
     def begun(replays: graphs.Replays, step: Any, changed: Callable[[], list[Tensor]]) -> None:
         begin(replays, step, changed)
-        record.changed = changed  # type: ignore[attr-defined] # of the training that runs
+        record.changed = changed
 
     monkeypatch.setattr(graphs.Replays, "__init__", begun)
     monkeypatch.setattr(graphs, "record", record)
@@ -286,6 +288,8 @@ def test_where_nothing_can_be_recorded_steps_are_as_usual(
     def fails(step: Callable[[Tensor, Tensor], None], x: Tensor, y: Tensor, pool: Any) -> Any:
         taped(lambda *_: None, x, y, pool)
         step(x, y)
+        for tensor in taped.changed():  # gradients of the next step, half way
+            tensor.grad = torch.ones_like(tensor) if tensor.requires_grad else None
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     monkeypatch.setattr(graphs, "record", fails)
