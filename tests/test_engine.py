@@ -411,6 +411,7 @@ def test_each_worker_has_a_device(workers: int) -> None:
         (1, 8, 16, 64, 2),
         (1, 140, 16, 16, 5),
         (8, 140, 4, 128, 8),
+        (2, 140, 64, 24, 8),
         (2, 2, 4, 4, 2),  # one each, whatever there is
     ],
 )
