@@ -161,11 +161,15 @@ def same(a: Any, b: Any) -> bool:
     return torch.equal(a, b) if isinstance(a, Tensor) else bool(a == b)
 
 
-def holds(config: Config, data: Data, taped: Taped, folder: Path) -> None:
-    """Whether a training of recorded steps is the same, bit by bit, as one without any."""
+def unrecorded(config: Config, data: Data, file: Path) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graphs, "WARM", 10_000)
-        usual = ended(config, data, folder / "usual")
+        return ended(config, data, file)
+
+
+def holds(config: Config, data: Data, taped: Taped, folder: Path) -> None:
+    """Whether a training of recorded steps is the same, bit by bit, as one without any."""
+    usual = unrecorded(config, data, folder / "usual")
     assert not taped.made
     assert same(ended(config, data, folder / "taped"), usual)
     assert taped.played > 2 * taped.made
@@ -264,9 +268,7 @@ def test_a_record_that_does_something_else_is_not_used(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = busy("adamw")
-    with monkeypatch.context() as patch:
-        patch.setattr(graphs, "WARM", 10_000)
-        usual = ended(config, digits, tmp_path / "usual")
+    usual = unrecorded(config, digits, tmp_path / "usual")
     monkeypatch.setattr(Tape, "play", lambda _tape: None)
     assert same(ended(config, digits, tmp_path / "taped"), usual)
     assert taped.played == 1
@@ -281,9 +283,7 @@ def test_where_nothing_can_be_recorded_steps_are_as_usual(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = busy("sgd")
-    with monkeypatch.context() as patch:
-        patch.setattr(graphs, "WARM", 10_000)
-        usual = ended(config, digits, tmp_path / "usual")
+    usual = unrecorded(config, digits, tmp_path / "usual")
 
     def fails(step: Callable[[Tensor, Tensor], None], x: Tensor, y: Tensor, pool: Any) -> Any:
         taped(lambda *_: None, x, y, pool)
