@@ -454,12 +454,12 @@ def dashboard(
 @app.command()
 def doctor(data: DataPath = None) -> None:
     """What is installed, and where data is looked for."""
-    import os
     import shutil
 
     import torch
 
     from automl import cache
+    from automl.engines.local import devices
     from automl.searching.run import root
     from automl.searching.study import versions
     from automl.training import precision
@@ -472,7 +472,8 @@ def doctor(data: DataPath = None) -> None:
     ]
     for device in found:
         print(f"{device!s:<14} {precision.describe(device)}")
-    print(f"{'searches on':<14} {precision.pick()}, {len(os.sched_getaffinity(0))} cores")
+    slots = devices(precision.pick(), None)
+    print(f"{'searches on':<14} {', '.join(dict.fromkeys(slots))}: {len(slots)} workers")
     print(f"{'free disk':<14} {shutil.disk_usage('.').free / 1e9:.1f} GB here")
     nowhere = "downloaded when needed; --data or AUTOML_DATA names a folder"
     print(f"{'data':<14} {root(data) or nowhere}")
