@@ -158,7 +158,7 @@ def test_what_there_is_can_be_listed(automl: Command) -> None:
 
 def test_doctor_tells_versions_devices_and_places(automl: Command) -> None:
     told = automl("doctor").out
-    for word in ("torch", "optuna", "cpu", "cache", "free disk"):
+    for word in ("torch", "optuna", "cpu", "cache", "free disk", "workers"):
         assert word in told
 
 
