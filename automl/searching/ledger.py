@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    from automl.searching.surrogate import Surrogate
+    from automl.searching.gaussian import Array
 
 State = Literal["under way", "paused", "closed", "infeasible"]
 
@@ -31,6 +31,35 @@ class Entry:
         return len(self.curve)
 
 
+@dataclass(frozen=True)
+class Proposal:
+    values: dict[str, Any]
+    gain: float = math.inf  # expected improvement of the best score, in the model's units
+    whole: bool = False  # whether to train it to its end, whatever it scores on the way
+
+
+class Foresight(Protocol):
+    """What a pruner asks a model of the search; `surrogate.py` is the one there is."""
+
+    proposal: Proposal | None
+
+    @property
+    def ready(self) -> bool: ...
+
+    @property
+    def branching(self) -> bool: ...
+
+    def predict(self, entries: list[Entry]) -> tuple[Array, Array]: ...
+
+    def gain(self, entries: list[Entry]) -> Array: ...
+
+    def chance_to_win(self, entries: list[Entry]) -> Array: ...
+
+    def unbeatable(self, entry: Entry) -> bool: ...
+
+    def propose(self) -> Proposal: ...
+
+
 @dataclass
 class Ledger:
     """All trials of a study that have been asked for."""
@@ -43,7 +72,7 @@ class Ledger:
     entries: dict[int, Entry] = field(default_factory=dict)
     may_ask: bool = True  # whether there may be new trials
     seconds_left: float = math.inf
-    model: Surrogate | None = None  # of a sampler that has one
+    model: Foresight | None = None  # of a sampler that has one
 
     def of(self, *states: State) -> list[Entry]:
         return [entry for entry in self.entries.values() if entry.state in states]

@@ -67,7 +67,7 @@ class Auto(Pruner):
     def _begins(self, ledger: Ledger) -> bool:
         """Whether the best of the first looks have still to come to their ends."""
         assert ledger.model is not None
-        return bool(ledger.model.branches) and len(ledger.finished) < self.whole
+        return ledger.model.branching and len(ledger.finished) < self.whole
 
     def _first(self, ledger: Ledger) -> int:
         """The earliest rung whose ranks agree with those at the end, among all that came there."""
@@ -95,7 +95,7 @@ class Auto(Pruner):
             return False
         if ledger.model is None:
             return entry not in self._through(entry.epoch, ledger)
-        at_once = 0 if ledger.model.branches else self.whole
+        at_once = 0 if ledger.model.branching else self.whole
         if entry.number < (self.whole // 2 if entry.believed else at_once):
             return False
         if self._begins(ledger):

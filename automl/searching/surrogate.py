@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 from automl.holes import Choice, value_at
 from automl.searching.encoder import Encoder, Values
 from automl.searching.gaussian import Array, GaussianProcess
-from automl.searching.ledger import Entry, Ledger
+from automl.searching.ledger import Entry, Ledger, Proposal
 from automl.space import Space
 
 Scale = Callable[[Array], Array]
@@ -36,13 +35,6 @@ AROUND = 20  # finished trials without news, after which the search returns to w
 BRANCH = 0.25  # of the proposals, for branches of a conditional space at random
 UNBOUND = 0.25  # of the proposals of a search for two goals, whatever they cost
 CLEARLY = 0.03  # of the median's distance to the best: a score better by this is news
-
-
-@dataclass(frozen=True)
-class Proposal:
-    values: Values
-    gain: float = math.inf  # expected improvement of the best score, in the model's units
-    whole: bool = False  # whether to train it to its end, whatever it scores on the way
 
 
 class Surrogate:
@@ -77,6 +69,11 @@ class Surrogate:
     def ready(self) -> bool:
         """Whether enough was seen to tell anything."""
         return len(self.ledger.entries) >= self.startup and len(self.ledger.scored) >= 3
+
+    @property
+    def branching(self) -> bool:
+        """Whether the space has such choices."""
+        return bool(self.branches)
 
     def predict(self, entries: list[Entry]) -> tuple[Array, Array]:
         """Mean and deviation of the final scores, in the model's units."""
