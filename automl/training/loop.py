@@ -85,9 +85,7 @@ def train(
             run.logits = torch.empty(valid_split.rows, len(data.labels), device=device)
         with run.evaluated() as model:
             metrics = evaluate(model, valid_split, inputs, config.task, run.logits)
-        train_loss = (
-            step.losses.item() / steps
-        )  # with the line above, the only waits for the device
+        train_loss = step.losses.item() / steps  # here and above the device is waited for
         if not all(map(math.isfinite, (train_loss, *metrics.values()))):
             told = ", ".join(f"{name} {value:g}" for name, value in metrics.items())
             raise Diverged(f"train loss {train_loss:g}, {told} in epoch {number}")
