@@ -7,11 +7,13 @@ graph does, and does them again without our Python: what a record would hold fas
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from test_training import CPU, busy, same
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -19,9 +21,6 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from automl.config import Config, Optimizer, Task
 from automl.data import Data, rounded
 from automl.training import checkpoint, graphs, train
-
-CPU = torch.device("cpu")
-
 
 SHAPES_ONLY = {torch.ops.aten.transpose_.default}  # nothing that a device would do
 
@@ -130,15 +129,6 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Data:
     return Task.of("shakespeare").load(folder)
 
 
-def busy(optimizer: str, **changes: Any) -> Config:
-    """A training with all that draws random numbers, keeps state or changes from step to step."""
-    model = IMAGES["cnn"] | {"dropout": 0.2, "stochastic_depth": 0.2}
-    augment = {"name": "images", "flip": True, "crop": 1, "mixup": 0.4}
-    steps = {"epochs": 3, "batch_size": 32, "label_smoothing": 0.1, "clip": 1.0}
-    told = {"task": "digits", "model": model, "augment": augment, "optimizer": optimizer}
-    return Config.of(told | {"train": steps, "schedule": "cosine"} | changes)
-
-
 def ended(config: Config, data: Data, file: Path, until: int | None = None) -> dict[str, Any]:
     """What a training leaves, but for how long it took."""
     list(train(config, data, device=CPU, checkpoint=file, until=until))
@@ -150,15 +140,6 @@ def told(state: dict[str, Any] | None) -> dict[str, Any]:
     for epoch in state["history"]:
         del epoch["seconds"]
     return state
-
-
-def same(a: Any, b: Any) -> bool:
-    """Bitwise, however deep."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return torch.equal(a, b) if isinstance(a, Tensor) else bool(a == b)
 
 
 def unrecorded(config: Config, data: Data, file: Path) -> dict[str, Any]:
@@ -196,7 +177,8 @@ def test_of_images(model: Any, digits: Data, taped: Taped, tmp_path: Path) -> No
 @pytest.mark.parametrize("model", TEXTS.values(), ids=list(TEXTS))
 def test_of_texts(model: Any, reviews: Data, taped: Taped, tmp_path: Path) -> None:
     plain = {"task": "textcsv", "input": "words", "augment": "none"}
-    holds(busy("adamw", **plain, model=model), reviews, taped, tmp_path)
+    steps = {"epochs": 8, "label_smoothing": 0.1, "clip": 1.0}  # a length comes once in most
+    holds(busy("adamw", **plain, model=model, train=steps), reviews, taped, tmp_path)
     assert taped.made > 1  # batches of several lengths
 
 
@@ -215,7 +197,9 @@ ON_GPU: dict[str, tuple[str, Any]] = {
 }
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.skipif(  # only CUDA has graphs; the tape of the tests above needs none
+    not torch.cuda.is_available(), reason="CUDA graphs want a GPU, and there is none here"
+)
 @pytest.mark.parametrize(("kind", "model"), ON_GPU.values(), ids=list(ON_GPU))
 @pytest.mark.parametrize("optimizer", Optimizer.members())
 def test_on_a_gpu(
@@ -229,7 +213,8 @@ def test_on_a_gpu(
     changes: dict[str, Any] = {"model": model}
     if kind != "digits":
         task, text = ("textcsv", "words") if kind == "reviews" else ("shakespeare", "characters")
-        changes |= {"task": task, "input": text, "augment": "none"}
+        steps = {"epochs": 8, "label_smoothing": 0.1, "clip": 1.0}
+        changes |= {"task": task, "input": text, "augment": "none", "train": steps}
     config, data = busy(optimizer, **changes), request.getfixturevalue(kind)
     losses, made, record = [], [], graphs.record
 
@@ -260,42 +245,42 @@ def test_rates_in_tensors_train_as_rates_in_numbers(
             torch.testing.assert_close(weight, other)
 
 
-def test_a_record_that_does_something_else_is_not_used(
+def idle(taped: Taped, *told: Any) -> Callable[[], None]:
+    """A record that does nothing."""
+    taped(*told)
+    return lambda: None
+
+
+def failing(taped: Taped, step: Any, *batch: Any) -> Callable[[], None]:
+    """What cannot be recorded, half way: gradients are there already."""
+    taped(lambda *_: None, *batch)
+    step(*batch[:2])
+    for tensor in taped.changed():
+        tensor.grad = torch.ones_like(tensor) if tensor.requires_grad else None
+    raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+
+WRONG = {
+    "differs from one as usual": idle,
+    "cannot be recorded: operation not permitted when stream is capturing": failing,
+}
+
+
+@pytest.mark.parametrize(("said", "wrong"), WRONG.items(), ids=["idle", "failing"])
+def test_a_wrong_record_leaves_steps_as_usual(
+    said: str,
+    wrong: Callable[..., Any],
     digits: Data,
     taped: Taped,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    config = busy("adamw")
-    usual = unrecorded(config, digits, tmp_path / "usual")
-    monkeypatch.setattr(Tape, "play", lambda _tape: None)
-    assert same(ended(config, digits, tmp_path / "taped"), usual)
-    assert taped.played == 1
-    assert "differs from one as usual" in caplog.text
-
-
-def test_where_nothing_can_be_recorded_steps_are_as_usual(
-    digits: Data,
-    taped: Taped,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    config = busy("sgd")
-    usual = unrecorded(config, digits, tmp_path / "usual")
-
-    def fails(step: Callable[[Tensor, Tensor], None], x: Tensor, y: Tensor, pool: Any) -> Any:
-        taped(lambda *_: None, x, y, pool)
-        step(x, y)
-        for tensor in taped.changed():  # gradients of the next step, half way
-            tensor.grad = torch.ones_like(tensor) if tensor.requires_grad else None
-        raise RuntimeError("operation not permitted when stream is capturing\nand more")
-
-    monkeypatch.setattr(graphs, "record", fails)
-    assert same(ended(config, digits, tmp_path / "taped"), usual)
+    usual = unrecorded(busy("adamw"), digits, tmp_path / "usual")
+    monkeypatch.setattr(graphs, "record", partial(wrong, taped))
+    assert same(ended(busy("adamw"), digits, tmp_path / "taped"), usual)
     assert taped.made == 1  # it is not tried again
-    assert "cannot be recorded: operation not permitted when stream is capturing" in caplog.text
+    assert said in caplog.text
 
 
 def test_what_records_hold_stays_where_it_is(digits: Data, taped: Taped, tmp_path: Path) -> None:

@@ -34,16 +34,17 @@ def config(**changes: Any) -> Config:
     return Config.of({"task": "digits", "model": MLP, "seed": 3} | changes | {"train": steps})
 
 
-def busy(optimizer: str) -> Config:
+def busy(optimizer: str, **changes: Any) -> Config:
     """All that draws random numbers, keeps state or looks at the data ahead, at once."""
     stem, stages = {"whiten": True}, [{"name": "residual", "channels": 8}]
     model = {"name": "cnn", "stem": stem, "stages": stages, "dropout": 0.2}
-    return config(
-        model=model | {"stochastic_depth": 0.2},
-        augment={"name": "images", "flip": True, "crop": 1, "cutout": 2, "mixup": 0.4},
-        optimizer=optimizer,
-        train={"average": 1.0, "label_smoothing": 0.1, "clip": 1.0},
-    )
+    told = {
+        "model": model | {"stochastic_depth": 0.2},
+        "augment": {"name": "images", "flip": True, "crop": 1, "cutout": 2, "mixup": 0.4},
+        "optimizer": optimizer,
+        "train": {"average": 1.0, "label_smoothing": 0.1, "clip": 1.0},
+    }
+    return config(**(told | changes))
 
 
 @pytest.fixture(scope="module")
