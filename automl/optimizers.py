@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from inspect import unwrap
 from typing import Any, Literal
 
 import torch
@@ -46,7 +47,7 @@ class AdamW(Optimizer):
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         groups = _groups(model.parameters(), self.lr, weight_decay=self.weight_decay)
-        return torch.optim.AdamW(groups, betas=(self.beta1, self.beta2), fused=True)
+        return EagerAdamW(groups, betas=(self.beta1, self.beta2), fused=True)
 
 
 class Muon(Optimizer):
@@ -82,8 +83,26 @@ def _groups(weights: Iterable[nn.Parameter], lr: float, **decay: float) -> list[
     return [group for group in groups if group["params"]]
 
 
-class DecoupledSGD(torch.optim.SGD):
+class Eager(torch.optim.Optimizer):
+    """Methods of PyTorch's as they are, without what keeps `torch.compile` away from them.
+
+    That would import its compiler, which takes two seconds, for steps that are never compiled.
+    """
+
+    add_param_group = unwrap(torch.optim.Optimizer.add_param_group)
+    load_state_dict = unwrap(torch.optim.Optimizer.load_state_dict)
+    state_dict = unwrap(torch.optim.Optimizer.state_dict)
+    zero_grad = unwrap(torch.optim.Optimizer.zero_grad)
+
+
+class EagerAdamW(Eager, torch.optim.AdamW):
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
+
+
+class DecoupledSGD(Eager, torch.optim.SGD):
     """SGD whose groups have a decoupled "decay". Its own `weight_decay` stays 0."""
+
+    _descend = unwrap(torch.optim.SGD.step)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override] # takes no closure
@@ -91,10 +110,10 @@ class DecoupledSGD(torch.optim.SGD):
             weights = [p for p in group["params"] if p.grad is not None]
             if weights and group["decay"]:
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["decay"])
-        super().step()
+        self._descend()
 
 
-class MuonAndAdamW(torch.optim.Optimizer):
+class MuonAndAdamW(Eager):
     """Muon for groups with a "momentum", AdamW (betas 0.9 and 0.999) for the others."""
 
     @torch.no_grad()

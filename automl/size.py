@@ -6,7 +6,10 @@ Counted on the meta device, where nothing needs memory and nothing is computed.
 from __future__ import annotations
 
 import functools
+import sys
 from dataclasses import dataclass
+from inspect import unwrap
+from types import MethodType
 from typing import Any, ClassVar
 
 import torch
@@ -23,9 +26,16 @@ FILLS = {  # in place, of weights that are none
     aten.fill_.Scalar,
     aten.zero_.default,
 }
-ACTIVATIONS = {aten.relu.default, aten.gelu.default}
+ALIKE = {  # give what is like their first input
+    aten.relu.default,
+    aten.gelu.default,
+    aten._safe_softmax.default,
+    aten.tril.default,
+}
 NORMS = {aten.native_batch_norm.default, aten.native_group_norm.default}  # checked before
+LAYER_NORM = aten.native_layer_norm.default
 META = torch.device("meta")
+COMPILER = "torch._dynamo"
 SEEN = 20_000  # answers that are kept
 
 
@@ -44,11 +54,21 @@ def weigh(model: nn.Module, x: Tensor) -> tuple[Tensor, Size]:
     layers = [_OneStep(m, counter) for m in model.modules() if isinstance(m, nn.RNNBase)]
     for layer in layers:
         layer.layer.forward = layer  # hundreds of steps would take seconds
-    with counter:
-        out = model(x)
+    try:
+        with counter:
+            out = model(x)
+    except RuntimeError:
+        if counter.followed or COMPILER not in sys.modules:
+            raise
+        return weigh(model, x)  # torch.cond has imported it, and it looked into the counter
     flops = counter.flops + sum(layer.more for layer in layers)
     params = sum(weight.numel() for weight in model.parameters())
     return out, Size(params, flops // 2 // len(x))
+
+
+def weightless() -> Counter:
+    """Where models are made on the meta device, and none of their weights are drawn."""
+    return Counter()
 
 
 class Counter(TorchDispatchMode):
@@ -57,8 +77,8 @@ class Counter(TorchDispatchMode):
     What is made inside is made on the meta device: `torch.device("meta")` would do so in Python for
     each function, and FlopCounterMode counts by module as well, which takes longer than the model.
     On the meta device PyTorch works out in Python how large the outputs of some operations are,
-    milliseconds each: of those whose output is like their input it is not asked, and of no other
-    twice.
+    milliseconds each, and imports its compiler for that, which takes two seconds: of the usual ones
+    it is not asked, and of no other twice.
     """
 
     seen: ClassVar[dict[Any, tuple[Tensor, int]]] = {}  # outputs and operations
@@ -67,15 +87,19 @@ class Counter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # of PyTorch
         self.flops = 0
+        self.followed = COMPILER in sys.modules
+        if not self.followed:  # it need not be kept away, for which PyTorch would import it
+            bare = MethodType(unwrap(Counter.__torch_dispatch__), self)
+            self.__torch_dispatch__ = bare  # type: ignore[method-assign]
 
     def __torch_dispatch__(
         self, run: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if run in FILLS:
             return args[0]
-        if run in ACTIVATIONS:
+        if run in ALIKE:
             return args[0].detach()
-        if run in NORMS:
+        if run in NORMS or (run is LAYER_NORM and args[0].shape[-len(args[1]) :] == (*args[1],)):
             means = deviations = args[0].new_empty(0)  # for a backward pass
             return args[0].detach(), means, deviations
         if isinstance(run, HigherOrderOperator):  # as torch.cond, of which the larger branch counts
@@ -102,9 +126,52 @@ class Counter(TorchDispatchMode):
 
     @staticmethod
     def _ask(run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, int]:
-        out = run(*args, **kwargs)
+        out = _answer(run, args, kwargs)
         formula = flop_registry.get(run._overloadpacket)
         return out, 0 if formula is None else formula(*args, **kwargs, out_val=out)
+
+
+def _answer(run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What an operation gives."""
+    if torch.Tag.pointwise in run.tags and run is not aten.clone.default:
+        return _pointwise(run, args, kwargs)
+    if run is aten.addmm.default:
+        product = aten.mm.default(*args[1:])
+        return _pointwise(aten.add.Tensor, (product, args[0]), {})
+    if run is aten.mean.dim:
+        return aten.sum.dim_IntList(*args, **kwargs)
+    if run is aten.any.dim:
+        return aten.sum.dim_IntList(*args, dtype=torch.bool)
+    if run is aten.stack.default:
+        tensors, dim = (*args, 0)[:2]
+        return _joined([x.unsqueeze(dim) for x in tensors], dim)
+    if run is aten.cat.default:
+        return _joined(*args)
+    return run(*args, **kwargs)
+
+
+def _pointwise(run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Numbers one by one: of the shape of all together, and of the type that no numbers give."""
+    tensors = [value for value in args if isinstance(value, Tensor)]
+    shape = torch.broadcast_shapes(*(x.shape for x in tensors))
+    if run._schema.is_mutable:
+        return args[0] if args[0].shape == shape else run(*args, **kwargs)
+    none = [torch.empty(x.ndim and 0, dtype=x.dtype) if isinstance(x, Tensor) else x for x in args]
+    dtype = run(*none, **kwargs).dtype
+    alike = [x for x in tensors if x.shape == shape]
+    if not alike or run is aten.masked_fill.Scalar:
+        return torch.empty(shape, dtype=dtype, device=META)
+    return torch.empty_like(alike[0], dtype=dtype)  # it lies as that does
+
+
+def _joined(tensors: list[Tensor], dim: int = 0) -> Tensor:
+    first = tensors[0]
+    dim %= first.ndim
+    if len({(x.dtype, x.shape[:dim], x.shape[dim + 1 :]) for x in tensors}) > 1:
+        return torch.cat(tensors, dim)  # wrong, or of more than one type
+    shape = list(first.shape)
+    shape[dim] = sum(x.shape[dim] for x in tensors)
+    return first.new_empty(shape)
 
 
 @functools.cache

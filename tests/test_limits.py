@@ -164,6 +164,77 @@ def test_all_that_is_made_while_a_model_is_counted_takes_no_memory() -> None:
     assert {tensor.device.type for tensor in made} == {"meta"}
 
 
+def told_of(out: Any) -> list[Any]:
+    tensors = [out] if isinstance(out, torch.Tensor) else out
+    return [(x.shape, x.stride(), x.dtype, x.device.type) for x in tensors]
+
+
+@pytest.mark.parametrize("name", ["cifar", "digits", "imdb-lm", "spoken", "trec"])
+def test_operations_give_what_pytorch_says_they_give(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = size_module._answer
+
+    def checked(run: Any, args: Any, kwargs: Any) -> Any:
+        wanted = None if run._schema.is_mutable else told_of(run(*args, **kwargs))
+        out = answer(run, args, kwargs)
+        assert wanted is None or told_of(out) == wanted, str(run)
+        return out
+
+    monkeypatch.setattr(size_module, "_answer", checked)
+    monkeypatch.setattr(size_module.Counter, "seen", {})
+    space = Space.load(find(name))
+    raw, labels = space.task.shape(None)
+    for config, _ in space.probes():
+        measure(config, config.input.expect(raw), len(labels))
+
+
+OPERATIONS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "of another type": lambda x: x + x.double(),
+    "of integers": lambda x: x.long() / 2,
+    "a scalar of a higher type": lambda x: x.long() + torch.ones((), dtype=torch.float64),
+    "compared": lambda x: x > 0,
+    "wider than each": lambda x: x[:, :1] * x[:1],
+    "as the second lies": lambda x: x[:1] + x.t().contiguous().t(),
+    "filled": lambda x: x.t().contiguous().t().masked_fill(x > 0, 1.0),
+    "in place": lambda x: x.add_(x[:1]),
+    "in place, too wide": lambda x: x[:1].add_(x),
+    "that do not fit": lambda x: x + x[:, :2],
+    "copied": lambda x: x.t().clone(memory_format=torch.contiguous_format),
+    "a layer": lambda x: torch.addmm(x[0, :2], x, x[:3, :2]),
+    "a layer whose bias does not fit": lambda x: torch.addmm(x[0], x, x[:3, :2]),
+    "a layer that does not fit": lambda x: torch.addmm(x[0, :2], x, x[:2, :2]),
+    "a mean": lambda x: x.mean(1, keepdim=True),
+    "a mean of no dimension of it": lambda x: x.mean(2),
+    "any": lambda x: (x > 0).any(0),
+    "side by side": lambda x: torch.cat([x, x[:, :1]], -1),
+    "one on the other": lambda x: torch.cat([x, x[:1]]),
+    "side by side, of two types": lambda x: torch.cat([x.long(), x], 1),
+    "side by side, that do not fit": lambda x: torch.cat([x, x[:2]], 1),
+    "in a new dimension": lambda x: torch.stack([x, x], -1),
+    "in a new first dimension": lambda x: torch.stack([x, x]),
+    "in a new dimension, that do not fit": lambda x: torch.stack([x, x[:2]]),
+    "normed": lambda x: torch.native_layer_norm(x, [3], x[0], x[1], 1e-5)[0],
+    "normed, that does not fit": lambda x: torch.native_layer_norm(x, [4], None, None, 1e-5)[0],
+    "a triangle": lambda x: x.tril(1),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_odd_operations_give_what_pytorch_says_they_give(name: str) -> None:
+    def of(where: Any) -> Any:
+        with where:
+            try:
+                return told_of(OPERATIONS[name](torch.empty(4, 3, device="meta")))
+            except (RuntimeError, IndexError):
+                return "it does not fit"
+
+    assert of(size_module.weightless()) == of(torch.device("meta"))
+    assert ("fit" in name or "too wide" in name or "no dimension" in name) == (
+        of(size_module.weightless()) == "it does not fit"
+    )
+
+
 def test_an_operation_is_known_by_all_that_its_output_depends_on() -> None:
     whole = torch.empty(2, 3, dtype=torch.int64, device="meta")
     with size_module.Counter():

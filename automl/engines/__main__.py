@@ -10,7 +10,6 @@ gc.disable()
 
 from automl.engines import worker  # noqa: E402 # nobody looks for garbage in it
 
-worker.rehearse()
 gc.freeze()
 gc.enable()
 worker.main()

@@ -125,13 +125,6 @@ def main() -> None:
         wire.send(step(events, save=isinstance(request, Save)))
 
 
-def rehearse() -> None:
-    """A step of nothing: what PyTorch loads for the first one takes a second or two."""
-    weight = torch.zeros(1, requires_grad=True)
-    weight.sum().backward()
-    torch.optim.SGD([weight]).step()
-
-
 def bound(device: torch.device, share: float) -> None:
     """Hold no more than this share of the device's memory: the others need theirs.
 

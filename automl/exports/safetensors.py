@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from automl.config import Config, Export
 from automl.exports.whole import Whole
 from automl.results.artifact import Artifact
+from automl.size import weightless
 
 
 class Safetensors(Export):
@@ -37,7 +37,7 @@ class Safetensors(Export):
             weights = {name: opened.get_tensor(name) for name in names}
         config, labels = Config.of(json.loads(facts["config"])), json.loads(facts["labels"])
         inputs = config.input.restore(facts["fitted"], facts.__getitem__)
-        with torch.device("meta"):
+        with weightless():
             model = config.model.build(inputs, len(labels) or inputs.outputs)
         whole = {
             name: weights[name].to(wanted.dtype) for name, wanted in model.state_dict().items()

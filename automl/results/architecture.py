@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from automl.config import Config
 from automl.data import Inputs
-from automl.size import weigh
+from automl.size import weigh, weightless
 
 LONGEST = 100  # characters of what a layer says of itself
 
@@ -26,10 +25,10 @@ class Layer:
 def layers(config: Config, inputs: Inputs, outputs: int) -> list[Layer]:
     """In the order in which an example meets them: those with weights, or of another shape.
 
-    Run on the meta device; a layer that is met twice is told once.
+    A layer that is met twice is told once.
     """
-    with torch.device("meta"):
-        model = config.model.build(inputs, outputs).eval()
+    with weightless():
+        model, x = config.model.build(inputs, outputs).eval(), inputs.example(2)
     found: dict[str, Layer] = {}
 
     def watched(name: str) -> Any:
@@ -48,6 +47,5 @@ def layers(config: Config, inputs: Inputs, outputs: int) -> list[Layer]:
         owns = next(module.parameters(recurse=False), None) is not None
         if owns or not list(module.children()):
             module.register_forward_hook(watched(name))
-    with torch.device("meta"):
-        weigh(model, inputs.example(2))
+    weigh(model, x)
     return list(found.values())

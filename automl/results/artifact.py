@@ -28,6 +28,7 @@ from automl.data import Inputs, Split
 from automl.errors import DataError, OptionError
 from automl.results.generation import Draw, written
 from automl.results.judgement import Judgement, judge
+from automl.size import weightless
 from automl.space import Space
 from automl.training.loop import predict
 
@@ -237,7 +238,7 @@ def load(path: Path | str, *, device: str = "cpu") -> Artifact:
                 inputs = config.input.restore(facts, lambda name: beside(path / name))
             except DataError as error:
                 raise DataError(f"{path}: {error}") from error
-            with torch.device("meta"):
+            with weightless():
                 model = config.model.build(inputs, len(header.labels) or inputs.outputs)
             wanted = {name: tuple(w.shape) for name, w in model.state_dict().items()}
             names = weights.keys()  # it is no mapping, and cannot be gone through itself

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from automl.data import Inputs
-from automl.training.precision import Precision
 
 BATCHES = 1, 64  # examples at once that latencies are told of
 RUNS, FEWEST, ENOUGH = 20, 3, 0.5  # of a timing: at most, at least, and seconds after which it ends
@@ -62,8 +61,6 @@ class Memory:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.before = 0.0
-        if device.type == "cpu":
-            warm_up()
 
     @staticmethod
     def known(device: torch.device) -> bool:
@@ -87,15 +84,6 @@ class Memory:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         return peak_mb() - self.before if self.known(self.device) else None
-
-
-def warm_up() -> None:
-    """One step of a toy: PyTorch loads 150 MB with its first, whatever the model."""
-    toy = nn.Conv2d(1, 1, 1)
-    optimizer = torch.optim.AdamW(toy.parameters())
-    with Precision.of(torch.device("cpu")).autocast():
-        toy(torch.zeros(1, 1, 1, 1)).sum().backward()
-    optimizer.step()
 
 
 def peak_mb() -> float:
