@@ -163,11 +163,20 @@ def moved(x: Tensor, reach: int, *, flip: bool, generator: Generator) -> Tensor:
         flipped = torch.rand(count, 1, generator=generator, device=x.device) < 0.5
         columns = torch.where(flipped, width - 1 - columns, columns)
 
-    rows = rows + height * torch.arange(count, device=x.device).view(-1, 1)  # in the whole batch
-    places = (rows * width).unsqueeze(2) + columns.unsqueeze(1)  # (N, H, W)
-    pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
-    taken = pixels.index_select(0, places.flatten())
+    taken = pixels(x).flatten(0, 2).index_select(0, places(x, rows, columns))
     return taken.view(count, height, width, channels).permute(0, 3, 1, 2)
+
+
+def pixels(x: Tensor) -> Tensor:
+    """(N, H, W, C), as channels-last images lie: on a CPU the fast way to what changes pixels."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def places(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Of the pixels (N * H * W) of a batch those in some rows and columns of each image."""
+    count, _, height, width = x.shape
+    rows = rows + height * torch.arange(count, device=x.device).view(-1, 1)
+    return ((rows * width).unsqueeze(2) + columns.unsqueeze(1)).flatten()
 
 
 def mirrored(places: Tensor, size: int) -> Tensor:
@@ -179,23 +188,27 @@ def coloured(x: Tensor, strength: float, generator: Generator) -> Tensor:
     """Brightness moved by up to `strength` deviations, contrast and saturation scaled by 1 ± it."""
     draw = torch.rand(3, len(x), 1, 1, 1, generator=generator, device=x.device, dtype=x.dtype)
     bright, contrast, saturation = (strength * (2 * draw - 1)).unbind()
-    x = torch.lerp(x.mean(1, keepdim=True), x, 1 + saturation)
-    x = torch.lerp(x.mean((1, 2, 3), keepdim=True), x, 1 + contrast)
-    return x + bright
+    shown = pixels(x)
+    grey = shown @ shown.new_full((x.shape[1], 1), 1 / x.shape[1])
+    grey = grey.expand_as(shown).contiguous()  # on a CPU what is broadcast to channels takes long
+    x = torch.lerp(grey.permute(0, 3, 1, 2), x, 1 + saturation)
+    moved = bright - contrast * x.mean((1, 2, 3), keepdim=True)  # contrast keeps the mean
+    return x * (1 + contrast) + moved
 
 
 def cut(x: Tensor, side: int, generator: Generator) -> Tensor:
     """A square of each image, wholly inside it, set to 0 (DeVries & Taylor 2017)."""
 
-    def inside(size: int) -> Tensor:
-        ends = (len(x), 1)
-        first = torch.randint(size - side + 1, ends, generator=generator, device=x.device)
-        places = torch.arange(size, device=x.device) - first
-        return (places >= 0) & (places < side)  # (N, size)
+    count, channels, height, width = x.shape
 
-    height, width = x.shape[2:]
-    square = inside(height).view(-1, 1, height, 1) & inside(width).view(-1, 1, 1, width)
-    return torch.where(square, 0, x)
+    def inside(size: int) -> Tensor:
+        ends = (count, 1)
+        first = torch.randint(size - side + 1, ends, generator=generator, device=x.device)
+        return first + torch.arange(side, device=x.device)  # (N, side)
+
+    square = places(x, inside(height), inside(width))
+    left = pixels(x).flatten(0, 2).index_fill(0, square, 0.0)
+    return left.view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 def mixed(x: Tensor, y: Tensor, alpha: float, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -206,7 +219,6 @@ def mixed(x: Tensor, y: Tensor, alpha: float, generator: Generator) -> tuple[Ten
     ours, theirs = torch._standard_gamma(alphas, generator=generator).unbind()
     share = (ours / (ours + theirs)).to(x.dtype)
     other = torch.randperm(len(x), generator=generator, device=x.device)
-    return (
-        torch.lerp(x[other], x, share.view(-1, 1, 1, 1)),
-        torch.lerp(y[other], y, share.view(-1, 1)),
-    )
+    shown = pixels(x)
+    shown = torch.lerp(shown.index_select(0, other), shown, share.view(-1, 1, 1, 1))
+    return shown.permute(0, 3, 1, 2), torch.lerp(y[other], y, share.view(-1, 1))

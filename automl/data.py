@@ -202,7 +202,10 @@ class Split:
     def _take(self, index: Tensor, longest: int = 0) -> tuple[Tensor, Tensor]:
         if isinstance(self.x, Windows):
             return self.x.take(index)
-        x = self.x.padded(index, longest) if isinstance(self.x, Ragged) else self.x[index]
+        if isinstance(self.x, Ragged):
+            x = self.x.padded(index, longest)
+        else:
+            x = self.x.index_select(0, index)  # on a CPU in a tenth of the time of self.x[index]
         return x, self.y[index]
 
 

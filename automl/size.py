@@ -156,17 +156,22 @@ def _pointwise(run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     shape = torch.broadcast_shapes(*(x.shape for x in tensors))
     if run._schema.is_mutable:
         return args[0] if args[0].shape == shape else run(*args, **kwargs)
-    none = [torch.empty(x.ndim and 0, dtype=x.dtype) if isinstance(x, Tensor) else x for x in args]
-    dtype = run(*none, **kwargs).dtype
+    dtype = run(*map(_none, args), **kwargs).dtype
     alike = [x for x in tensors if x.shape == shape]
     if not alike or run is aten.masked_fill.Scalar:
         return torch.empty(shape, dtype=dtype, device=META)
     return torch.empty_like(alike[0], dtype=dtype)  # it lies as that does
 
 
+def _none(value: Any) -> Any:
+    """A tensor of the same type without numbers; one number alone counts less towards types."""
+    if isinstance(value, Tensor):
+        return torch.empty((0,) if value.ndim else (), dtype=value.dtype)
+    return value
+
+
 def _joined(tensors: list[Tensor], dim: int = 0) -> Tensor:
     first = tensors[0]
-    dim %= first.ndim
     if len({(x.dtype, x.shape[:dim], x.shape[dim + 1 :]) for x in tensors}) > 1:
         return torch.cat(tensors, dim)  # wrong, or of more than one type
     shape = list(first.shape)

@@ -193,6 +193,7 @@ OPERATIONS: dict[str, Callable[[torch.Tensor], Any]] = {
     "of another type": lambda x: x + x.double(),
     "of integers": lambda x: x.long() / 2,
     "a scalar of a higher type": lambda x: x.long() + torch.ones((), dtype=torch.float64),
+    "a scalar of a wider type": lambda x: x + torch.ones((), dtype=torch.float64),
     "compared": lambda x: x > 0,
     "wider than each": lambda x: x[:, :1] * x[:1],
     "as the second lies": lambda x: x[:1] + x.t().contiguous().t(),

@@ -55,7 +55,7 @@ class Images(Inputs):
         """uint8 (N, C, H, W) in, float32 of mean 0 and deviation 1 over the training split out."""
         told = 255 * torch.tensor([self.mean, self.std]).view(2, -1, 1, 1)
         mean, std = told.to(x.device, non_blocking=True).unbind()  # waits for no step
-        return ((x.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+        return (x - mean).div_(std).contiguous(memory_format=torch.channels_last)
 
     def example(self, count: int) -> Tensor:
         return torch.empty(count, *self.shape)
