@@ -133,7 +133,7 @@ class Counter(TorchDispatchMode):
 
 def _answer(run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What an operation gives."""
-    if torch.Tag.pointwise in run.tags and run is not aten.clone.default:
+    if _is_pointwise(run):
         return _pointwise(run, args, kwargs)
     if run is aten.addmm.default:
         product = aten.mm.default(*args[1:])
@@ -148,6 +148,16 @@ def _answer(run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if run is aten.cat.default:
         return _joined(*args)
     return run(*args, **kwargs)
+
+
+@functools.cache
+def _is_pointwise(run: Any) -> bool:
+    """Whether numbers are changed one by one, into one new tensor or where the first input is."""
+    schema = run._schema
+    elsewhere = any(x.kwarg_only and "Tensor" in str(x.type) for x in schema.arguments)  # out=
+    gives = [str(value.type) for value in schema.returns]
+    named = torch.Tag.pointwise in run.tags and run is not aten.clone.default
+    return named and gives == ["Tensor"] and not elsewhere
 
 
 def _pointwise(run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

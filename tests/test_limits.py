@@ -201,6 +201,8 @@ OPERATIONS: dict[str, Callable[[torch.Tensor], Any]] = {
     "in place": lambda x: x.add_(x[:1]),
     "in place, too wide": lambda x: x[:1].add_(x),
     "that do not fit": lambda x: x + x[:, :2],
+    "into another": lambda x: torch.add(x[:1], x, out=torch.empty(4, 3, device="meta")),
+    "into two": lambda x: torch.frexp(x),
     "copied": lambda x: x.t().clone(memory_format=torch.contiguous_format),
     "a layer": lambda x: torch.addmm(x[0, :2], x, x[:3, :2]),
     "a layer whose bias does not fit": lambda x: torch.addmm(x[0], x, x[:3, :2]),
