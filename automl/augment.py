@@ -188,17 +188,13 @@ def coloured(x: Tensor, strength: float, generator: Generator) -> Tensor:
     """Brightness moved by up to `strength` deviations, contrast and saturation scaled by 1 ± it."""
     draw = torch.rand(3, len(x), 1, 1, 1, generator=generator, device=x.device, dtype=x.dtype)
     bright, contrast, saturation = (strength * (2 * draw - 1)).unbind()
-    shown = pixels(x)
-    grey = shown @ shown.new_full((x.shape[1], 1), 1 / x.shape[1])
-    grey = grey.expand_as(shown).contiguous()  # on a CPU what is broadcast to channels takes long
-    x = torch.lerp(grey.permute(0, 3, 1, 2), x, 1 + saturation)
-    moved = bright - contrast * x.mean((1, 2, 3), keepdim=True)  # contrast keeps the mean
-    return x * (1 + contrast) + moved
+    x = torch.lerp(x.mean(1, keepdim=True), x, 1 + saturation)
+    x = torch.lerp(x.mean((1, 2, 3), keepdim=True), x, 1 + contrast)
+    return x + bright
 
 
 def cut(x: Tensor, side: int, generator: Generator) -> Tensor:
     """A square of each image, wholly inside it, set to 0 (DeVries & Taylor 2017)."""
-
     count, channels, height, width = x.shape
 
     def inside(size: int) -> Tensor:
