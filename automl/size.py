@@ -138,7 +138,7 @@ def _answer(run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if run is aten.addmm.default:
         product = aten.mm.default(*args[1:])
         return _pointwise(aten.add.Tensor, (product, args[0]), {})
-    if run is aten.mean.dim:
+    if run is aten.mean.dim and (args[0].is_floating_point() or kwargs.get("dtype")):
         return aten.sum.dim_IntList(*args, **kwargs)
     if run is aten.any.dim:
         return aten.sum.dim_IntList(*args, dtype=torch.bool)
@@ -164,9 +164,12 @@ def _pointwise(run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Numbers one by one: of the shape of all together, and of the type that no numbers give."""
     tensors = [value for value in args if isinstance(value, Tensor)]
     shape = torch.broadcast_shapes(*(x.shape for x in tensors))
+    try:
+        dtype = run(*map(_none, args), **kwargs).dtype
+    except NotImplementedError:  # for such types on a CPU
+        return run(*args, **kwargs)
     if run._schema.is_mutable:
         return args[0] if args[0].shape == shape else run(*args, **kwargs)
-    dtype = run(*map(_none, args), **kwargs).dtype
     alike = [x for x in tensors if x.shape == shape]
     if not alike or run is aten.masked_fill.Scalar:
         return torch.empty(shape, dtype=dtype, device=META)
