@@ -155,7 +155,7 @@ def moved(x: Tensor, reach: int, *, flip: bool, generator: Generator) -> Tensor:
 
     Crop and flip are one gather of whole pixels, without a padded copy.
     """
-    count, channels, height, width = x.shape
+    count, _, height, width = x.shape
     draw = torch.randint(-reach, reach + 1, (2, count, 1), generator=generator, device=x.device)
     rows = mirrored(torch.arange(height, device=x.device) + draw[0], height)  # (N, H)
     columns = mirrored(torch.arange(width, device=x.device) + draw[1], width)  # (N, W)
@@ -163,8 +163,9 @@ def moved(x: Tensor, reach: int, *, flip: bool, generator: Generator) -> Tensor:
         flipped = torch.rand(count, 1, generator=generator, device=x.device) < 0.5
         columns = torch.where(flipped, width - 1 - columns, columns)
 
-    taken = pixels(x).flatten(0, 2).index_select(0, places(x, rows, columns))
-    return taken.view(count, height, width, channels).permute(0, 3, 1, 2)
+    shown = pixels(x)
+    taken = shown.flatten(0, 2).index_select(0, places(x, rows, columns))
+    return taken.view_as(shown).permute(0, 3, 1, 2)
 
 
 def pixels(x: Tensor) -> Tensor:
@@ -195,16 +196,15 @@ def coloured(x: Tensor, strength: float, generator: Generator) -> Tensor:
 
 def cut(x: Tensor, side: int, generator: Generator) -> Tensor:
     """A square of each image, wholly inside it, set to 0 (DeVries & Taylor 2017)."""
-    count, channels, height, width = x.shape
 
     def inside(size: int) -> Tensor:
-        ends = (count, 1)
+        ends = (len(x), 1)
         first = torch.randint(size - side + 1, ends, generator=generator, device=x.device)
         return first + torch.arange(side, device=x.device)  # (N, side)
 
-    square = places(x, inside(height), inside(width))
-    left = pixels(x).flatten(0, 2).index_fill(0, square, 0.0)
-    return left.view(count, height, width, channels).permute(0, 3, 1, 2)
+    shown, (height, width) = pixels(x), x.shape[2:]
+    left = shown.flatten(0, 2).index_fill(0, places(x, inside(height), inside(width)), 0.0)
+    return left.view_as(shown).permute(0, 3, 1, 2)
 
 
 def mixed(x: Tensor, y: Tensor, alpha: float, generator: Generator) -> tuple[Tensor, Tensor]:
