@@ -21,6 +21,7 @@ from automl.config import Config, Optimizer, Schedule, Task
 from automl.data import Data, Epoch, Split
 from automl.inputs.images import Images
 from automl.training import Diverged, checkpoint, evaluate, train
+from automl.training.loop import predict
 from automl.training.run import Run
 
 CPU = torch.device("cpu")
@@ -420,6 +421,13 @@ def test_evaluation_gives_the_mean_over_the_split_whatever_its_chunks(data: Data
     assert whole["loss"] == pytest.approx(task.loss(logits, data.train.y).item(), rel=1e-5)
     hits = (logits.argmax(1) == data.train.y).double().mean().item()
     assert whole["accuracy"] == pytest.approx(hits, abs=1e-12)
+
+
+def test_on_a_cpu_no_more_is_scored_at_once_than_its_cache_holds() -> None:
+    images = torch.zeros(400, 3, 32, 32, dtype=torch.uint8)
+    inputs, split = Images.measure(images), Split(images, torch.zeros(400, dtype=torch.int64))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 2))
+    assert [len(index) for index, *_ in predict(model, split, inputs)] == [170, 170, 60]
 
 
 def test_training_begins_at_the_whitened_stem(data: Data, tmp_path: Path) -> None:
