@@ -401,13 +401,10 @@ def ray_tune(configs: list[Any], data: Any, clock: Clock) -> list[float]:
 
 def resident(configs: list[Any], data: Any, clock: Clock) -> list[float]:
     """The data as one tensor, batches as slices; one process, all cores, float32."""
-    from automl.training import loop
     from automl.training.precision import Precision
 
-    plain = mock.patch.object(
-        loop.Precision, "of", classmethod(lambda cls, device: Precision(device, False))
-    )
-    with plain:
+    plain = classmethod(lambda cls, device: cls(device, False))
+    with mock.patch.object(Precision, "of", plain):
         return fast(configs, data, clock)
 
 
