@@ -72,6 +72,19 @@ def test_a_trial_that_goes_on_counts_once_by_what_it_takes_now() -> None:
     assert (again.told[10], again.error) == (told, costs.error)
 
 
+def test_of_many_trials_the_latest_thousand_tell() -> None:
+    both, late = Costs(), Costs()
+    for trial in range(1500):
+        size, batch = drawn(random.Random(trial))
+        pace = 100.0 if trial < 500 else taken(size, batch)
+        both.learn(trial, size, batch, pace)
+        if trial >= 500:
+            late.learn(trial, size, batch, pace)
+    told = both.foretell(size, batch)
+    assert told == pytest.approx(late.foretell(size, batch))
+    assert told == pytest.approx(taken(size, batch), rel=0.3)
+
+
 def test_an_epoch_of_no_time_teaches_nothing() -> None:
     costs = learned(5)
     costs.learn(5, Size(1, 1), 64, 0.0)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 import numpy as np
 
 from automl.size import Size
 
 FEWEST = 4  # trials that tell anything
+LATEST = 1000  # trials, those seen last, that tell as much as all
 RIDGE = 1.0  # how much all sizes count alike at first, in trials
 BEYOND = 1.5  # how far out of what was seen a forecast may lie, as a logarithm: 4.5 times
 
@@ -42,7 +44,9 @@ class Costs:
         """What a config would take, in the mean; None while too few are known."""
         if len(self.points) < FEWEST:
             return None
-        self.fit = self.fit or ridge(*zip(*self.points.values(), strict=True))
+        if self.fit is None:
+            latest = islice(reversed(self.points.values()), LATEST)
+            self.fit = ridge(*zip(*latest, strict=True))
         return self.fit(point(size, batch))
 
     @property

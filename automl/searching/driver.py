@@ -589,6 +589,8 @@ class Driver:
     def _crowded(self) -> dict[int, str]:
         """The worst paused trials, as many as there is no room for on disk, and why they stop."""
         over = 0 if self.disk is None else taken(self.folder) - self.disk
+        if over <= 0:
+            return {}
         worst = sorted(self.paused, key=lambda number: self._standing(self.paused[number].entry))
         dropped = {}
         while over > 0 and worst:
