@@ -23,7 +23,7 @@ from automl.engines import Event, Job, Refused, Request
 from automl.holes import Choice, Float, Int, random_value, share_of, value_at
 from automl.searching.driver import Closed, Paused, Trained
 from automl.searching.encoder import Encoder
-from automl.searching.gaussian import GaussianProcess
+from automl.searching.gaussian import NEAREST, GaussianProcess
 from automl.searching.ledger import Entry, Ledger
 from automl.searching.pruners import Auto
 from automl.searching.surrogate import Surrogate, improvement, key
@@ -509,15 +509,15 @@ def test_candidates_climb_along_the_slopes_of_what_the_process_foretells() -> No
     process = GaussianProcess([0, 1, 1], 2)
     process.fit(x, t, y, rng)
     process.condition(x, t, y)
-    here, end = rng.random((5, 3)), np.ones(5)
+    here = rng.random((5, 3))
     mean, left, up, out = (
         part.numpy()
         for part in process._slopes(torch.tensor(here), torch.cholesky_inverse(process.root))
     )
-    assert np.allclose((mean, np.sqrt(left)), process.predict(here, end))
+    assert np.allclose((mean, np.sqrt(left)), process.predict(here))
     for column in range(3):
         step = np.eye(3)[column] * 1e-5
-        above, below = process.predict(here + step, end), process.predict(here - step, end)
+        above, below = process.predict(here + step), process.predict(here - step)
         assert np.allclose(up[:, column], (above[0] - below[0]) / 2e-5, rtol=1e-3, atol=1e-5)
         told = (above[1] ** 2 - below[1] ** 2) / 2e-5
         assert np.allclose(out[:, column], told, rtol=1e-3, atol=1e-5)
@@ -525,9 +525,50 @@ def test_candidates_climb_along_the_slopes_of_what_the_process_foretells() -> No
     moved = process.climb(here, np.array([[True, True, False]] * 5), best)
     assert (moved[:, 2] == here[:, 2]).all()
     assert ((moved >= 0) & (moved <= 1)).all()
-    gained = [improvement(*process.predict(points, end), best) for points in (here, moved)]
+    gained = [improvement(*process.predict(points), best) for points in (here, moved)]
     assert (gained[1] >= gained[0]).all()
     assert gained[1].sum() > gained[0].sum()
+
+
+def test_where_a_candidate_climbs_is_told_by_the_points_that_are_most_alike() -> None:
+    rng = np.random.default_rng(0)
+    x = np.concatenate([0.3 * rng.random((NEAREST, 2)), 0.8 + 0.2 * rng.random((100, 2))])
+    x = x[rng.permutation(len(x))]
+    t, y = np.ones(len(x)), np.sin(9 * x[:, 0]) + x[:, 1]
+    process = GaussianProcess([0, 1], 2)
+    process.condition(x, t, y)
+    here = 0.3 * rng.random((5, 2))
+    near = process._near(torch.tensor(here))
+    assert (near.seen.numpy() == x[x[:, 0] < 0.5]).all(), "each once, in their order"
+    assert len(process.seen) == len(x)
+    free, best = np.ones((5, 2), dtype=bool), 0.9 * float(y[x[:, 0] < 0.5].max())
+    moved = process.climb(here, free, best)
+    gained = [improvement(*process.predict(points), best) for points in (here, moved)]
+    assert gained[1].sum() > 1.2 * gained[0].sum()
+    local = GaussianProcess([0, 1], 2)
+    local.condition(*(of[x[:, 0] < 0.5] for of in (x, t, y)))
+    assert np.allclose(local.climb(here, free, best), moved)
+
+
+def test_what_is_expected_is_surer_near_it_and_else_as_foretold() -> None:
+    rng = np.random.default_rng(0)
+    x, t, ahead, many = rng.random((20, 3)), rng.choice([0.3, 1.0], 20), *rng.random((2, 4, 3))
+    y = np.sin(5 * x[:, 0]) + x[:, 1] + 0.1 * t
+    process, whole = GaussianProcess([0, 1, 1], 2), GaussianProcess([0, 1, 1], 2)
+    process.condition(x, t, y)
+    told, told_ahead = process.predict(many), process.predict(ahead)
+    process.expect(ahead)
+    whole.condition(
+        np.concatenate([x, ahead]), np.append(t, np.ones(4)), np.append(y, told_ahead[0])
+    )
+    for points, before in ((many, told), (ahead, told_ahead)):
+        mean, deviation = process.predict(points)
+        assert np.allclose(mean, before[0])
+        assert np.allclose((mean, deviation), whole.predict(points))
+        assert (deviation < before[1]).all()
+    assert (process.predict(ahead)[1] < 0.2 * told_ahead[1]).all()
+    process.condition(x, t, y)
+    assert np.allclose(process.predict(many), told), "it is over"
 
 
 def test_a_kernel_is_fitted_along_the_slopes_of_its_misfit() -> None:
@@ -562,12 +603,12 @@ def test_a_process_foretells_the_end_of_a_curve_from_those_of_its_like() -> None
     process = GaussianProcess([0], 1)
     process.fit(points, at, seen, rng)
     process.condition(points, at, seen)
-    mean, deviation = process.predict(x[8:], np.ones(4))
+    mean, deviation = process.predict(x[8:])
     assert np.abs(mean - value(x[8:], 1.0)).max() < 0.15
-    known, sure = process.predict(x[:8], np.ones(8))
+    known, sure = process.predict(x[:8])
     assert np.abs(known - value(x[:8], 1.0)).max() < 0.05
     assert sure.mean() < deviation.mean()
-    far = process.predict(np.array([[9.0]]), np.ones(1))[1]
+    far = process.predict(np.array([[9.0]]))[1]
     assert far[0] > 3 * deviation.mean()
     assert times[-1] == 1.0
 
@@ -597,9 +638,10 @@ def test_asking_stays_quick_with_a_thousand_trials() -> None:
     model = Surrogate(space, ledger, seed=0, startup=6)
     proposal = model.propose()
     assert key(proposal.values) not in {key(e.values) for e in ledger.entries.values()}
-    view = model.rungs.process
-    assert view is not None
-    assert len(view.seen) == 800, "points beyond this cost their cube"
+    model.predict([ledger.entries[0]])
+    for view in (model.rungs, model.ends):
+        assert view.process is not None
+        assert len(view.process.seen) == (800 if view is model.rungs else 125), "of more, a cube"
 
 
 def test_weights_are_on_disk_after_the_epochs_that_must_be(tmp_path: Path) -> None:

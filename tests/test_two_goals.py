@@ -163,6 +163,7 @@ def test_a_trial_of_known_cost_that_can_be_trained_no_more_does_not_stop_the_sea
     for number in range(8):
         values = dict(zip(names, (4 + number, 0.0, 0.01), strict=True))
         ledger.entries[number] = Entry(number, values, "closed", [0.1 * number], cost=4.0 + number)
+    ledger.entries[7].state = "under way"  # once more, after a pause
     model = Surrogate(space, ledger, seed=0, startup=3)
     tried = [entry.values for entry in ledger.entries.values()]
     assert model.propose().values not in tried

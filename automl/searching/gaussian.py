@@ -13,6 +13,7 @@ that a handful of trials does not make a thirty-knob space look rugged; all is f
 from __future__ import annotations
 
 import math
+from copy import copy
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ JITTER = 1e-6
 FITTED = 250  # points that the kernel is fitted on, at most: a fit costs their cube
 STEPS = 25  # of the optimizer, each time; a fit goes on from the one before
 CLIMB = 40  # steps of candidates to where more is expected of them
+NEAREST = 200  # points, those most alike, that say where a candidate climbs
 
 
 class GaussianProcess:
@@ -106,11 +108,27 @@ class GaussianProcess:
 
     def condition(self, x: Array, t: Array, y: Array) -> None:
         """Take these points as seen. Those that begin as the last ones did cost little."""
-        points, times = torch.tensor(x), torch.tensor(t)
+        self._see(torch.tensor(x), torch.tensor(t))
+        self.values = torch.tensor(y)
+        half = torch.linalg.solve_triangular(self.root, self.values[:, None], upper=False)
+        self.weights = torch.linalg.solve_triangular(self.root.T, half, upper=True)[:, 0]
+
+    def expect(self, x: Array) -> None:
+        """Take configs (M, columns) as seen at their ends, with the values that are foretold.
+
+        What is foretold elsewhere stays, but near them is surer.
+        """
+        points = torch.tensor(x)
+        told = self._cross(points) @ self.weights
+        self._see(torch.cat([self.seen, points]), torch.cat([self.times, torch.ones_like(told)]))
+        self.values = torch.cat([self.values, told])
+        self.weights = torch.cat([self.weights, torch.zeros_like(told)])
+
+    def _see(self, points: Tensor, times: Tensor) -> None:
         kept = self._shared(points, times)
-        root = torch.zeros(len(x), len(x), dtype=points.dtype)
+        root = torch.zeros(len(points), len(points), dtype=points.dtype)
         root[:kept, :kept] = self.root[:kept, :kept]
-        if kept < len(x):
+        if kept < len(points):
             new, at = points[kept:], times[kept:]
             cross = self._kernel(self.fixed, points[:kept], times[:kept], new, at)
             side = torch.linalg.solve_triangular(self.root[:kept, :kept], cross, upper=False)
@@ -118,7 +136,6 @@ class GaussianProcess:
             root[kept:, :kept] = side.T
             root[kept:, kept:] = self._factor(covariance, self.fixed)
         self.seen, self.times, self.root = points, times, root
-        self.weights = torch.cholesky_solve(torch.tensor(y)[:, None], root)
 
     def _shared(self, points: Tensor, times: Tensor) -> int:
         """How many points, from the first on, are those of the last time."""
@@ -126,10 +143,18 @@ class GaussianProcess:
         differ = (points[:most] != self.seen[:most]).any(1) | (times[:most] != self.times[:most])
         return int(differ.nonzero()[0]) if differ.any() else most
 
-    def predict(self, x: Array, t: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation (M,) at points x (M, columns) and times t (M,)."""
-        mean, deviation = self._predict(torch.tensor(x), torch.tensor(t))
-        return mean.numpy(), deviation.numpy()
+    def mean(self, x: Array) -> Array:
+        """What is foretold (M,) of configs x (M, columns) at their ends."""
+        told: Array = (self._cross(torch.tensor(x)) @ self.weights).numpy()
+        return told
+
+    def predict(self, x: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation (M,) of configs x (M, columns) at their ends."""
+        cross = self._cross(torch.tensor(x))
+        explained = torch.linalg.solve_triangular(self.root, cross.T, upper=False)
+        prior = torch.exp(2 * self.fixed[self.scales : self.scales + 3]).sum()
+        left = (prior - explained.square().sum(0)).clamp_min(1e-10)
+        return (cross @ self.weights).numpy(), left.sqrt().numpy()
 
     def climb(self, x: Array, free: NDArray[np.bool_], best: float) -> Array:
         """Points (M, columns) moved to where, at time 1, more is expected over `best`.
@@ -138,10 +163,11 @@ class GaussianProcess:
         the logarithm of the expected improvement, which far below the best has a slope still.
         """
         points, movable = torch.tensor(x), torch.tensor(free)
-        inverse = torch.cholesky_inverse(self.root)
+        near = self._near(points)
+        inverse = torch.cholesky_inverse(near.root)
         first, second = torch.zeros_like(points), torch.zeros_like(points)
         for step in range(CLIMB):
-            mean, left, up, out = self._slopes(points, inverse)
+            mean, left, up, out = near._slopes(points, inverse)
             deviation = left.sqrt()
             z = (mean - best) / deviation
             steep = _log_gain_slope(z)
@@ -154,6 +180,17 @@ class GaussianProcess:
             points += 0.05 * (1 - step / CLIMB) * first / (1 - 0.8 ** (step + 1)) / size
             points.clamp_(0, 1)
         return points.numpy()
+
+    def _near(self, x: Tensor) -> GaussianProcess:
+        """One that has seen no more than the points nearest to these (M, columns)."""
+        if len(self.seen) <= NEAREST:
+            return self
+        alike = self._cross(x).amax(0)
+        some = alike.topk(NEAREST).indices.sort().values
+        near = copy(self)
+        near._set(self.theta)
+        near.condition(*(told[some].numpy() for told in (self.seen, self.times, self.values)))
+        return near
 
     def _slopes(self, x: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Mean and variance (M,) at time 1 with their gradients (M, columns)."""
@@ -171,21 +208,17 @@ class GaussianProcess:
         def pulled(by: Tensor) -> Tensor:
             return (by.sum(1, keepdim=True) * x - by @ self.seen) / lengths.square()
 
-        up = pulled(slope * self.weights[:, 0])
-        return (cross @ self.weights)[:, 0], left, up, pulled(-2 * slope * told)
+        up = pulled(slope * self.weights)
+        return cross @ self.weights, left, up, pulled(-2 * slope * told)
 
     def likeness(self, x: Array, x2: Array) -> Array:
         """How alike configs (M, columns) and (N, columns) are, (M, N) from 0 to 1."""
         told: Array = self._likeness(self.fixed, torch.tensor(x), torch.tensor(x2)).numpy()
         return told
 
-    def _predict(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        cross = self._kernel(self.fixed, x, t, self.seen, self.times)
-        mean = (cross @ self.weights)[:, 0]
-        explained = torch.linalg.solve_triangular(self.root, cross.T, upper=False)
-        prior = torch.exp(2 * self.fixed[self.scales : self.scales + 3]).sum()
-        left = (prior - explained.square().sum(0)).clamp_min(1e-10)
-        return mean, left.sqrt()
+    def _cross(self, x: Tensor) -> Tensor:
+        """Covariance (M, seen) of configs (M, columns) at their ends with what was seen."""
+        return self._kernel(self.fixed, x, torch.ones_like(x[:1, 0]), self.seen, self.times)
 
     def _factor(self, covariance: Tensor, theta: Tensor) -> Tensor:
         noise = torch.exp(2 * theta[-1]) + JITTER

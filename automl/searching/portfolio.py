@@ -34,7 +34,7 @@ from automl.results.leaderboard import row
 from automl.searching.encoder import Encoder, Values
 from automl.searching.gaussian import Array
 from automl.searching.study import Study, read_manifest
-from automl.searching.surrogate import View, plain
+from automl.searching.surrogate import Points, View, plain
 from automl.space import Space, measure
 
 Word = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]  # for a terminal to show
@@ -118,13 +118,13 @@ class Record:
         """
         encoder = Encoder(self.space)
         view, stands = View(encoder, plain), encoder.stands(self.values)
-        ends = np.ones(len(stands))
-        view.learn(stands, ends, self.scores, stands[:0], 0.0, np.random.default_rng(0))
-        known = view.predict(stands)[0]
+        points = Points(list(stands), [1.0] * len(stands), self.scores.tolist())
+        view.tell(points, stands[:0], 0.0, np.random.default_rng(0))
+        known = view.mean(stands)
         carried = [self.space.carried(belief.config.model_dump(mode="json")) for belief in beliefs]
         fits = np.array([values is not None for values in carried])
         told = np.full(len(beliefs), np.median(known))
-        told[fits] = view.predict(encoder.stands([v for v in carried if v is not None]))[0]
+        told[fits] = view.mean(encoder.stands([v for v in carried if v is not None]))
         return shares(told, float(np.median(known)), float(known.max()))
 
 

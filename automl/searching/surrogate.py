@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
 
@@ -60,9 +61,12 @@ class Surrogate:
         self.priced: list[float] = []  # what those of known cost, the second goal, cost
         self.stood: dict[int, Array] = {}  # by trial: where its knobs stand
         self.tried: set[tuple[tuple[str, Any], ...]] = set()
-        self.points: dict[tuple[int, int], tuple[float, float]] = {}  # by trial and epoch, as
-        # they came: the time, of which 1 is the end, and the score; NaN: cannot be trained
-        self.known: tuple[Any, ...] | None = None  # the ledger that they have seen
+        self.open: dict[int, Entry] = {}  # trials that may tell more
+        self.noted: dict[int, int] = {}  # by trial: the epoch up to which its rungs are points
+        self.past = 0  # epochs of trials that tell no more
+        self.at_rungs, self.at_ends = Points(), Points()
+        self.known: tuple[Any, ...] | None = None  # the ledger that the views were told of
+        self.rivals: tuple[Array, ...] | None = None  # what the best come to, cost and score
         self.proposal: Proposal | None = None
 
     @property
@@ -77,7 +81,7 @@ class Surrogate:
 
     def predict(self, entries: list[Entry]) -> tuple[Array, Array]:
         """Mean and deviation of the final scores, in the model's units."""
-        self._learn()
+        self._tell()
         return self.rungs.predict(self._stands(entries))
 
     def gain(self, entries: list[Entry]) -> Array:
@@ -98,7 +102,7 @@ class Surrogate:
         if not self.ready:
             self._meet()
             return Proposal(self._explore())
-        self._learn()
+        self._tell()
         if self.proposal is None:
             scored = self.ledger.scored
             spent = sum(entry.epoch for entry in scored if entry.whole or entry.believed)
@@ -113,10 +117,16 @@ class Surrogate:
         More than blur above the best that costs no more, of finished ones if there are any; that of
         the worst for one that costs less than all of them. Infinite where nothing can be better.
         """
-        leading = self.ledger.leading(LOOKED)
-        rivals = [rival for rival in leading if rival.epoch >= self.ledger.epochs] or leading
-        means, costs = self.predict(rivals)[0], np.array([rival.cost for rival in rivals])
-        scores = np.array([rival.curve[-1] for rival in rivals])
+        self._tell()
+        if self.rivals is None:
+            leading = self.ledger.leading(LOOKED)
+            rivals = [rival for rival in leading if rival.epoch >= self.ledger.epochs] or leading
+            told = ((rival.cost, rival.curve[-1]) for rival in rivals)
+            self.rivals = (
+                self.rungs.mean(self._stands(rivals)),
+                *map(np.array, zip(*told, strict=True)),
+            )
+        means, costs, scores = self.rivals
 
         def reach(cost: float) -> float:
             some = costs <= cost
@@ -137,7 +147,7 @@ class Surrogate:
         rng = self._rng(1)
         ceiling = self._ceiling(rng)
         entries = self.ledger.leading(LOOKED)
-        means = view.predict(self._stands(entries))[0]
+        means = view.mean(self._stands(entries))
         below = [i for i, entry in enumerate(entries) if entry.cost <= ceiling]
         ends = [i for i in below if entries[i].epoch >= self.ledger.epochs]
         goal = means[ends or below].max() + MARGIN * (1 + self.stagnant / 2)
@@ -150,14 +160,13 @@ class Surrogate:
             return improvement(*view.predict(some), goal) * self._within(some, ceiling)
 
         anywhere = np.full((RANDOM, len(self.encoder.names)), math.nan)
+        some = self.near(anywhere, rng, 1.0, 0.0, branch)
+        if branch and self._runnable(view, some).max() < rng.random():
+            branch = {}  # hardly anything of it could be trained
+            some = self.near(anywhere, rng, 1.0, 0.0, branch)
         centers = self._stands([entries[i] for i in leaders]).repeat(NEAR, 0)
         steps = np.resize([0.02, 0.08, 0.2], len(centers))
-        many = np.concatenate(
-            [
-                self.near(anywhere, rng, 1.0, 0.0, branch),
-                self.near(centers, rng, steps, 0.5, branch),
-            ]
-        )
+        many = np.concatenate([some, self.near(centers, rng, steps, 0.5, branch)])
         gains = worth(many)
         for turn in range(ROUNDS):
             centers = many[np.argsort(-gains)[:CENTERS]]
@@ -276,119 +285,151 @@ class Surrogate:
 
     def _rng(self, purpose: int) -> np.random.Generator:
         """Chance that the ledger alone decides: the same after a restart."""
-        trained = sum(entry.epoch for entry in self.ledger.entries.values())
+        self._meet()
+        trained = self.past + sum(entry.epoch for entry in self.open.values())
         return np.random.default_rng((self.seed, purpose, len(self.ledger.entries), trained))
 
     def _meet(self) -> None:
         """Trials that are new."""
-        for number, entry in self.ledger.entries.items():
-            if number not in self.stood:
-                self.stood[number] = self.encoder.stands([entry.values])[0]
-                self.tried.add(key(entry.values))
+        for entry in islice(self.ledger.entries.values(), len(self.stood), None):
+            self.stood[entry.number] = self.encoder.stands([entry.values])[0]
+            self.tried.add(key(entry.values))
+            self.open[entry.number] = entry
 
-    def _learn(self) -> None:
-        """Let both views see all that the ledger holds."""
-        entries = list(self.ledger.entries.values())
-        now = tuple((entry.number, entry.epoch, entry.state) for entry in entries)
-        if now == self.known:
-            return
+    def _tell(self) -> None:
+        """Let the views know what is new in the ledger; they learn when they are asked."""
         self._meet()
-        self._note_points()
-        pending = [entry for entry in entries if entry.state == "under way"]
+        if self._news() == self.known:
+            return
+        for entry in list(self.open.values()):
+            self._note(entry)
+        pending = [entry for entry in self.open.values() if entry.state == "under way"]
         ahead = self._stands(pending)
-        stands = np.array([self.stood[number] for number, _ in self.points])
-        times, scores = np.array(list(self.points.values())).T
-        worst = min((min(entry.curve) for entry in self.ledger.scored), default=0.0)
-        scores = np.where(np.isnan(scores), worst, scores)
-        rng = self._rng(0)
         blur = self.ledger.blur(max((entry.curve[-1] for entry in self.ledger.scored), default=0.0))
-        self.rungs.learn(stands, times, scores, ahead, blur, rng)
+        self.rungs.tell(self.at_rungs, ahead, blur, self._rng(0))
         if len(self.ledger.finished) >= FEWEST:
-            ends = times == 1.0
-            self.ends.learn(stands[ends], times[ends], scores[ends], ahead, blur, rng)
+            self.ends.tell(self.at_ends, ahead, blur, self._rng(2))
         priced = [e for e in self.ledger.scored if 0 < e.cost < math.inf]
         self.priced = [entry.cost for entry in priced]
         if priced:
-            ones, costs = np.ones(len(priced)), np.array(self.priced)
-            self.costs.learn(self._stands(priced), ones, costs, ahead[:0], 0.0, rng)
-        self.known, self.proposal = now, None
+            stands, ones = list(self._stands(priced)), [1.0] * len(priced)
+            self.costs.tell(Points(stands, ones, self.priced), ahead[:0], 0.0, self._rng(3))
+        self.known, self.rivals, self.proposal = self._news(), None, None
 
-    def _note_points(self) -> None:
-        """All trials at all rungs they have reached."""
-        epochs = self.ledger.epochs
-        rungs = [*self.space.search.pruner.saves(epochs), epochs]
-        for entry in self.ledger.scored:
-            for rung in rungs:
-                if rung <= entry.epoch and (entry.number, rung) not in self.points:
-                    self.points[entry.number, rung] = share(rung, epochs), entry.curve[rung - 1]
-        for entry in self.ledger.of("infeasible"):
-            self.points.setdefault((entry.number, 0), (1.0, math.nan))
+    def _news(self) -> tuple[Any, ...]:
+        """Not what it was, when there is something new."""
+        return len(self.stood), [(e.number, e.epoch, e.state) for e in self.open.values()]
+
+    def _note(self, entry: Entry) -> None:
+        """A trial at all rungs that it has reached since; it is over with one that is closed."""
+        stand, epochs, noted = self.stood[entry.number], self.ledger.epochs, self.noted
+        if entry.state == "infeasible":
+            for points in (self.at_rungs, self.at_ends):
+                points.add(stand, 1.0, math.nan)
+        else:
+            for points in (self.at_rungs, self.at_ends):
+                points.worst = min([points.worst, *entry.curve])
+            for rung in [*self.space.search.pruner.saves(epochs), epochs]:
+                if noted.get(entry.number, 0) < rung <= entry.epoch:
+                    noted[entry.number] = rung
+                    self.at_rungs.add(stand, share(rung, epochs), entry.curve[rung - 1])
+                    if rung == epochs:
+                        self.at_ends.add(stand, 1.0, entry.curve[-1])
+        if entry.state in ("closed", "infeasible"):
+            del self.open[entry.number]
+            self.past += entry.epoch
+
+
+@dataclass
+class Points:
+    """Where configs stand, when on a scale to 1, and how they score then, in the order they came.
+
+    A score is NaN where the config cannot be trained, which is as bad as the worst of any epoch.
+    """
+
+    stands: list[Array] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    worst: float = math.inf
+
+    def add(self, stand: Array, time: float, score: float) -> None:
+        self.stands.append(stand)
+        self.times.append(time)
+        self.scores.append(score)
 
 
 class View:
-    """A Gaussian process with its own scale of scores."""
+    """A Gaussian process with its own scale of scores. It learns what it was told when asked."""
 
     def __init__(self, encoder: Encoder, scale: Callable[[Array, float], Scale]) -> None:
         self.encoder, self.scale = encoder, scale
-        self.units: Scale = lambda scores: scores  # scores to the model's units
+        self.told: tuple[Points, Array, float, np.random.Generator] | None = None
         self.process: GaussianProcess | None = None
-        self.taken = np.empty(0, dtype=int)  # of the points it was given, those it has learned
+        self.scaled: Scale = lambda scores: scores
+        self.taken = np.empty(0, dtype=int)  # of the points it was told, those it has learned
         self.given = 0  # when the kernel was fitted
 
-    def learn(
-        self,
-        stands: Array,
-        times: Array,
-        scores: Array,
-        ahead: Array,
-        blur: float,
-        rng: np.random.Generator,
-    ) -> None:
-        """Configs (N, knobs) at times (N,) had these scores (N,): those before, and then new ones.
+    def tell(self, points: Points, ahead: Array, blur: float, rng: np.random.Generator) -> None:
+        """The points of before, and then new ones.
 
         What is `ahead` (M, knobs) is under way: taken to end as foretold, so that no two workers
-        try alike. Of many points some are drawn, anew when the kernel is fitted again.
+        try alike. Differences below `blur` mean nothing.
         """
-        taken = np.concatenate([self.taken, np.arange(self.given, len(scores))])
-        fewer = len(scores) < self.given  # some turned out not to be trainable
+        self.told = points, ahead, blur, rng
+
+    def _learned(self) -> GaussianProcess:
+        """The process, when it has seen all. Of many points it sees some, drawn anew at fits."""
+        if self.told is None:
+            assert self.process is not None
+            return self.process
+        (points, ahead, blur, rng), self.told = self.told, None
+        count = len(points.scores)
+        taken = np.concatenate([self.taken, np.arange(self.given, count)])
+        fewer = count < self.given  # some turned out not to be trainable
         due = fewer or not self.given or len(taken) >= REFIT * len(self.taken) + 3
         if due:
-            taken = np.sort(rng.permutation(len(scores))[:POINTS])
-        x, t, some = self.encoder.points(stands[taken]), times[taken], scores[taken]
-        scale = self.scale(some, blur)
-        center, width = scale(some).mean(), scale(some).std() + 1e-9
-        self.units = lambda scores: np.asarray((scale(scores) - center) / width)
-        y = self.units(some)
+            taken = np.sort(rng.permutation(count)[:POINTS])
+        stands = np.array([points.stands[i] for i in taken])
+        x, t = self.encoder.points(stands), np.array([points.times[i] for i in taken])
+        scores = np.array([points.scores[i] for i in taken])
+        scores = np.where(np.isnan(scores), points.worst, scores)
+        scale = self.scale(scores, blur)
+        center, width = scale(scores).mean(), scale(scores).std() + 1e-9
+        self.scaled = lambda scores: np.asarray((scale(scores) - center) / width)
+        y = self.scaled(scores)
         if self.process is None:
             active = float((~np.isnan(stands)).sum(1).mean())
             self.process = GaussianProcess(self.encoder.groups, active)
         if due:
             self.process.fit(x, t, y, rng)
-            self.taken, self.given = taken, len(scores)
+            self.taken, self.given = taken, count
         self.process.condition(x, t, y)
         if len(ahead):
-            ends, points = np.ones(len(ahead)), self.encoder.points(ahead)
-            told = self.process.predict(points, ends)[0]
-            self.process.condition(
-                np.concatenate([x, points]), np.concatenate([t, ends]), np.concatenate([y, told])
-            )
+            self.process.expect(self.encoder.points(ahead))
+        return self.process
+
+    def units(self, scores: Array) -> Array:
+        """Scores in those of the model."""
+        self._learned()
+        return self.scaled(scores)
 
     def likeness(self, many: Array, others: Array) -> Array:
         """(N,): to how many of the others (M, knobs) each (N, knobs) is alike, in all."""
-        assert self.process is not None
-        told = self.process.likeness(self.encoder.points(many), self.encoder.points(others))
-        return np.asarray(told.sum(1))
+        points = self.encoder.points
+        return np.asarray(self._learned().likeness(points(many), points(others)).sum(1))
 
     def climb(self, many: Array, goal: float) -> Array:
         """Like these, but with ranges moved to where more improvement is expected."""
-        assert self.process is not None
-        points = self.process.climb(self.encoder.points(many), self.encoder.free(many), goal)
-        return self.encoder.moved(many, points)
+        points, free = self.encoder.points(many), self.encoder.free(many)
+        return self.encoder.moved(many, self._learned().climb(points, free, goal))
+
+    def mean(self, many: Array) -> Array:
+        """At the end of training, of configs (N, knobs)."""
+        return self._learned().mean(self.encoder.points(many))
 
     def predict(self, many: Array) -> tuple[Array, Array]:
         """Mean and deviation at the end of training, of configs (N, knobs)."""
-        assert self.process is not None
-        return self.process.predict(self.encoder.points(many), np.ones(len(many)))
+        return self._learned().predict(self.encoder.points(many))
 
 
 def share(epoch: int, epochs: int) -> float:

@@ -2,7 +2,7 @@
 
 CPU-milliseconds and, of all, milliseconds by the clock, which waits for the disk as well.
 
-    python tests/bench/overhead.py [--trials 1000,10000] [--sampler auto]
+    python tests/bench/overhead.py [--trials 1000,10000] [--sampler auto] [--pruner none]
 
 Driver, study on disk, space, models and checkpoints are those of `automl search`, and so is how
 often the leaderboard is written; nothing is trained and nothing is evaluated. All is done by one
@@ -96,12 +96,12 @@ class Idle(Lookup):
         return [(slot, self.over(event)) for slot, event in super().wait(timeout)]
 
 
-def cost(trials: int, sampler: str, count: int) -> tuple[dict[str, float], float]:
+def cost(trials: int, sampler: str, pruner: str, count: int) -> tuple[dict[str, float], float]:
     """Milliseconds by part, and by the clock: means over `count` trials, after so many others."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space, rng, ledger = Space.load(DIGITS), random.Random(0), Ledger()
     search = space.search.model_copy(
-        update={"sampler": Sampler.of(sampler), "pruner": Pruner.of("none")}
+        update={"sampler": Sampler.of(sampler), "pruner": Pruner.of(pruner)}
     )
     space = replace(space, search=search)
     data = space.task.load(None)
@@ -148,15 +148,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--trials", default="1000,10000")
     parser.add_argument("--sampler", default="auto")
+    parser.add_argument("--pruner", default="none")
     parser.add_argument("--count", type=int, default=60)
     given = parser.parse_args()
     torch.set_num_threads(1)
     gc.set_threshold(*SELDOM)  # as the command does
     for trials in map(int, given.trials.split(",")):
-        parts, clock = cost(trials, given.sampler, given.count)
+        parts, clock = cost(trials, given.sampler, given.pruner, given.count)
         told = ", ".join(f"{part} {ms:.1f}" for part, ms in sorted(parts.items()))
         whole = f"{sum(parts.values()):.0f} ms a trial ({clock:.0f} by the clock)"
-        print(f"{trials:,} trials, {given.sampler}: {whole}: {told}")
+        print(f"{trials:,} trials, {given.sampler}, {given.pruner}: {whole}: {told}")
 
 
 if __name__ == "__main__":
