@@ -538,8 +538,8 @@ def test_where_a_candidate_climbs_is_told_by_the_points_that_are_most_alike() ->
     process = GaussianProcess([0, 1], 2)
     process.condition(x, t, y)
     here = 0.3 * rng.random((5, 2))
-    near = process._near(torch.tensor(here))
-    assert (near.seen.numpy() == x[x[:, 0] < 0.5]).all(), "each once, in their order"
+    seen = process._local(torch.tensor(here)).seen.numpy()
+    assert (seen == x[x[:, 0] < 0.5]).all(), "each once, in their order"
     assert len(process.seen) == len(x)
     free, best = np.ones((5, 2), dtype=bool), 0.9 * float(y[x[:, 0] < 0.5].max())
     moved = process.climb(here, free, best)

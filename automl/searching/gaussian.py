@@ -163,11 +163,11 @@ class GaussianProcess:
         the logarithm of the expected improvement, which far below the best has a slope still.
         """
         points, movable = torch.tensor(x), torch.tensor(free)
-        near = self._near(points)
-        inverse = torch.cholesky_inverse(near.root)
+        local = self._local(points)
+        inverse = torch.cholesky_inverse(local.root)
         first, second = torch.zeros_like(points), torch.zeros_like(points)
         for step in range(CLIMB):
-            mean, left, up, out = near._slopes(points, inverse)
+            mean, left, up, out = local._slopes(points, inverse)
             deviation = left.sqrt()
             z = (mean - best) / deviation
             steep = _log_gain_slope(z)
@@ -181,16 +181,15 @@ class GaussianProcess:
             points.clamp_(0, 1)
         return points.numpy()
 
-    def _near(self, x: Tensor) -> GaussianProcess:
-        """One that has seen no more than the points nearest to these (M, columns)."""
+    def _local(self, x: Tensor) -> GaussianProcess:
+        """One that has seen no more than the points most alike to any of these (M, columns)."""
         if len(self.seen) <= NEAREST:
             return self
-        alike = self._cross(x).amax(0)
-        some = alike.topk(NEAREST).indices.sort().values
-        near = copy(self)
-        near._set(self.theta)
-        near.condition(*(told[some].numpy() for told in (self.seen, self.times, self.values)))
-        return near
+        some = self._cross(x).amax(0).topk(NEAREST).indices.sort().values
+        local = copy(self)
+        local._set(self.theta)
+        local.condition(*(told[some].numpy() for told in (self.seen, self.times, self.values)))
+        return local
 
     def _slopes(self, x: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Mean and variance (M,) at time 1 with their gradients (M, columns)."""

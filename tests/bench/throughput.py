@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,7 @@ class Clock:
         self.first, self.seconds, self.cpu = 0.0, 0.0, 0.0
         self.pids: list[int] = []  # of workers
         self.workers = 0  # processes beside this one
+        self.early: list[subprocess.Popen[bytes]] = []  # begun before all else, as a search does
 
     def start(self, ago: float = 0.0) -> None:
         """The first epoch begins, or has begun these seconds ago on one thread of each worker."""
@@ -437,7 +439,7 @@ def searched(configs: list[Any], data: Any, clock: Clock) -> list[float]:
         manifest = Manifest(space.digest, task.name, data.fingerprint, 0, str(where), {})
         study = begin(path, space, manifest, task.metric, [(v, "here") for v in clock.values])
         setup = Setup(task.model_dump(mode="json"), str(root(None)), "", 1, [])
-        engine = Local(setup, devices(where, None), path / "workers.log")
+        engine = Local(setup, devices(where, None), path / "workers.log", clock.early)
         clock.workers = engine.slots
         driver = Driver(study, space, engine, folder=path, data=data, trials=len(configs), seed=0)
         driver.start()
@@ -468,7 +470,9 @@ WAYS: dict[str, tuple[str, Way]] = {  # what it is called, and how; the first is
 }
 
 
-def one(way: str, net: str, count: int, epochs: int, began: float) -> Run:
+def one(
+    way: str, net: str, count: int, epochs: int, began: float, early: list[subprocess.Popen[bytes]]
+) -> Run:
     """In this process."""
     from automl.searching.run import root
 
@@ -477,6 +481,7 @@ def one(way: str, net: str, count: int, epochs: int, began: float) -> Run:
     configs = [space.with_values(v).model_copy(update={"seed": 0}) for v in values]
     data = space.task.load(root(None))
     clock = Clock(space, values)
+    clock.early = early
     accuracies = WAYS[way][1](configs, data, clock)
     cpu = clock.cpu if clock.pids else clock.cpu_seconds() - clock.cpu
     ours, theirs = (
@@ -564,7 +569,10 @@ def main() -> None:
     parser.add_argument("--began", type=float, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        told = one(given.one, given.nets, given.configs, given.epochs, given.began)
+        from automl.launch import early
+
+        with early() if given.one == "searched" else nullcontext([]) as begun:
+            told = one(given.one, given.nets, given.configs, given.epochs, given.began, begun)
         print(json.dumps(asdict(told)))
         return
     for net in given.nets.split(","):
