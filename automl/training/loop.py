@@ -151,8 +151,8 @@ def predict(
     """Index, logits and targets, a batch at a time, in float32."""
     was_training = model.training
     model.eval()
-    small = next(model.parameters()).device.type == "cpu"  # what a layer gives stays in its cache
-    budget = (2**19 if small else 2**21) // inputs.floats  # 170 or 682 CIFAR images
+    cpu = split.y.device.type == "cpu"  # what a layer gives shall stay in its cache
+    budget = (2**19 if cpu else 2**21) // inputs.floats  # 170 or 682 CIFAR images
     for index, x, y in split.sweep(budget):
         yield index, model(inputs.prepare(x)), y
     model.train(was_training)
