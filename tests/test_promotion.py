@@ -548,6 +548,9 @@ def test_where_a_candidate_climbs_is_told_by_the_points_that_are_most_alike() ->
     local = GaussianProcess([0, 1], 2)
     local.condition(*(of[x[:, 0] < 0.5] for of in (x, t, y)))
     assert np.allclose(local.climb(here, free, best), moved)
+    process.expect(moved[:1])
+    assert (process._local(torch.tensor(here)).seen[-1].numpy() == moved[0]).all()
+    assert not np.allclose(process.climb(here, free, best), moved)
 
 
 def test_what_is_expected_is_surer_near_it_and_else_as_foretold() -> None:
@@ -625,6 +628,39 @@ def test_what_is_under_way_is_not_proposed_again_nearby() -> None:
     second = model.propose().values
     assert abs(first[name] - 0.5) < 0.15
     assert abs(second[name] - first[name]) > 0.01
+
+
+def test_what_a_trial_tells_is_noted_once_and_learned_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    space = Space.parse("task: digits\nmodel: {name: mlp, dropout: {float: [0, 0.9]}}\n")
+    ledger = Ledger(epochs=18)
+    for number in range(8):
+        curve = [0.3 + 0.01 * number, *[0.5 + 0.02 * number] * 17]
+        ledger.entries[number] = Entry(number, {"model.dropout": 0.1 * number}, "closed", curve)
+    refused = ledger.entries[8] = Entry(8, {"model.dropout": 0.85}, "under way", [0.1])
+    model = Surrogate(space, ledger, seed=0, startup=3)
+    learned = list[int]()
+    condition = GaussianProcess.condition
+
+    def counted(self: GaussianProcess, *points: np.ndarray) -> None:
+        learned.append(len(points[0]))
+        condition(self, *points)
+
+    monkeypatch.setattr(GaussianProcess, "condition", counted)
+    rungs = len(space.search.pruner.saves(18)) + 1
+    for _ in range(3):
+        model.propose()
+        model.gain([refused])
+        model.chance_to_win([refused])
+    refused.state = "infeasible"
+    for number in range(9, 12):
+        ledger.entries[number] = Entry(number, {"model.dropout": 0.07 * number})
+        model.gain([refused])
+    assert learned == [8, 8 * rungs, *[8 * rungs + 1] * 3], "ends to propose, rungs to foretell"
+    for points, each in ((model.at_rungs, rungs), (model.at_ends, 1)):
+        assert np.isnan(points.scores).tolist() == [False] * 8 * each + [True]
+        assert points.worst == 0.1, "of all epochs"
 
 
 def test_asking_stays_quick_with_a_thousand_trials() -> None:

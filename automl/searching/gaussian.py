@@ -187,7 +187,6 @@ class GaussianProcess:
             return self
         some = self._cross(x).amax(0).topk(NEAREST).indices.sort().values
         local = copy(self)
-        local._set(self.theta)
         local.condition(*(told[some].numpy() for told in (self.seen, self.times, self.values)))
         return local
 
