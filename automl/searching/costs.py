@@ -16,7 +16,7 @@ import numpy as np
 from automl.size import Size
 
 FEWEST = 4  # trials that tell anything
-LATEST = 1000  # trials, those seen last, that tell as much as all
+LATEST = 1000  # trials that a fit sees, at most: of 10,000 it took 7 ms, for each new one
 RIDGE = 1.0  # how much all sizes count alike at first, in trials
 BEYOND = 1.5  # how far out of what was seen a forecast may lie, as a logarithm: 4.5 times
 

@@ -61,8 +61,7 @@ class Surrogate:
         self.priced: list[float] = []  # what those of known cost, the second goal, cost
         self.stood: dict[int, Array] = {}  # by trial: where its knobs stand
         self.tried: set[tuple[tuple[str, Any], ...]] = set()
-        self.open: dict[int, Entry] = {}  # trials that may tell more
-        self.noted: dict[int, int] = {}  # by trial: the epoch up to which its rungs are points
+        self.open: dict[int, int] = {}  # trials that may tell more; to which epoch that is noted
         self.past = 0  # epochs of trials that tell no more
         self.at_rungs, self.at_ends = Points(), Points()
         self.known: tuple[Any, ...] | None = None  # the ledger that the views were told of
@@ -286,7 +285,7 @@ class Surrogate:
     def _rng(self, purpose: int) -> np.random.Generator:
         """Chance that the ledger alone decides: the same after a restart."""
         self._meet()
-        trained = self.past + sum(entry.epoch for entry in self.open.values())
+        trained = self.past + sum(entry.epoch for entry in self._ongoing)
         return np.random.default_rng((self.seed, purpose, len(self.ledger.entries), trained))
 
     def _meet(self) -> None:
@@ -294,16 +293,21 @@ class Surrogate:
         for entry in islice(self.ledger.entries.values(), len(self.stood), None):
             self.stood[entry.number] = self.encoder.stands([entry.values])[0]
             self.tried.add(key(entry.values))
-            self.open[entry.number] = entry
+            self.open[entry.number] = 0
+
+    @property
+    def _ongoing(self) -> list[Entry]:
+        """Trials that may tell more."""
+        return [self.ledger.entries[number] for number in self.open]
 
     def _tell(self) -> None:
         """Let the views know what is new in the ledger; they learn when they are asked."""
         self._meet()
         if self._news() == self.known:
             return
-        for entry in list(self.open.values()):
+        for entry in self._ongoing:
             self._note(entry)
-        pending = [entry for entry in self.open.values() if entry.state == "under way"]
+        pending = [entry for entry in self._ongoing if entry.state == "under way"]
         ahead = self._stands(pending)
         blur = self.ledger.blur(max((entry.curve[-1] for entry in self.ledger.scored), default=0.0))
         self.rungs.tell(self.at_rungs, ahead, blur, self._rng(0))
@@ -318,26 +322,27 @@ class Surrogate:
 
     def _news(self) -> tuple[Any, ...]:
         """Not what it was, when there is something new."""
-        return len(self.stood), [(e.number, e.epoch, e.state) for e in self.open.values()]
+        return len(self.stood), [(e.number, e.epoch, e.state) for e in self._ongoing]
 
     def _note(self, entry: Entry) -> None:
         """A trial at all rungs that it has reached since; it is over with one that is closed."""
-        stand, epochs, noted = self.stood[entry.number], self.ledger.epochs, self.noted
+        epochs, number = self.ledger.epochs, entry.number
         if entry.state == "infeasible":
-            for points in (self.at_rungs, self.at_ends):
-                points.add(stand, 1.0, math.nan)
+            self._add(number, 1.0, math.nan)
         else:
-            for points in (self.at_rungs, self.at_ends):
-                points.worst = min([points.worst, *entry.curve])
+            worst = min([self.at_rungs.worst, *entry.curve])
+            self.at_rungs.worst = self.at_ends.worst = worst
             for rung in [*self.space.search.pruner.saves(epochs), epochs]:
-                if noted.get(entry.number, 0) < rung <= entry.epoch:
-                    noted[entry.number] = rung
-                    self.at_rungs.add(stand, share(rung, epochs), entry.curve[rung - 1])
-                    if rung == epochs:
-                        self.at_ends.add(stand, 1.0, entry.curve[-1])
+                if self.open[number] < rung <= entry.epoch:
+                    self.open[number] = rung
+                    self._add(number, share(rung, epochs), entry.curve[rung - 1])
         if entry.state in ("closed", "infeasible"):
-            del self.open[entry.number]
+            del self.open[number]
             self.past += entry.epoch
+
+    def _add(self, number: int, time: float, score: float) -> None:
+        for points in (self.at_rungs, self.at_ends) if time == 1.0 else (self.at_rungs,):
+            points.add(self.stood[number], time, score)
 
 
 @dataclass
