@@ -639,6 +639,7 @@ def test_what_a_trial_tells_is_noted_once_and_learned_once(
         curve = [0.3 + 0.01 * number, *[0.5 + 0.02 * number] * 17]
         ledger.entries[number] = Entry(number, {"model.dropout": 0.1 * number}, "closed", curve)
     refused = ledger.entries[8] = Entry(8, {"model.dropout": 0.85})
+    ledger.entries[12] = Entry(12, {"model.dropout": 0.05}, "paused", [0.3, 0.4])
     model = Surrogate(space, ledger, seed=0, startup=3)
     learned = list[int]()
     condition = GaussianProcess.condition
@@ -654,12 +655,13 @@ def test_what_a_trial_tells_is_noted_once_and_learned_once(
         model.gain([refused])
         model.chance_to_win([refused])
     refused.state = "infeasible"
-    for number in range(9, 12):
-        ledger.entries[number] = Entry(number, {"model.dropout": 0.07 * number})
+    for number in range(13, 16):
+        ledger.entries[number] = Entry(number, {"model.dropout": 0.05 * number})
         model.gain([refused])
-    assert learned == [8, 8 * rungs, *[8 * rungs + 1] * 3], "ends to propose, rungs to foretell"
-    for points, each in ((model.at_rungs, rungs), (model.at_ends, 1)):
-        assert np.isnan(points.scores).tolist() == [False] * 8 * each + [True]
+    seen = 8 * rungs + 1  # the paused one has come to the first rung
+    assert learned == [8, seen, *[seen + 1] * 3], "ends to propose, rungs to foretell"
+    for points, count in ((model.at_rungs, seen), (model.at_ends, 8)):
+        assert np.isnan(points.scores).tolist() == [False] * count + [True]
         assert points.worst == 0.3, "of all epochs"
 
 
