@@ -500,13 +500,15 @@ def test_many_configs_at_once_are_what_one_by_one_are(space: Space) -> None:
     for column, group in enumerate(encoder.groups):
         ranged = not isinstance(encoder.holes[group], Choice)
         assert (encoder.free(stands)[:, column] == (ranged & ~np.isnan(stands[:, group]))).all()
+        every = not np.isnan(stands[:, group]).any()
+        assert (column in encoder.ranges) == (ranged and bool(every))
 
 
 def test_candidates_climb_along_the_slopes_of_what_the_process_foretells() -> None:
     rng = np.random.default_rng(0)
     x, t = rng.random((40, 3)), rng.choice([0.3, 1.0], 40)
-    y = np.sin(5 * x[:, 0]) + x[:, 1] + 0.1 * t
-    process = GaussianProcess([0, 1, 1], 2)
+    y = np.sin(5 * x[:, 0]) + x[:, 1] + 0.1 * t + 0.05 * rng.standard_normal(40)
+    process = GaussianProcess([0, 1, 1], 2, [0])
     process.fit(x, t, y, rng)
     process.condition(x, t, y)
     here = rng.random((5, 3))
@@ -535,7 +537,7 @@ def test_where_a_candidate_climbs_is_told_by_the_points_that_are_most_alike() ->
     x = np.concatenate([0.3 * rng.random((NEAREST, 2)), 0.8 + 0.2 * rng.random((100, 2))])
     x = x[rng.permutation(len(x))]
     t, y = np.ones(len(x)), np.sin(9 * x[:, 0]) + x[:, 1]
-    process = GaussianProcess([0, 1], 2)
+    process = GaussianProcess([0, 1], 2, [0, 1])
     process.condition(x, t, y)
     here = 0.3 * rng.random((5, 2))
     seen = process._local(torch.tensor(here)).seen.numpy()
@@ -545,7 +547,7 @@ def test_where_a_candidate_climbs_is_told_by_the_points_that_are_most_alike() ->
     moved = process.climb(here, free, best)
     gained = [improvement(*process.predict(points), best) for points in (here, moved)]
     assert gained[1].sum() > 1.2 * gained[0].sum()
-    local = GaussianProcess([0, 1], 2)
+    local = GaussianProcess([0, 1], 2, [0, 1])
     local.condition(*(of[x[:, 0] < 0.5] for of in (x, t, y)))
     assert np.allclose(local.climb(here, free, best), moved)
     process.expect(moved[:1])
@@ -557,7 +559,7 @@ def test_what_is_expected_is_surer_near_it_and_else_as_foretold() -> None:
     rng = np.random.default_rng(0)
     x, t, ahead, many = rng.random((20, 3)), rng.choice([0.3, 1.0], 20), *rng.random((2, 4, 3))
     y = np.sin(5 * x[:, 0]) + x[:, 1] + 0.1 * t
-    process, whole = GaussianProcess([0, 1, 1], 2), GaussianProcess([0, 1, 1], 2)
+    process, whole = (GaussianProcess([0, 1, 1], 2, [0]) for _ in range(2))
     process.condition(x, t, y)
     told, told_ahead = process.predict(many), process.predict(ahead)
     process.expect(ahead)
@@ -578,18 +580,39 @@ def test_a_kernel_is_fitted_along_the_slopes_of_its_misfit() -> None:
     rng = np.random.default_rng(0)
     x, t = torch.tensor(rng.random((20, 4))), torch.tensor(rng.choice([0.3, 1.0], 20))
     y = torch.sin(5 * x[:, 0]) + x[:, 1] + 0.1 * t
-    process = GaussianProcess([0, 1, 1, 2], 2)
-    theta = torch.tensor(process.center) + 0.3 * torch.tensor(rng.standard_normal(8))
+    process = GaussianProcess([0, 1, 1, 2], 2, [0, 3])
+    theta = torch.tensor(process.center) + 0.3 * torch.tensor(rng.standard_normal(12))
     slope = process._misfit(theta, x, t, y)[1]
-    covariance = process._kernel(theta, x, t, x, t)
+    kernel = process._kernel_of(theta)
+    covariance = kernel(kernel.placed(x), t, kernel.placed(x), t)
     covariance += (torch.exp(2 * theta[-1]) + 1e-6) * torch.eye(20)
     told = torch.distributions.MultivariateNormal(torch.zeros(20).double(), covariance)
     misfit = process._misfit(theta, x, t, y)[0] + 10 * math.log(2 * math.pi)
     assert misfit == pytest.approx(-told.log_prob(y).item())
-    for knob in range(8):
-        step = 1e-5 * torch.eye(8, dtype=torch.float64)[knob]
+    for number in range(12):
+        step = 1e-5 * torch.eye(12, dtype=torch.float64)[number]
         above, below = (process._misfit(theta + by, x, t, y)[0] for by in (step, -step))
-        assert slope[knob].item() == pytest.approx((above - below) / 2e-5, rel=1e-4, abs=1e-6)
+        assert slope[number].item() == pytest.approx((above - below) / 2e-5, rel=1e-4, abs=1e-6)
+
+
+def test_a_range_that_matters_at_one_end_is_bent_and_better_foretold() -> None:
+    def value(x: np.ndarray) -> np.ndarray:  # as of a knob that wanted a logarithm
+        return np.sin(1.5 * np.log(x[:, 0] + 0.01)) + 0.3 * x[:, 1]
+
+    missed = {True: 0.0, False: 0.0}
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        x, many, t = rng.random((30, 2)), rng.random((200, 2)), np.ones(30)
+        for bends in missed:
+            process = GaussianProcess([0, 1], 2, [0, 1] if bends else [])
+            process.fit(x, t, value(x), rng)
+            process.condition(x, t, value(x))
+            missed[bends] += np.abs(process.mean(many) - value(many)).mean()
+            if bends:
+                first, second = process.kernel.first, process.kernel.second
+                assert first[0] < 0.5 < first[1] < 2
+                assert ((second > 0.5) & (second < 2)).all()
+    assert missed[True] < 0.7 * missed[False]
 
 
 def test_a_process_foretells_the_end_of_a_curve_from_those_of_its_like() -> None:
@@ -603,7 +626,7 @@ def test_a_process_foretells_the_end_of_a_curve_from_those_of_its_like() -> None
     points = np.concatenate([x, x, x[:8]])
     at = np.concatenate([np.full(12, 0.3), np.full(12, 0.6), np.full(8, 1.0)])
     seen = np.concatenate([value(x, 0.3), value(x, 0.6), value(x[:8], 1.0)])
-    process = GaussianProcess([0], 1)
+    process = GaussianProcess([0], 1, [0])
     process.fit(points, at, seen, rng)
     process.condition(points, at, seen)
     mean, deviation = process.predict(x[8:])

@@ -37,6 +37,9 @@ class Encoder:
             None if under is None else (self.places[under[0]], under[1]) for under in over.values()
         ]
         self.grids = [_grid(hole) for hole in self.holes]
+        ends = self.settled(np.array([[0.0], [1.0]]).repeat(len(self.names), 1))
+        every = ~np.isnan(ends).any(0)  # the first options with least counts, and the last
+        self.ranges = [self.columns[i] for i in np.flatnonzero(every & ~self.choices)]
 
     def stands(self, many: list[Values]) -> Array:
         """(N, knobs)"""

@@ -57,7 +57,7 @@ class Surrogate:
             if isinstance(hole, Choice) and hole.conditional
         }
         self.rungs, self.ends = View(self.encoder, near), View(self.encoder, plain)
-        self.costs = View(self.encoder, lambda _costs, _blur: np.log)
+        self.costs = View(self.encoder, lambda _costs, _blur: np.log, bends=False)
         self.priced: list[float] = []  # what those of known cost, the second goal, cost
         self.stood: dict[int, Array] = {}  # by trial: where its knobs stand
         self.tried: set[tuple[tuple[str, Any], ...]] = set()
@@ -366,8 +366,11 @@ class Points:
 class View:
     """A Gaussian process with its own scale of scores. It learns what it was told when asked."""
 
-    def __init__(self, encoder: Encoder, scale: Callable[[Array, float], Scale]) -> None:
+    def __init__(
+        self, encoder: Encoder, scale: Callable[[Array, float], Scale], *, bends: bool = True
+    ) -> None:
         self.encoder, self.scale = encoder, scale
+        self.ranges = encoder.ranges if bends else []
         self.told: tuple[Points, Array, float, np.random.Generator] | None = None
         self.process: GaussianProcess | None = None
         self.scaled: Scale = lambda scores: scores
@@ -404,7 +407,7 @@ class View:
         y = self.scaled(scores)
         if self.process is None:
             active = float((~np.isnan(stands)).sum(1).mean())
-            self.process = GaussianProcess(self.encoder.groups, active)
+            self.process = GaussianProcess(self.encoder.groups, active, self.ranges)
         if due:
             self.process.fit(x, t, y, rng)
             self.taken, self.given = taken, count
