@@ -615,6 +615,16 @@ def test_a_range_that_matters_at_one_end_is_bent_and_better_foretold() -> None:
     assert missed[True] < 0.7 * missed[False]
 
 
+def test_a_handful_of_configs_says_little_of_how_ranges_bend() -> None:
+    rng = np.random.default_rng(4)
+    x, t = rng.random((4, 2)).repeat(10, 0), np.tile(np.linspace(0.1, 1.0, 10), 4)
+    y = np.sin(1.5 * np.log(x[:, 0] + 0.01)) + 0.3 * t
+    process = GaussianProcess([0, 1], 2, [0, 1])
+    process.fit(x, t, y, rng)
+    for numbers in (process.kernel.first, process.kernel.second):
+        assert ((numbers > 0.95) & (numbers < 1.05)).all(), "they count once, not at each rung"
+
+
 def test_a_process_foretells_the_end_of_a_curve_from_those_of_its_like() -> None:
     rng = np.random.default_rng(0)
     x = rng.random((12, 1))
