@@ -620,15 +620,15 @@ class Driver:
     def forecast(self) -> Forecast | None:
         """From what a trial has taken so far, in the mean; None until a few have had their time.
 
-        One that is under way counts as half a trial more, one that is paused as the share of all
-        that came to their end.
+        One that is under way counts as half a trial more. Of those paused so many go on as of all
+        have come to their end, and have half of it behind them.
         """
         if len(self.worked) < min(ATTEMPTS, self.trials):
             return None
         each = self.busy / len(self.worked) / self.engine.slots
         ended = len(self.ledger.finished) / len(self.ledger.entries)
-        on = (len(self.active) + len(self.waiting)) / 2 + len(self.paused) * ended
-        work = (self.trials - self.asked + on) * each
+        halves = len(self.active) + len(self.waiting) + len(self.paused) * ended
+        work = (self.trials - self.asked + halves / 2) * each
         if work <= self.remaining:
             return Forecast(work + self.reserved, self.trials)
         trials = self.done + int(self.remaining / max(each, 1e-9))
