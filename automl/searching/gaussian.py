@@ -118,8 +118,9 @@ class GaussianProcess:
 
     def fit(self, x: Array, t: Array, y: Array, rng: np.random.Generator) -> None:
         """The most probable kernel for points x (N, columns) at times t (N,) of values y (N,)."""
-        width, bends = self.width.copy(), len(self.ranges)
-        width[: 2 * bends] *= min(1.0, len(np.unique(x, axis=0)) / (ENOUGH * max(1, bends)))
+        count, configs = len(self.ranges), len(np.unique(x, axis=0))
+        width = self.width.copy()
+        width[: 2 * count] *= min(1.0, configs / (ENOUGH * max(1, count)))
         if len(x) > FITTED:
             some = np.sort(rng.choice(len(x), FITTED, replace=False))
             x, t, y = x[some], t[some], y[some]

@@ -57,6 +57,7 @@ class Surrogate:
             if isinstance(hole, Choice) and hole.conditional
         }
         self.rungs, self.ends = View(self.encoder, near), View(self.encoder, plain)
+        # straight, as costs run evenly along a range: with bends fronts were found later
         self.costs = View(self.encoder, lambda _costs, _blur: np.log, bends=False)
         self.priced: list[float] = []  # what those of known cost, the second goal, cost
         self.stood: dict[int, Array] = {}  # by trial: where its knobs stand
