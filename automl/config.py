@@ -323,6 +323,8 @@ class Sampler(Part):
 
     home: ClassVar[str] = "automl.searching.samplers"
     trades: ClassVar[bool] = False  # whether it can seek several goals
+    recalls: ClassVar[bool] = False  # whether it knows by the ledger alone what was tried: no
+    # config comes twice, and a new process goes on as the old one would have
 
     @abstractmethod
     def build(self, seed: int, space: Any, ledger: Any) -> Any:

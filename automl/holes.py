@@ -148,6 +148,31 @@ def value_at(hole: Hole, share: float) -> Any:
     raise AssertionError(hole)
 
 
+def count_of(hole: Hole) -> float:
+    """How many values it has; infinite for a range of reals."""
+    match hole:
+        case Choice():
+            return len(hole.options)
+        case Int():
+            return (hole.high - hole.low) // hole.step + 1
+        case Float(step=None):
+            return math.inf
+        case Float(step=float() as step):
+            return round((hole.high - hole.low) / step) + 1
+    raise AssertionError(hole)
+
+
+def nth_value(hole: Hole, number: int) -> Any:
+    """The values of a hole one after the other, from 0; of reals ever finer ones (Halton 1960)."""
+    if isinstance(hole, Int):
+        return hole.low + number * hole.step
+    count = count_of(hole)
+    if count < math.inf:
+        return value_at(hole, (number + 0.5) / count)
+    digits = f"{number + 1:b}"
+    return value_at(hole, int(digits[::-1], 2) / 2 ** len(digits))
+
+
 def share_of(hole: Int | Float, value: float) -> float:
     """Where a value lies, 0 to 1: `value_at` backwards."""
     low, high = hole.low, hole.high

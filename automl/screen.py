@@ -115,13 +115,16 @@ class Screen:
             else data.inputs.summary
         )
         unit = "" if data.labels else "characters "
+        knobs = f"{event.knobs} knob{'s' if event.knobs != 1 else ''}"
+        if event.configs is not None:
+            knobs += f", {event.configs} config{'s' if event.configs != 1 else ''} in all"
         facts = {
             "device": f"{event.device}, {workers}",
             "data": f"{study.task.summary}: {kind}; {len(data.train):,} {unit}"
             f"to train, {len(data.valid):,} to validate, {data.sealed:,} sealed for the test",
             "to beat": f"{metric} {event.chance[1]:.3f} by chance, {score:.3f} by {name}",
-            "space": f"{event.knobs} knobs, {short(event.params[0])} to {short(event.params[1])}"
-            f" parameters, {study.path / 'space.yaml'}",
+            "space": f"{knobs}, {short(event.params[0])} to {short(event.params[1])} parameters, "
+            f"{study.path / 'space.yaml'}",
             "live": shlex.join(["automl", "dashboard", study.name, *studies_option(study.path)]),
         }
         if event.first[1]:

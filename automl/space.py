@@ -37,6 +37,7 @@ from automl.holes import (
     Repeat,
     Scalar,
     Value,
+    count_of,
     ends_of,
     fail_at,
     fill,
@@ -47,6 +48,7 @@ from automl.holes import (
     named_holes,
     nearest_to,
     never,
+    nth_value,
     random_value,
     shape_of,
     within,
@@ -230,6 +232,26 @@ class Space:
         except SpaceError:  # knobs that are fine alone and do not go together
             return None
         return values if made.model.name == config["model"]["name"] else None
+
+    def every(self) -> Iterator[dict[str, Any]]:
+        """The values of all its configs in turn; without end where a range of reals is open."""
+        path: list[int] = []  # of each hole that is met, in turn: the number of its value
+        met: list[Hole] = []
+
+        def draw(_name: str, hole: Hole) -> Any:
+            met.append(hole)
+            if len(met) > len(path):
+                path.append(0)
+            return nth_value(hole, path[len(met) - 1])
+
+        while True:
+            met.clear()
+            yield self.values(draw)
+            while path and path[-1] + 1 >= count_of(met[len(path) - 1]):
+                path.pop()
+            if not path:
+                return
+            path[-1] += 1
 
     def beginnings(self) -> list[dict[str, Any]]:
         """The values of the configs tried first: each of `start:`, then the believed one."""

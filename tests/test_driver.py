@@ -310,6 +310,17 @@ def test_the_same_seed_and_one_worker_give_the_same_search(sampler: str, tmp_pat
     assert search("c", 1) != first
 
 
+def test_going_on_is_the_search_as_if_never_stopped(tmp_path: Path) -> None:
+    text = SPACE.replace("sampler: random", "sampler: auto").replace("none", "auto")
+
+    def tried(name: str, *counts: int) -> list[Any]:
+        for count in counts:
+            list(opened(tmp_path / name, Table(), count, text=text).run())
+        return [trial.params for trial in trials(tmp_path / name)]
+
+    assert tried("stopped", 3, 5, 8) == tried("whole", 8)
+
+
 def test_a_worker_trains_what_the_study_says_that_was_sampled(tmp_path: Path) -> None:
     table = Table()
     driver = opened(tmp_path / "s", table, 6, seed=5)

@@ -143,6 +143,40 @@ def test_no_config_is_proposed_twice(tmp_path: Path) -> None:
     assert len({width(job.config) for job in table.jobs}) == 20
 
 
+def test_all_configs_are_tried_before_one_comes_twice() -> None:
+    space = Space.parse("task: digits\nmodel: {name: mlp, widths: [{int: [1, 600]}]}\n")
+    ledger = Ledger(epochs=9)
+    model = Surrogate(space, ledger, seed=0, startup=1000)
+    for number in range(600):
+        ledger.entries[number] = Entry(number, model.propose().values)
+    assert {entry.values["model.widths[0]"] for entry in ledger.entries.values()} == {
+        *range(1, 601)
+    }
+
+
+def test_where_many_begin_at_once_and_none_is_at_a_rung_the_spread_goes_on() -> None:
+    ledger = Ledger(epochs=18)
+    model = Surrogate(Space.parse(SPACE), ledger, seed=0, startup=6)
+    for number in range(8):
+        values = model.propose().values
+        ledger.entries[number] = Entry(number, values, curve=[0.5 + number / 100])
+    assert model.ready
+    assert len({key(entry.values) for entry in ledger.entries.values()}) == 8
+
+
+@pytest.mark.parametrize("pruner", ["asha", "hyperband", "median", "none", "auto"])
+def test_the_model_learns_from_unfinished_trials_whoever_stops_them(pruner: str) -> None:
+    ledger = Ledger(epochs=18)
+    space = Space.parse(f"{SPACE}search: {{pruner: {pruner}}}\n")
+    model = Surrogate(space, ledger, seed=0, startup=3)
+    for number in range(4):
+        curve = [0.1 * number, *[0.2 * number] * 4]
+        ledger.entries[number] = Entry(number, model.propose().values, "closed", curve)
+    model.propose()
+    assert {score for score in model.at_rungs.scores if score} == {0.2, 0.4, 0.2 * 3}
+    assert not model.at_ends.scores
+
+
 def test_the_same_holds_for_workers_side_by_side(tmp_path: Path) -> None:
     table = Table(rising, slots=4)
     list(opened(tmp_path / "s", table, 24, text=SPACE).run())

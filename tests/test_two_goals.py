@@ -25,7 +25,7 @@ from automl.results.leaderboard import Row
 from automl.searching.driver import KEPT, Closed, Driver, Paused, Trained
 from automl.searching.ledger import Entry, Ledger
 from automl.searching.run import search
-from automl.searching.surrogate import Surrogate
+from automl.searching.surrogate import LOOKED, Surrogate
 from automl.space import COSTS, Space
 
 SPACE = """
@@ -154,6 +154,48 @@ def test_a_trial_is_held_against_those_that_cost_no_more() -> None:
     assert hopes == sorted(hopes, reverse=True)
     assert hopes[0] > 0.9
     assert hopes[-1] < 0.1
+
+
+def test_of_many_trials_the_cheap_ones_of_the_front_are_not_forgotten() -> None:
+    space, names = Space.parse(SPACE), [*Space.parse(SPACE).all_knobs()]
+    ledger = Ledger(epochs=1)
+    for number in range(LOOKED + 60):  # the costly ones score better, all of them
+        cheap = number < 60
+        wide = 1 + number % 8 if cheap else 33 + number % 32
+        score = wide / 100 + (0.0 if cheap else 0.5) - number / 1e5
+        values = dict(zip(names, (wide, 0.9 * (number / 999), 0.01), strict=True))
+        ledger.entries[number] = Entry(number, values, "closed", [score], cost=float(wide))
+    assert {entry.number for entry in ledger.leading(LOOKED)} == {
+        *range(8),
+        *range(60, LOOKED + 60),
+    }
+    model = Surrogate(space, ledger, seed=0, startup=3)
+    for number in range(LOOKED + 60, LOOKED + 80):
+        values = model.propose().values
+        ledger.entries[number] = Entry(number, values, "closed", [0.1], cost=70.0)
+
+
+@pytest.mark.parametrize("noted", ["memory_mb", "train_seconds", "curve"])
+def test_a_search_for_seconds_killed_between_two_notes_goes_on(
+    noted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = SPACE.replace("params", "train_seconds").replace("epochs: 9", "epochs: 1")
+    note = optuna.trial.Trial.set_user_attr
+
+    def killed(trial: optuna.trial.Trial, name: str, value: object) -> None:
+        if name == noted and trial.number == 1:
+            raise KeyboardInterrupt
+        note(trial, name, value)
+
+    monkeypatch.setattr(optuna.trial.Trial, "set_user_attr", killed)
+    told = Costly(slots=1)
+    with pytest.raises(KeyboardInterrupt):
+        list(opened(tmp_path / "s", told, 3, text=text).run())
+    monkeypatch.setattr(optuna.trial.Trial, "set_user_attr", note)
+    list(opened(tmp_path / "s", Costly(slots=1), 3, text=text).run())
+    found = opened(tmp_path / "s", Costly(slots=1), 3, text=text).rows()
+    assert [row.state for row in found] == ["finished"] * 3
+    assert all(0 < row.cost("train_seconds") < math.inf for row in found)
 
 
 def test_a_trial_of_known_cost_that_can_be_trained_no_more_does_not_stop_the_search() -> None:

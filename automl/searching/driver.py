@@ -144,7 +144,9 @@ class Driver:
         if chance is not None:
             self.ledger.chance = self.sign * chance
         self.asked = asked(study)
-        study.sampler = space.search.sampler.build(seed + 7919 * self.asked, space, self.ledger)
+        sampler = space.search.sampler
+        drawn = 0 if sampler.recalls else 7919 * self.asked  # no number shall come twice
+        study.sampler = sampler.build(seed + drawn, space, self.ledger)
         self.sizes: dict[str, Size] = {}  # by what decides them
         self.costs, self.memory = Costs(), Costs()  # seconds of an epoch; megabytes
         self.waiting: deque[Active] = deque()  # interrupted trials, to go on with first
@@ -418,6 +420,7 @@ class Driver:
             self.top, self.pace = self.sign * score, epoch.seconds / epoch.examples
         entry = active.entry
         fresh = epoch.number > active.reported
+        excess = self._excess(active) if fresh else None  # notes what it costs, before the score
         if fresh:
             entry.curve.append(self.sign * score)
             if self.cost:  # Optuna takes reports for one goal only
@@ -432,7 +435,6 @@ class Driver:
         self.costs.learn(number, active.size, entry.values.get(BATCH, 1), entry.seconds)
         yield Trained(number, epoch, epochs)
 
-        excess = self._excess(active) if fresh else None
         if excess:
             yield self._give_up(slot, *excess)
             return

@@ -86,9 +86,18 @@ class Ledger:
         return [entry for entry in self.scored if entry.epoch >= self.epochs]
 
     def leading(self, count: int) -> list[Entry]:
-        """The trials with the best last scores, finished ones first, in the order they began."""
-        best = sorted(self.scored, key=lambda e: (e.epoch < self.epochs, -e.curve[-1]))[:count]
-        return sorted(best, key=lambda entry: entry.number)
+        """The trials with the best last scores, finished ones first, in the order they began.
+
+        With these all than which none that costs no more is better.
+        """
+        every = sorted(self.scored, key=lambda e: (e.epoch < self.epochs, -e.curve[-1]))
+        found, places = every[:count], range(len(every))
+        ahead = len(every)  # the place of the best so far of those that cost less
+        for place in sorted(places, key=lambda place: every[place].cost):
+            if place < ahead:
+                ahead = place
+                found += [every[place]] if place >= count else []
+        return sorted(found, key=lambda entry: entry.number)
 
     def rivals(self, entry: Entry) -> list[float]:
         """The best scores of all others, no more costly, that came as far, up to this epoch."""

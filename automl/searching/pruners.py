@@ -17,6 +17,7 @@ from pydantic import Field
 from automl.config import Pruner
 from automl.searching.ledger import Entry, Ledger
 
+FIRST = 1 / 9  # of all epochs: the first rung, where nothing tells a better one
 STEP = 1.7  # each rung is this many times the one before
 ENOUGH = 8  # finished trials, to choose the first rung by their ranks
 AGREE = 0.85  # rank correlation (Spearman 1904) with the end, for a rung to be the first
@@ -39,7 +40,7 @@ class Auto(Pruner):
     name: Literal["auto"] = "auto"
     pauses: ClassVar[bool] = True
     first: float = Field(
-        default=1 / 9,
+        default=FIRST,
         gt=0,
         le=1,
         description="first rung, as a share of all epochs, until ranks tell a better one",
@@ -174,7 +175,7 @@ class Asha(Pruner):
 
     name: Literal["asha"] = "asha"
     first: float = Field(
-        default=1 / 9, gt=0, le=1, description="first rung, as a share of all epochs"
+        default=FIRST, gt=0, le=1, description="first rung, as a share of all epochs"
     )
     factor: float = Field(
         default=3.0, ge=1.5, le=10, description="of each rung one in this many goes on"

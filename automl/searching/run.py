@@ -57,6 +57,7 @@ class Opened:
     baseline: tuple[str, float]
     chance: tuple[str, float]
     knobs: int
+    configs: int | None  # that the space has, if fewer than the trials asked for
     params: tuple[int, int]  # fewest and most, over the probes of the space
     done: int  # trials closed by earlier runs of the same command
     trials: int
@@ -122,11 +123,16 @@ def run(
     if space.search.max_memory_mb and not Memory.known(where):
         told = f"max_memory_mb: cannot be measured on {where} of this system"
         raise SpaceError(f"{space.source}: search: {told}")
-    slots = devices(where, workers, workers_per_gpu)[:trials]
+    slots = devices(where, workers, workers_per_gpu)
     path = on_disk.folder(studies, name)
     task = space.task
     loaded = task.load(data)
     params = prove(space, len(loaded.labels), lambda part: part.fit(loaded))
+    configs = None
+    if space.search.sampler.recalls:
+        count = len(list(itertools.islice(space.every(), trials)))
+        configs, trials = count if count < trials else None, count
+    slots = slots[:trials]
 
     manifest = Manifest(
         space=space.digest,
@@ -184,6 +190,7 @@ def run(
             baseline=baseline,
             chance=task.chance(loaded),
             knobs=len(space.knobs()),
+            configs=configs,
             params=params,
             done=done,
             trials=trials,

@@ -16,7 +16,7 @@ from pydantic import Field
 from automl.config import Sampler
 from automl.holes import value_at
 from automl.searching.ledger import Ledger
-from automl.searching.surrogate import Surrogate
+from automl.searching.surrogate import SPREAD, Surrogate
 from automl.space import Space
 
 
@@ -25,7 +25,10 @@ class Auto(Sampler):
 
     name: Literal["auto"] = "auto"
     trades: ClassVar[bool] = True
-    startup: int = Field(default=6, ge=1, le=1000, description="spread-out trials before the model")
+    recalls: ClassVar[bool] = True
+    startup: int = Field(
+        default=6, ge=1, le=SPREAD, description="spread-out trials before the model"
+    )
 
     def build(self, seed: int, space: Space, ledger: Ledger) -> BaseSampler:
         ledger.model = Surrogate(space, ledger, seed, self.startup)

@@ -17,6 +17,7 @@ from automl.holes import Choice, value_at
 from automl.searching.encoder import Encoder, Values
 from automl.searching.gaussian import Array, GaussianProcess
 from automl.searching.ledger import Entry, Ledger, Proposal
+from automl.searching.pruners import FIRST, rungs
 from automl.space import Space
 
 Scale = Callable[[Array], Array]
@@ -51,6 +52,8 @@ class Surrogate:
         """The first `startup` configs are spread out; the model proposes after that."""
         self.space, self.ledger, self.seed, self.startup = space, ledger, seed, startup
         self.encoder = Encoder(space)
+        # where scores are noted: a pruner without checkpoints on the way lets them be seen, too
+        self.marks = space.search.pruner.saves(ledger.epochs) or rungs(FIRST, ledger.epochs)
         self.branches = {  # choices whose options have knobs of their own
             name: hole
             for name, hole in zip(self.encoder.names, self.encoder.holes, strict=True)
@@ -103,6 +106,8 @@ class Surrogate:
             self._meet()
             return Proposal(self._explore())
         self._tell()
+        if not self.at_rungs.scores:  # many have begun at once, and none is at a rung yet
+            return Proposal(self._explore())
         if self.proposal is None:
             scored = self.ledger.scored
             spent = sum(entry.epoch for entry in scored if entry.whole or entry.believed)
@@ -247,7 +252,9 @@ class Surrogate:
         spread = Sobol(len(self.encoder.names), rng=self.seed).random(SPREAD)
         many = self.encoder.settled(np.roll(spread, -len(self.tried), 0))
         fresh = [values for _, values in self._fresh(many, range(len(many)))]
-        fresh = fresh or [self.encoder.values(many[0])]
+        if not fresh:  # all of these are tried
+            last = self.encoder.values(many[0])
+            fresh = [next((v for v in self.space.every() if key(v) not in self.tried), last)]
         return next((values for values in fresh if self.ledger.feasible(values)), fresh[0])
 
     def _fresh(self, many: Array, order: Iterable[int]) -> Iterator[tuple[int, Values]]:
@@ -333,7 +340,7 @@ class Surrogate:
         else:
             worst = min([self.at_rungs.worst, *entry.curve])
             self.at_rungs.worst = self.at_ends.worst = worst
-            for rung in [*self.space.search.pruner.saves(epochs), epochs]:
+            for rung in [*self.marks, epochs]:
                 if self.open[number] < rung <= entry.epoch:
                     self.open[number] = rung
                     self._add(number, share(rung, epochs), entry.curve[rung - 1])
