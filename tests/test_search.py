@@ -31,7 +31,7 @@ from automl.results.delivery import fit
 from automl.screen import Screen
 from automl.searching.driver import Closed, Trained
 from automl.searching.run import Finished, Opened, Told, run
-from automl.searching.study import Study, alone, folder
+from automl.searching.study import Study, alone, below, folder
 from automl.space import Space
 from automl.training import train
 
@@ -542,6 +542,16 @@ def test_a_study_name_that_is_no_plain_file_name_is_refused(name: str, tmp_path:
 @pytest.mark.parametrize("name", ["a", "a" * 64, "Cifar-10_v1.2", "0", "console"])
 def test_a_plain_study_name_is_taken(name: str, tmp_path: Path) -> None:
     assert folder(tmp_path, name) == tmp_path / name
+
+
+def test_folders_may_go_while_a_study_is_looked_at(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / "in").mkdir(parents=True)
+    seen = below(tmp_path)
+    next(seen)
+    shutil.rmtree(tmp_path / "a")
+    shutil.rmtree(tmp_path / "b" / "in")
+    assert {path.name for path in seen} <= {"a", "b", "in"}
 
 
 def test_a_study_is_held_by_one_at_a_time_and_let_go(tmp_path: Path) -> None:

@@ -126,9 +126,15 @@ def folder(studies: Path, name: str) -> Path:
     return studies / name
 
 
+def below(path: Path) -> Iterator[Path]:
+    """Files and folders in a folder and its folders, as far as they stay while this looks."""
+    for folder, folders, files in os.walk(path):
+        yield from (Path(folder, name) for name in (*folders, *files))
+
+
 def no_links(path: Path) -> None:
     """Raises StudyError where a study has a link in it: to write there is to write elsewhere."""
-    for entry in path.rglob("*"):
+    for entry in below(path):
         if entry.is_symlink():
             raise StudyError(f"{entry}: is a link; want plain files and folders in a study")
 
@@ -136,7 +142,7 @@ def no_links(path: Path) -> None:
 def taken(path: Path) -> int:
     """Bytes of the files below a folder. One that goes while this looks counts as gone."""
     total = 0
-    for file in path.rglob("*"):
+    for file in below(path):
         with suppress(FileNotFoundError):
             total += 0 if file.is_dir() else file.stat().st_size
     return total
@@ -273,9 +279,10 @@ def begin(
     directions = [StudyDirection.MAXIMIZE if metric.higher_is_better else StudyDirection.MINIMIZE]
     directions += [StudyDirection.MINIMIZE] if space.search.cost else []
     journal = path / "journal.log"
+    kept = storage(journal)
     study = optuna.create_study(
-        study_name=path.name,
-        storage=storage(journal),
+        study_name=_only(kept, journal) or path.name,
+        storage=kept,
         directions=directions,
         load_if_exists=True,
     )
@@ -377,10 +384,10 @@ class Study:
         """As Optuna sees it."""
         journal = self.path / "journal.log"
         found = storage(journal)
-        names = optuna.get_all_study_names(found)  # its folder may have been renamed
-        if len(names) != 1:
-            raise _damaged(journal, f"got {len(names)} studies; want one")
-        return checked(optuna.load_study(study_name=names[0], storage=found), journal)
+        name = _only(found, journal)
+        if name is None:
+            raise _damaged(journal, "got 0 studies; want one")
+        return checked(optuna.load_study(study_name=name, storage=found), journal)
 
     @property
     def leaderboard(self) -> list[Row]:
@@ -389,6 +396,14 @@ class Study:
         finalists = study.user_attrs.get("finalists", [])
         trials = study.get_trials(deepcopy=False)
         return leaderboard.rows(trials, space.task.metric, space.search.cost, finalists)
+
+
+def _only(kept: JournalStorage, journal: Path) -> str | None:
+    """The name of the study in it, whose folder may have been renamed. Raises StudyError."""
+    names = optuna.get_all_study_names(kept)
+    if len(names) > 1:
+        raise _damaged(journal, f"got {len(names)} studies; want one")
+    return names[0] if names else None
 
 
 def asked(study: optuna.Study) -> int:
