@@ -75,13 +75,20 @@ class Windows:
     def to(self, device: torch.device) -> Windows:
         return replace(self, values=self.values.to(device))
 
-    def starts(self, generator: Generator | None = None) -> Tensor:
-        """Where windows begin: one behind the other, from a random place on if so asked."""
-        device, tokens = self.values.device, len(self.values)
-        if generator is None or tokens <= 2 * self.length:
-            return torch.arange(0, max(1, tokens - 1), self.length, device=device)
-        phase = torch.randint(self.length, (), generator=generator, device=device)
-        return phase + self.length * torch.arange(tokens // self.length - 1, device=device)
+    def __len__(self) -> int:
+        """Windows of an epoch, wherever it begins: of a short text all, else those that fit."""
+        tokens = len(self.values)
+        if tokens <= 2 * self.length:
+            return len(range(0, max(1, tokens - 1), self.length))
+        return tokens // self.length - 1
+
+    def starts(self, generator: Generator) -> Tensor:
+        """Where windows begin: one behind the other, in a long text from a random place on."""
+        device = self.values.device
+        starts = self.length * torch.arange(len(self), device=device)
+        if len(self.values) <= 2 * self.length:
+            return starts
+        return starts + torch.randint(self.length, (), generator=generator, device=device)
 
     def take(self, starts: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (n, length) and the next ones; beyond the end 0 and UNSCORED."""
@@ -117,7 +124,7 @@ class Split:
     @property
     def rows(self) -> int:
         """What batches are made of: examples, or windows of a text."""
-        return len(self.x.starts()) if isinstance(self.x, Windows) else len(self.x)
+        return len(self.x)
 
     def to(self, device: torch.device) -> Split:
         return Split(self.x.to(device), self.y.to(device))

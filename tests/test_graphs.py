@@ -6,6 +6,8 @@ graph does, and does them again without our Python: what a record would hold fas
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -77,13 +79,13 @@ class Taped:
 
 @pytest.fixture
 def taped(monkeypatch: pytest.MonkeyPatch) -> Taped:
-    record, begin = Taped(), graphs.Replays.__init__
+    record, take = Taped(), graphs.Replays.take
 
-    def begun(replays: graphs.Replays, step: Any, changed: Callable[[], list[Tensor]]) -> None:
-        begin(replays, step, changed)
+    def taken(replays: graphs.Replays, step: Any, changed: graphs.Changed, *batch: Tensor) -> None:
         record.changed = changed
+        take(replays, step, changed, *batch)
 
-    monkeypatch.setattr(graphs.Replays, "__init__", begun)
+    monkeypatch.setattr(graphs.Replays, "take", taken)
     monkeypatch.setattr(graphs, "record", record)
     monkeypatch.setattr(graphs, "wanted", lambda _device: True)
     return record
@@ -288,6 +290,46 @@ def test_what_records_hold_stays_where_it_is(digits: Data, taped: Taped, tmp_pat
     for _ in train(busy("muon"), digits, device=CPU, checkpoint=tmp_path / "c"):
         places.append([tensor.data_ptr() for tensor in taped.changed()])
     assert places[0] == places[1] == places[2]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only CUDA has a generator that records")
+def test_on_a_gpu_chance_goes_on_after_a_record_that_failed() -> None:
+    gpu = torch.device("cuda", 0)
+    total = torch.zeros((), device=gpu)
+
+    def step(x: Tensor, y: Tensor) -> None:
+        total.add_(torch.dropout(x, 0.5, True).sum().item() * 0 + y.sum())  # waits: no record
+
+    replays, batch = graphs.Replays(), torch.ones(8, device=gpu)
+    for _ in range(graphs.WARM + 3):
+        replays.take(step, lambda: [total], batch, batch)
+    assert replays.off
+    assert total.item() == 8 * (graphs.WARM + 3)
+
+
+def test_who_ends_a_recorded_training_has_its_memory_back(
+    digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "wanted", lambda _device: True)
+    monkeypatch.setattr(graphs, "WARM", 10_000)
+    seen: list[weakref.ref[Any]] = []
+    build = type(busy("adamw").optimizer).build
+
+    def watched(part: Any, model: Any) -> Any:
+        seen.append(weakref.ref(model))
+        return build(part, model)
+
+    monkeypatch.setattr(type(busy("adamw").optimizer), "build", watched)
+    gc.disable()  # nothing may wait for it
+    try:
+        epochs = train(busy("adamw"), digits, device=CPU)
+        next(epochs)
+        assert seen[0]() is not None
+        epochs.close()
+        del epochs
+        assert seen[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_batches_have_few_lengths() -> None:

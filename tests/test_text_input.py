@@ -237,6 +237,18 @@ def test_windows_of_training_say_what_comes_next(tokens: int, length: int, seed:
         assert scored.any()
 
 
+@given(st.integers(2, 4000), st.integers(2, 40), st.integers(1, 64), st.integers(0, 50))
+def test_an_epoch_of_windows_has_all_its_batches(
+    tokens: int, length: int, most: int, seed: int
+) -> None:
+    split = Split(Windows(torch.arange(tokens), length, tokens), torch.zeros(0))
+    steps = -(-split.rows // most)
+    size = split.rows // steps
+    batches = list(split.epoch(size, torch.Generator().manual_seed(seed)))
+    assert len(batches) >= steps, "as many as the schedule counts"
+    assert all(len(x) == size for x, _ in batches)
+
+
 def test_a_text_counts_by_characters() -> None:
     assert len(prose("héllo").train) == 5
     assert len(fitted("bpe", prose("héllo" * 9)).encode(prose("héllo").train)) == 5

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from automl.config import Config, Optimizer, Schedule, Task
@@ -371,8 +372,28 @@ def test_the_schedule_is_followed_step_by_step_over_a_pause(
     run(tried, data, tmp_path / "c")
     total = len(groups)
     assert total == EPOCHS * -(-len(data.train) // 32)
-    want = [0.01 * tried.schedule.factor(step / total) for step in range(1, total + 1)]
+    want = [0.01 * tried.schedule.factor((step + 0.5) / total) for step in range(total)]
+    assert min(want) > 0, "no step is for nothing"
     assert [step[0]["lr"] for step in groups] == pytest.approx(want)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weighed", [False, True])
+def test_a_loss_of_classes_is_that_of_pytorch_and_waits_for_no_device(
+    smoothing: float, weighed: bool
+) -> None:
+    torch.manual_seed(0)
+    logits, y = torch.randn(40, 5, requires_grad=True), torch.randint(5, (40,))
+    weights = torch.rand(5) + 0.1 if weighed else None
+    with torch.profiler.profile() as seen:
+        loss = Task.of("digits").loss(logits, y, smoothing, weights)
+    wanted = F.cross_entropy(logits, y, weights, label_smoothing=smoothing)
+    torch.testing.assert_close(loss, wanted)
+    for ours, theirs in zip(*(torch.autograd.grad(told, logits) for told in (loss, wanted)),
+                            strict=True):  # fmt: skip
+        torch.testing.assert_close(ours, theirs)
+    waits = {"aten::masked_select", "aten::nonzero", "aten::_local_scalar_dense"}
+    assert waits.isdisjoint(event.key for event in seen.key_averages())
 
 
 def test_label_smoothing_makes_a_model_less_sure() -> None:

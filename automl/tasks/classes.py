@@ -67,7 +67,12 @@ class ClassTask(SourceTask):
         self, logits: Tensor, y: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
     ) -> Tensor:
         """Of logits (N, K) against classes (N,) or shares of them (N, K)."""
-        return F.cross_entropy(logits.float(), y, weights, label_smoothing=smoothing)
+        logits = logits.float()
+        if weights is None or y.is_floating_point():
+            return F.cross_entropy(logits, y, weights, label_smoothing=smoothing)
+        # PyTorch's own mean waits for the device where classes are weighed and smoothed
+        total = F.cross_entropy(logits, y, weights, reduction="sum", label_smoothing=smoothing)
+        return total / weights[y].sum()
 
     def tally(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
         count = logits.shape[1]

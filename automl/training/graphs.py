@@ -23,6 +23,8 @@ MOST = 64  # records of a training: each takes some memory
 CLOSE = 1e-2  # largest difference of a tensor, over its largest number: bfloat16 has 8 bits
 
 Replay = Callable[[], None]
+Step = Callable[[Tensor, Tensor], None]
+Changed = Callable[[], list[Tensor]]  # gives all tensors that a step changes, but for gradients
 Shapes = tuple[torch.Size, torch.Size]
 
 log = logging.getLogger("automl")
@@ -31,18 +33,17 @@ log = logging.getLogger("automl")
 class Replays:
     """Records of a step, by the shapes of its batch."""
 
-    def __init__(
-        self, step: Callable[[Tensor, Tensor], None], changed: Callable[[], list[Tensor]]
-    ) -> None:
-        """`changed` gives all tensors that a step changes, but for gradients."""
-        self.step, self.changed = step, changed
+    def __init__(self) -> None:
         self.seen = Counter[Shapes]()
         self.records: dict[Shapes, tuple[Replay, Tensor, Tensor]] = {}
         self.pool: Any = None  # of memory that all records share, one after the other
         self.off = False
 
-    def take(self, x: Tensor, y: Tensor) -> None:
-        """Take the step of a batch."""
+    def take(self, step: Step, changed: Changed, x: Tensor, y: Tensor) -> None:
+        """Take the step of a batch.
+
+        The step is not kept: whose it is would hold this, too, and live on with all its memory.
+        """
         shapes = x.shape, y.shape
         if shapes in self.records:
             replay, x_there, y_there = self.records[shapes]
@@ -53,22 +54,21 @@ class Replays:
         self.seen[shapes] += 1
         with aside(x.device):
             if self.off or self.seen[shapes] <= WARM or len(self.records) == MOST:
-                self.step(x, y)
+                step(x, y)
             else:
-                self._record(x.clone(), y.clone())
+                self._record(step, changed(), x.clone(), y.clone())
 
-    def _record(self, x: Tensor, y: Tensor) -> None:
-        """Record the step and take it."""
-        tensors, random = self.changed(), random_state(x.device)
-        before = copied(tensors)
-        self.step(x, y)
+    def _record(self, step: Step, tensors: list[Tensor], x: Tensor, y: Tensor) -> None:
+        """Record the step, which changes these tensors, and take it."""
+        random, before = random_state(x.device), copied(tensors)
+        step(x, y)
         if self.pool is None and x.is_cuda:
             self.pool = torch.cuda.graph_pool_handle()
         usual, after = copied(tensors), random_state(x.device)
         restore(tensors, before)
         set_random_state(x.device, random)
         try:
-            replay = record(self.step, x, y, self.pool)
+            replay = record(step, x, y, self.pool)
             replay()
         except RuntimeError as error:
             told = f"steps cannot be recorded: {str(error).splitlines()[0]}"
@@ -82,6 +82,9 @@ class Replays:
         for tensor in tensors:
             tensor.grad = None  # what the record asked for
         restore(tensors, usual)
+        if x.is_cuda:  # after a record that failed some PyTorch takes its generator for recorded
+            generator = torch.cuda.default_generators[x.device.index]
+            generator.graphsafe_set_state(generator.clone_state())
         set_random_state(x.device, after)
 
 
@@ -134,7 +137,7 @@ def aside(device: torch.device) -> Iterator[None]:
     usual.wait_stream(side(device))
 
 
-def record(step: Callable[[Tensor, Tensor], None], x: Tensor, y: Tensor, pool: Any) -> Replay:
+def record(step: Step, x: Tensor, y: Tensor, pool: Any) -> Replay:
     """Record what a step asks of the GPU; nothing is done yet. Raises RuntimeError."""
     graph = torch.cuda.CUDAGraph()
     stream = torch.cuda.current_stream(x.device)

@@ -45,13 +45,13 @@ class Step:
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate
                 group["capturable"] = True  # what AdamW asks of who records it
-            self.replays = graphs.Replays(self.update, self.changed)
+            self.replays = graphs.Replays()
 
     def __call__(self, number: int, x: Tensor, y: Tensor) -> None:
         """The `number`-th step of all, from 0, on a batch as the model reads it."""
         if self.replays is not None:
             self.pace_now.copy_(self.paces[number])
-            self.replays.take(x, y)
+            self.replays.take(self.update, self.changed, x, y)
             return
         *rates, self.share = self.pace(number)
         for group, rate in zip(self.run.optimizer.param_groups, rates, strict=True):
@@ -60,7 +60,7 @@ class Step:
 
     def pace(self, number: int) -> list[float]:
         """The learning rate of each group in a step, and the share of it in averages."""
-        progress = (number + 1) / (self.steps * self.config.train.epochs)
+        progress = (number + 0.5) / (self.steps * self.config.train.epochs)  # amid the step
         factor = self.config.schedule.factor(progress)
         rates = [group["peak"] * factor for group in self.run.optimizer.param_groups]
         return [*rates, self.run.share(number, self.steps)]
