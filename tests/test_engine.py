@@ -428,10 +428,13 @@ def test_as_many_workers_share_a_gpu_as_cores_and_memory_admit(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _number: card)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(cores)))
     monkeypatch.setattr(local, "machine_mb", lambda: machine * 1024)
-    gpu = torch.device("cuda:0")
+    gpu = torch.device("cuda")
     assert devices(gpu, None) == [f"cuda:{i % gpus}" for i in range(workers)]
     assert len(devices(gpu, None, per_gpu=3)) == 3 * gpus
     assert len(devices(gpu, 5)) == 5
+    last = f"cuda:{gpus - 1}"
+    assert devices(torch.device(last), 3) == [last] * 3, "the one that is named"
+    assert set(devices(torch.device(last), None)) == {last}
 
 
 @pytest.mark.parametrize(

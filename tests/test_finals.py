@@ -19,17 +19,17 @@ from torch import nn
 import automl
 from automl import cli
 from automl.config import Task
-from automl.data import Ragged, Split, Windows
+from automl.data import Data, Ragged, Split, Windows
 from automl.engines import Event, Refused
 from automl.engines.local import Local
 from automl.errors import DataError, OptionError, StudyError
 from automl.inputs.text import Tokens
 from automl.results import artifact, ensemble
-from automl.results.delivery import latencies
+from automl.results.delivery import Training, latencies
 from automl.results.ensemble import Ensemble
 from automl.results.judgement import averaged, judge, judged, temperature, wilson
 from automl.screen import answer
-from automl.searching import run
+from automl.searching import finals, run
 from automl.searching.driver import ATTEMPTS, Closed, Driver
 from automl.searching.finals import Decision, Finals, Rerun, Retrained, decide
 from automl.searching.study import Study
@@ -148,6 +148,23 @@ def test_no_training_is_begun_that_would_not_end_in_time(
     assert len(told) == trained
     assert bool(found.finalists) == bool(trained)
     assert (found.made.config.seed == 0) == (not trained)
+
+
+def test_where_no_finalist_is_in_time_the_best_is_one_of_those_to_choose_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Training, list[Training]]] = []
+
+    def chosen(made: Training, others: list[Training], _data: Data) -> Any:
+        seen.append((made, others))
+        return {}, None
+
+    monkeypatch.setattr(finals, "choose", chosen)
+    table = Table(lucky)
+    monkeypatch.setattr(table, "now", lambda: 50.0)
+    decided(tmp_path / "s", table, Finals(3, 3), ends=50.0)
+    [(made, others)] = seen
+    assert made in others, "which are told apart by identity"
 
 
 @pytest.mark.parametrize(

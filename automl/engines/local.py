@@ -144,7 +144,10 @@ def _lost(status: int) -> Lost:
 
 
 def devices(device: torch.device, workers: int | None, per_gpu: int | None = None) -> list[str]:
-    """A device for each worker: one a core, or `per_gpu` on each GPU. Raises OptionError."""
+    """A device for each worker: one a core, or `per_gpu` on each GPU, or on the one that is named.
+
+    Raises OptionError.
+    """
     if workers is not None and workers < 1:
         raise OptionError(f"--workers: got {workers}; want at least 1")
     if per_gpu is not None and per_gpu < 1:
@@ -152,17 +155,18 @@ def devices(device: torch.device, workers: int | None, per_gpu: int | None = Non
     cores = len(os.sched_getaffinity(0))
     if device.type != "cuda":
         return [str(device)] * (workers or cores)
-    count = torch.cuda.device_count()
+    named = device.index is not None
+    gpus = [device.index] if named else list(range(torch.cuda.device_count()))
     if not workers:
-        workers = count * (per_gpu or crowd(cores, count))
-    return [f"cuda:{i % count}" for i in range(workers)]
+        workers = len(gpus) * (per_gpu or crowd(cores, gpus))
+    return [f"cuda:{gpus[i % len(gpus)]}" for i in range(workers)]
 
 
-def crowd(cores: int, gpus: int) -> int:
+def crowd(cores: int, gpus: Sequence[int]) -> int:
     """Workers that share a GPU: small nets leave it idle while Python says what comes next.
 
     Each wants a core, and memory here and there.
     """
-    sizes = (torch.cuda.get_device_properties(i).total_memory for i in range(gpus))
-    room = min(min(sizes) / 2**20, machine_mb() / gpus) / ROOM
-    return max(1, min(CROWD, cores // gpus, int(room)))
+    sizes = (torch.cuda.get_device_properties(i).total_memory for i in gpus)
+    room = min(min(sizes) / 2**20, machine_mb() / len(gpus)) / ROOM
+    return max(1, min(CROWD, cores // len(gpus), int(room)))

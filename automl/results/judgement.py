@@ -126,9 +126,8 @@ def judged(logits: Tensor, y: Tensor, task: Task, temperature: float = 1.0) -> J
     if name == "accuracy":
         return replace(found, interval=wilson(round(scores[name] * len(y)), len(y)))
     cells = found.confusion  # whoever draws examples anew draws their cells
-    draws = np.random.default_rng(0).multinomial(
-        len(y), (cells.double() / len(y)).flatten().numpy(), DRAWS
-    )
+    rng, shares = np.random.default_rng(0), (cells.double() / len(y)).flatten().numpy()
+    draws = (rng.multinomial(len(y), shares) for _ in range(DRAWS))
     sampled = (torch.from_numpy(drawn).view_as(cells) for drawn in draws)
     nats = torch.zeros(())
     told = [task.scores({"nats": nats, "confusion": drawn}, split)[name] for drawn in sampled]

@@ -270,7 +270,11 @@ def decide(driver: Driver, rerun: Rerun, asked: Finals) -> Generator[Retrained, 
     gain = None
     if asked.finalists:
         kept = [row.trial for row in rows if row.state == "finished"]
-        others = [driver.training(trial) for trial in kept if driver.checkpoint(trial).exists()]
+        others = [
+            made if trial == made.trial else driver.training(trial)
+            for trial in kept
+            if driver.checkpoint(trial).exists()
+        ]
         members, gain = choose(made, [*fresh, *others], driver.data)
 
     twins: dict[tuple[int, int], Training] = {}

@@ -12,7 +12,10 @@ from automl.errors import OptionError
 
 @dataclass(frozen=True)
 class Precision:
-    """How training steps compute. Evaluation is always float32: the score is the model's own."""
+    """How training steps compute. Evaluation is in float32: the score is the model's own.
+
+    On a GPU convolutions and recurrent layers round float32 to TF32 then, as is PyTorch's default.
+    """
 
     device: torch.device
     bf16: bool
@@ -31,15 +34,15 @@ class Precision:
 
 
 def pick(name: str = "auto") -> torch.device:
-    """`auto` is the first GPU, else the CPU. Raises OptionError for a device that is not there."""
+    """`auto` is a GPU, any of them, else the CPU. Raises OptionError for what is not there."""
     if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise OptionError(f"--device {name}: {reason}; want auto, cpu or cuda:0") from error
+        raise OptionError(f"--device {name}: {reason}; want auto, cpu, cuda or cuda:0") from error
     return device
 
 
