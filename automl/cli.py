@@ -9,6 +9,7 @@ BEGAN = clock.monotonic()  # a time budget counts from here: imports are part of
 SELDOM = (100_000, 20, 100)
 gc.set_threshold(*SELDOM)  # a fifth of all imports is looking for garbage
 
+import io  # noqa: E402
 import json  # noqa: E402
 import re  # noqa: E402
 import shlex  # noqa: E402
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn  # noqa: E402
 
 import typer  # noqa: E402
 
-from automl.errors import AutomlError, OptionError, PartBug, SpaceError, StudyError  # noqa: E402
+from automl import amounts  # noqa: E402
+from automl.errors import AutomlError, DataError, OptionError, PartBug, SpaceError, StudyError  # noqa: E402
 from automl.launch import early  # noqa: E402
 
 if TYPE_CHECKING:
@@ -114,7 +116,7 @@ def search(
     from automl.searching.finals import Finals
     from automl.searching.run import root, run
 
-    seconds = None if time is None else _seconds(time)
+    seconds = None if time is None else amounts.seconds(time)
     loaded = _space(space, plugin)
     heard: list[int] = []  # signals to leave; one more means now
     screen = Screen(quiet=quiet, as_json=as_json, command=shlex.join(["automl", *sys.argv[1:]]))
@@ -132,7 +134,7 @@ def search(
         plugins=plugin or (),
         start_from=start_from,
         finals=Finals(finalists, seeds, refit),
-        disk=None if disk is None else _bytes(disk),
+        disk=None if disk is None else amounts.size(disk),
         leave=lambda: bool(heard),
         began=BEGAN,
         early=begun,
@@ -229,17 +231,23 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Load the best model and evaluate it on the validation split: is it what was trained?"""
-    from automl.results import artifact
     from automl.searching.run import root
-    from automl.searching.study import Study
+    from automl.searching.study import Study, read_manifest
     from automl.training.precision import pick
 
     _load(plugin)
     study = Study.open(name, studies)
-    model = artifact.load(study.path / "best", device=str(pick(device)))
+    model = study.model(str(pick(device)))
     task = model.config.task
-    now = model.evaluate(task.load(root(data)).valid)[task.metric.name]
-    was = float(model.metrics["proof"]["trained"])
+    found = task.load(root(data))
+    if found.fingerprint != read_manifest(study.path).data:
+        raise DataError(f"{task.name}: is not the data that {study.name} was begun with")
+    now = model.evaluate(found.valid)[task.metric.name]
+    try:
+        was = float(model.metrics["proof"]["trained"])
+    except (LookupError, TypeError, ValueError) as error:
+        told = "does not say what the model scored when it was trained"
+        raise StudyError(f"{study.path / 'best' / 'metrics.json'}: {told}") from error
     if as_json:
         print(json.dumps({"now": now, "trained": was}))
         return
@@ -551,29 +559,15 @@ def _load(plugins: list[Path] | None) -> None:
         load_plugin(plugin)
 
 
-def _seconds(text: str) -> float:
-    """`1h30m` in seconds."""
-    units = {"h": 3600.0, "m": 60.0, "s": 1.0}
-    if not re.fullmatch(r"(\d+(\.\d+)?[hms])+", text):
-        raise OptionError(f"--time: got {text!r}; want 90s, 30m, 8h or 1h30m")
-    return sum(float(n) * units[unit] for n, unit in re.findall(r"([\d.]+)([hms])", text))
-
-
-def _bytes(text: str) -> int:
-    """`5GB` in bytes; a GB is 10 ** 9 of them."""
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)([MG])B", text)
-    size = float(found[1]) * (10**9 if found[2] == "G" else 10**6) if found else 0
-    if size < 1:
-        raise OptionError(f"--disk: got {text!r}; want 500MB or 5GB")
-    return int(size)
-
-
 def _note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 def main() -> NoReturn:
     """The command line. A user's error is one line and status 2; a bug keeps its traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may not have all that is said
     try:
         app()
     except PartBug as error:

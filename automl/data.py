@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 UNSCORED = -100  # a target that counts nowhere: padding, and context that was scored before
+LUCK = 1 / 741  # a normal distribution's share beyond three deviations, on one side
 LONGER = 1.5  # times the shortest text of a batch that the longest has, where nothing is learned
 POOL = 50  # batches' worth of rows that are sorted by length together
 
@@ -244,10 +245,15 @@ class Metric:
     def beyond(self, score: float, chance: float, examples: int) -> bool:
         """Whether a score, the best of many, is more than luck.
 
-        A share of right answers must be three standard errors above chance; a loss below it.
+        Who guesses has so large a share of right answers in one of 741 splits, beyond three
+        deviations of a normal distribution, or in fewer; a loss must be below chance.
         """
-        luck = 3 * math.sqrt(chance * (1 - chance) / examples) if self.higher_is_better else 0.0
-        return self.better(score, chance + luck)
+        if not self.higher_is_better:
+            return score < chance
+        from scipy.stats import binom  # a second, which a search has after its first step
+
+        right = round(score * examples)
+        return bool(binom.sf(right - 1, examples, chance) < LUCK)
 
 
 class Raw(ABC):

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -188,7 +189,7 @@ class Screen:
             print(json.dumps(result(event, rows)))
             return
         if event.metrics is None or self.opened is None:
-            print("no trial was scored; the same command goes on", *page(event), sep="\n")
+            print(nothing(rows, self.opened), *page(event), sep="\n")
             return
         print()
         front = [row for row in rows if row.front]
@@ -198,7 +199,7 @@ class Screen:
         valid = best["valid"][metric.name]
         print(*answer(best), sep="\n")
         if "warning" in best:
-            print(f"warning: the best model is {best['warning']}; do not use it")
+            print(f"warning: the best model is {best['warning']}")
         elif not metric.better(valid, self.opened.baseline[1]):
             print(f"warning: {self.opened.baseline[0]} does as well; more trials or data may help")
         if any(row.state == "paused" for row in rows):
@@ -219,6 +220,16 @@ class Screen:
 
 def page(event: Finished) -> list[str]:
     return [f"all of it as one page: {event.report}"] if event.report else []
+
+
+def nothing(rows: Sequence[Row], opened: Opened | None) -> str:
+    """Why a search has no model to hand over, and what can be done."""
+    scored = any(row.score is not None and row.state != "infeasible" for row in rows)
+    lost = "no trial that was scored has its weights any more" if scored else "no trial was scored"
+    ended = sum(row.state not in ("paused", "waiting") for row in rows)
+    over = opened is not None and ended >= opened.trials
+    what = "more --trials try others" if over else "the same command goes on"
+    return f"{lost}; {counted(rows)}; {what}"
 
 
 def answer(best: dict[str, Any]) -> list[str]:

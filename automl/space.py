@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pydantic import Field, SerializeAsAny, ValidationError
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator
 
 from automl.config import Config, Place, Pruner, Sampler, Strict, Task, nearest, problems, shown
 from automl.data import Inputs
@@ -95,6 +95,11 @@ class Search(Strict):
     max_train_seconds: float | None = Field(
         None, gt=0, description="seconds of a full training, as its first epochs foretell them"
     )
+
+    @field_validator("metric", mode="before")
+    @classmethod
+    def _two(cls, told: Any) -> Any:
+        return [told] if isinstance(told, str) else told  # which of these it lacks is said later
 
     @property
     def cost(self) -> str | None:

@@ -150,6 +150,17 @@ def test_more_trials_go_on_where_the_search_was(tmp_path: Path) -> None:
     assert [job.trial for job in table.jobs] == [3, 4]
 
 
+def test_a_study_whose_folder_was_renamed_goes_on(tmp_path: Path) -> None:
+    list(opened(tmp_path / "s", Table(), 3).run())
+    (tmp_path / "s").rename(tmp_path / "t")
+    table = Table()
+    driver = opened(tmp_path / "t", table, 5)
+    list(driver.run())
+    assert [job.trial for job in table.jobs] == [3, 4]
+    assert len(driver.rows()) == 5
+    assert optuna.get_all_study_names(storage(tmp_path / "t" / "journal.log")) == ["s"]
+
+
 def test_going_on_copies_no_trial_for_each_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from automl.screen import answer
 from automl.searching import finals, run
 from automl.searching.driver import ATTEMPTS, Closed, Driver
 from automl.searching.finals import Decision, Finals, Rerun, Retrained, decide
-from automl.searching.study import Study
+from automl.searching.run import Finished
+from automl.searching.study import Study, read_manifest
 from automl.training import checkpoint
 from automl.training.loop import ended
 
@@ -188,6 +190,17 @@ def test_time_is_left_for_the_finalists(tmp_path: Path, monkeypatch: pytest.Monk
     next(event for event in driver.run() if isinstance(event, Closed))
     assert driver.ends == 150
     assert driver.remaining == 93
+
+
+@pytest.mark.parametrize(("most", "kept"), [(100.0, 18.0), (10.0, 10.0), (1.6, 1.6), (1.4, 0.0)])
+def test_no_time_is_kept_in_which_no_finalist_would_end(
+    tmp_path: Path, most: float, kept: float
+) -> None:
+    """Each took 1.5 seconds in the search."""
+    driver = opened(tmp_path / "s", Table(lucky), 12)
+    list(driver.run())
+    assert Finals(3, 4).reserve(driver.rows(), 1, most) == pytest.approx(kept)
+    assert Finals(0).reserve(driver.rows(), 1, most) == 0
 
 
 def test_a_forecast_tells_of_the_time_for_finalists(
@@ -395,6 +408,28 @@ def test_a_model_that_is_not_the_one_trained_is_found_out(
             cli.main()
         assert ending.value.code == status
     assert "is not the one that was trained" in capsys.readouterr().err
+    del metrics["proof"]
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "metrics.json: does not say what the model scored" in capsys.readouterr().err
+    manifest = read_manifest(study.path)
+    monkeypatch.setattr(
+        "automl.searching.study.read_manifest", lambda _path: replace(manifest, data="other")
+    )
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "digits: is not the data that s was begun with" in capsys.readouterr().err
+
+
+def test_a_model_that_no_process_could_read_is_read_again(tmp_path: Path) -> None:
+    go(tmp_path, SPACE, finals=Finals(0))
+    best = tmp_path / "s" / "best"
+    told = artifact.noted(best)
+    trained = told["proof"]["trained"]
+    artifact.note(best, told | {"proof": {"trained": trained, "loaded": None}})
+    *_, finished = go(tmp_path, SPACE, finals=Finals(0))
+    assert isinstance(finished, Finished)
+    assert artifact.noted(best)["proof"] == {"trained": trained, "loaded": trained}
 
 
 @pytest.mark.parametrize(("search", "luck"), [(0.9, "; 0.1000 of it was luck"), (0.8, "")])

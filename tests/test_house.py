@@ -14,7 +14,7 @@ import automl
 
 HOUSE = Path(automl.__file__).parent
 FLOORS = [  # a file may import from floors above its own, and from its own room
-    ["errors", "launch"],
+    ["errors", "launch", "amounts"],
     ["data", "size"],
     ["cache"],
     ["config"],

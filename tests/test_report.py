@@ -399,10 +399,10 @@ def test_plotly_is_there_once_and_only_for_plots(digits: Study, tmp_path: Path) 
 def test_no_better_than_chance_is_said_before_the_score(tmp_path: Path) -> None:
     study = synthetic(tmp_path / "poor", 30)
     poor = {"valid": {"accuracy": 0.12}, "test": {"accuracy": 0.11}}
-    deliver(study, LABELS, warning="no better than chance", **poor)
+    deliver(study, LABELS, warning="no better than chance; do not use it", **poor)
     study.report()
     page = text_of(study)
-    warned = page.index("This model is no better than chance. Do not use it.")
+    warned = page.index("This model is no better than chance; do not use it.")
     assert warned < page.index("0.1100")
 
 

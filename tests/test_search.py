@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from automl.data import Split
 from automl.errors import AutomlError, DataError, SpaceError, StudyError
 from automl.results.artifact import Artifact, Prediction
 from automl.results.delivery import fit
-from automl.screen import Screen
+from automl.screen import Screen, nothing
 from automl.searching.driver import Closed, Trained
 from automl.searching.run import Finished, Opened, Told, run
 from automl.searching.study import Study, alone, below, folder
@@ -200,7 +201,36 @@ def test_a_search_that_scored_nothing_has_a_page_too(
     assert finished.metrics is None
     assert "No trial has been scored yet" in (tmp_path / "s" / "report.html").read_text()
     Screen(quiet=False, as_json=False, command="").show(finished)
-    assert str(tmp_path / "s" / "report.html") in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "no trial was scored; 1 trial: 1 too slow; the same command goes on" in shown
+    assert str(tmp_path / "s" / "report.html") in shown
+
+
+def test_a_search_without_a_model_says_why_and_what_can_be_done(searched: Searched) -> None:
+    rows = searched.study.leaderboard
+    opened = next(event for event in searched.events if isinstance(event, Opened))
+    lost = "no trial that was scored has its weights any more; 4 trials: 4 finished; "
+    assert nothing(rows, opened) == f"{lost}more --trials try others"
+    assert nothing(rows, replace(opened, trials=9)) == f"{lost}the same command goes on"
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ({"trials": "3"}, "trials: got '3'; want a whole number"),
+        ({"workers": 1.5}, "workers: got 1.5; want a whole number"),
+        ({"time": "soon"}, "--time: got 'soon'; want 90s, 30m, 8h or 1h30m"),
+        ({"time": "10s"}, "--time: got 10 s; want more than 15 s"),
+        ({"disk": "5"}, "--disk: got '5'; want 500MB or 5GB"),
+        ({"plugins": "x.py"}, "--plugin x.py: want a Python file that exists"),
+    ],
+)
+def test_a_search_from_python_takes_what_the_command_takes(
+    option: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    space = Space.parse(SPACE, "my space.yaml")
+    with pytest.raises(AutomlError, match=re.escape(told)):
+        automl.search(space, name="s", studies=tmp_path, **option)
 
 
 def test_a_search_does_not_fail_for_want_of_a_page(

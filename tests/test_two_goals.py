@@ -244,6 +244,7 @@ def test_a_finished_trial_is_on_the_front_unless_another_is_better_or_cheaper() 
 
 
 REFUSED = {
+    "macro_f1": "got ['macro_f1']; want accuracy, then params, macs, latency_ms or train_seconds",
     "[accuracy]": "got ['accuracy']; want accuracy, then params, macs, latency_ms or train_seconds",
     "[loss, params]": "got ['loss', 'params']; want accuracy, then ",
     "[accuracy, size]": "got ['accuracy', 'size']; want accuracy, then ",

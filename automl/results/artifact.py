@@ -191,18 +191,21 @@ def write(
 def describe(folder: Path, metrics: dict[str, Any], card: str) -> None:
     """What is known of a model, for machines and for people."""
     note(folder, metrics)
-    _put(folder / "card.md", card)
+    put(folder / "card.md", card)
 
 
 def note(folder: Path, metrics: dict[str, Any]) -> None:
-    _put(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    put(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
 
-def _put(file: Path, text: str) -> None:
-    """Whole or not at all."""
-    fresh = file.with_name(file.name + ".new")
-    fresh.write_text(text, encoding="utf-8")
-    os.replace(fresh, file)
+def put(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    fresh = path.with_name(path.name + ".new")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut may leave a name without what it names
+    os.replace(fresh, path)
 
 
 def noted(folder: Path) -> dict[str, Any]:

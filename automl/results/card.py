@@ -75,7 +75,7 @@ def text(config: Config, metrics: dict[str, Any]) -> str:
     state = "" if tested else "\nNot tested: the search was not over when this was written.\n"
     warning = ""
     if "warning" in metrics:
-        warning = f"\n**This model is {metrics['warning']}. Do not use it.**\n"
+        warning = f"\n**This model is {metrics['warning']}.**\n"
     refit = ""
     if metrics.get("refit"):
         refit = (

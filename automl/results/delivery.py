@@ -141,8 +141,12 @@ class Delivery:
                 "ece_after": after.calibration_error,
                 "bins": after.bins(),
             }
-        if not config.task.metric.beyond(last["metrics"][name], score, len(self.data.valid)):
-            told["warning"] = "no better than chance"
+        metric, examples = config.task.metric, len(self.data.valid)
+        if not metric.beyond(last["metrics"][name], score, examples):
+            told["warning"] = "no better than chance; do not use it"
+            if metric.higher_is_better and not metric.beyond(1.0, score, examples):
+                few = f"{examples} example{'s' if examples != 1 else ''}"
+                told["warning"] = f"perhaps no better than chance: {few} to validate cannot tell"
         return told
 
     def test(self, split: Split, device: torch.device) -> None:

@@ -39,11 +39,12 @@ from automl.engines import (
 from automl.errors import DataError, PartBug, SpaceError, StudyError
 from automl.holes import Draw, Float, Hole, Int
 from automl.results import leaderboard
+from automl.results.artifact import put
 from automl.results.delivery import Training
 from automl.results.leaderboard import Ranking, Row
 from automl.searching.costs import Costs
 from automl.searching.ledger import Entry, Ledger
-from automl.searching.study import asked, taken, write
+from automl.searching.study import asked, taken
 from automl.size import Size
 from automl.space import Space, measure
 from automl.training import checkpoint as disk
@@ -397,7 +398,7 @@ class Driver:
         if active is None:
             return ""
         file = self.folder / "bug.yaml"
-        write(file, json.dumps(active.config.dump(), indent=2) + "\n")  # JSON is YAML, too
+        put(file, json.dumps(active.config.dump(), indent=2) + "\n")  # JSON is YAML, too
         return f" in trial {active.trial.number} ({active.config.summary}); its config is {file}"
 
     def _timed(self, slot: int, told: Measured) -> Iterator[Closed]:

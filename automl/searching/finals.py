@@ -61,6 +61,12 @@ class Finals:
         best = [row.seconds for row in self.among(rows)]
         return self.seeds * sum(best) + self.more * max(best, default=0.0)
 
+    def reserve(self, rows: Sequence[Row], workers: int, most: float) -> float:
+        """Seconds to keep for it: none where none of these trainings would end in them."""
+        kept = min(most, self.work(rows) / workers)
+        least = min((row.seconds for row in self.among(rows)), default=0.0)
+        return kept if kept >= least else 0.0
+
     def among(self, rows: Sequence[Row]) -> list[Row]:
         return [row for row in rows[: self.finalists] if row.state == "finished"]
 

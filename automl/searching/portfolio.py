@@ -192,7 +192,8 @@ def read(path: Path) -> list[Belief]:
         return TypeAdapter(list[Belief]).validate_python(json.loads(raw))
     except ValidationError as error:
         place, message = problems(error)[0]
-        raise OptionError(f"{path}: {dotted(place)}: {message}") from error
+        where = f"{dotted(place)}: " if place else ""
+        raise OptionError(f"{path}: {where}{message}") from error
     except (ValueError, RecursionError) as error:
         raise OptionError(f"{path}: no portfolio: {error}") from error
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from automl import amounts
 from automl.config import Input, load_plugin
 from automl.data import Data, Inputs, Split
 from automl.engines import Setup
@@ -169,7 +170,7 @@ def run(
             seed=seed,
             deadline=None if seconds is None else began + seconds - FINISH,
             chance=task.chance(loaded)[1],
-            after=lambda rows: min(SHARE * (seconds or math.inf), finals.work(rows) / len(slots)),
+            after=lambda rows: finals.reserve(rows, len(slots), SHARE * (seconds or math.inf)),
             disk=disk,
             leave=leave,
         )
@@ -240,7 +241,8 @@ def run(
                 },
                 environment={**manifest.versions, "device": manifest.device},
             )
-        if decided and "latency_ms" not in delivery.metrics:  # what is known last
+        proof = delivery.metrics.get("proof", {}).get("loaded")
+        if decided and (proof is None or "latency_ms" not in delivery.metrics):  # known last
             split = task.test(data)
             with loaded_again(found, data, where, plugins) as reader:
                 finish(delivery, decided, split, where, reader)
@@ -337,30 +339,35 @@ def search(
     name: str | None = None,
     studies: str | Path = "studies",
     trials: int = 100,
-    time: float | None = None,
+    time: float | str | None = None,
     data: str | Path | None = None,
     device: str = "auto",
     workers: int | None = None,
     workers_per_gpu: int | None = None,
     seed: int = 0,
-    plugins: Sequence[str | Path] = (),
+    plugins: str | Path | Sequence[str | Path] = (),
     start_from: str | Path | None = None,
     finalists: int = 3,
     seeds: int = 3,
     refit: bool = False,
-    disk: int | None = None,
+    disk: int | str | None = None,
 ) -> Study:
     """Search a space, given by name, by file or loaded; `automl search` without a screen.
 
-    `time` is in seconds, `plugins` are files with parts of your own, for the workers must know
-    them too. `start_from` is another study, by name or folder, or the file of a portfolio: a new
-    study tries its best configs first. Returns the study: `.best` is the model, `.leaderboard` the
-    trials. The same call again goes on with a study that is not finished. The best `finalists`
-    are trained again from so many fresh `seeds`; with `refit` what is delivered trains on the
-    validation split, too. The study takes at most `disk` bytes, as far as there are checkpoints to
-    delete. Raises AutomlError.
+    `time` is in seconds or as the command has it, `1h30m`, and `disk` in bytes or as `5GB`.
+    `plugins` are files with parts of your own, for the workers must know them too. `start_from` is
+    another study, by name or folder, or the file of a portfolio: a new study tries its best configs
+    first. Returns the study: `.best` is the model, `.leaderboard` the trials. The same call again
+    goes on with a study that is not finished. The best `finalists` are trained again from so many
+    fresh `seeds`; with `refit` what is delivered trains on the validation split, too. The study
+    takes no more than `disk`, as far as there are checkpoints to delete. Raises AutomlError.
     """
-    files = [Path(plugin) for plugin in plugins]
+    numbers = {"trials": trials, "seed": seed, "workers": workers, "finalists": finalists,
+               "workers_per_gpu": workers_per_gpu, "seeds": seeds}  # fmt: skip
+    for option, told in numbers.items():
+        if told is not None and not isinstance(told, int):
+            raise OptionError(f"{option}: got {told!r}; want a whole number")
+    files = [Path(p) for p in ([plugins] if isinstance(plugins, str | Path) else plugins)]
     for file in files:
         load_plugin(file)
     if not isinstance(space, Space):
@@ -370,7 +377,7 @@ def search(
         name=name or Path(space.source).stem,
         studies=Path(studies),
         trials=trials,
-        seconds=time,
+        seconds=amounts.seconds(time) if isinstance(time, str) else time,
         data=root(data),
         device=device,
         workers=workers,
@@ -379,7 +386,7 @@ def search(
         plugins=files,
         start_from=start_from,
         finals=Finals(finalists, seeds, refit),
-        disk=disk,
+        disk=amounts.size(disk) if isinstance(disk, str) else disk,
     ):
         pass
     return Study.open(name or Path(space.source).stem, studies)

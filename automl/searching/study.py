@@ -45,7 +45,7 @@ from automl.config import Task, dotted, problems, shown
 from automl.data import Data, Metric
 from automl.errors import StudyError, is_full
 from automl.results import artifact, leaderboard
-from automl.results.artifact import Artifact
+from automl.results.artifact import Artifact, put
 from automl.results.leaderboard import Row
 from automl.space import Space
 
@@ -297,7 +297,7 @@ def begin(
         for values, where in elsewhere:
             study.enqueue_trial(values, {"from": where}, skip_if_exists=True)
         (path / "space.yaml").write_text(space.text, encoding="utf-8")
-        write(file, json.dumps(asdict(manifest), indent=2) + "\n")
+        put(file, json.dumps(asdict(manifest), indent=2) + "\n")
     return study
 
 
@@ -308,20 +308,10 @@ def read_manifest(path: Path) -> Manifest:
         raise StudyError(f"{path / 'manifest.json'}: cannot be read: {error}") from error
 
 
-def write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())  # or a power cut may leave a name without what it names
-    os.replace(fresh, path)
-
-
 def write_leaderboard(path: Path, rows: list[Row], metric: Metric) -> None:
     told = f"{leaderboard.markdown(rows, metric)}\n{leaderboard.counted(rows)}\n"
-    write(path / "leaderboard.md", told)
-    write(path / "leaderboard.csv", leaderboard.table(rows))
+    put(path / "leaderboard.md", told)
+    put(path / "leaderboard.csv", leaderboard.table(rows))
 
 
 @dataclass(frozen=True)
@@ -353,9 +343,13 @@ class Study:
     @property
     def best(self) -> Artifact:
         """The best model so far. Raises StudyError while there is none."""
+        return self.model()
+
+    def model(self, device: str = "cpu") -> Artifact:
+        """The best model so far, there. Raises StudyError while there is none."""
         if not (self.path / "best").is_dir():
             raise StudyError(f"{self.path}: no trial has been scored yet")
-        return artifact.load(self.path / "best")
+        return artifact.load(self.path / "best", device=device)
 
     def report(self, data: Data | None = None, absent: str = "") -> Path:
         """Write report.html, the study as one page, and say where. Raises AutomlError.
@@ -372,7 +366,7 @@ class Study:
         trials = self.optuna.get_trials(deepcopy=False)
         told = report.Facts(self.path, space, asdict(begun), trials, data, absent)
         file = self.path / "report.html"
-        write(file, report.page(told))
+        put(file, report.page(told))
         return file
 
     @property

@@ -37,7 +37,6 @@ class ImageTask(ClassTask):
 
     def baseline(self, data: Data) -> tuple[str, float]:
         """Logistic regression on at most 5,000 training images, shrunk to at most 8x8 pixels."""
-        from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
         from threadpoolctl import threadpool_limits
 
@@ -55,7 +54,7 @@ class ImageTask(ClassTask):
         mean, std = x.mean(0), x.std(0, correction=0).clamp_min(1)  # 1: a step of one grey level
         # one thread: on 2 cores shared with other work, two took about twice as long
         with threadpool_limits(1), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # 50 steps come close enough
+            warnings.simplefilter("ignore", UserWarning)  # 50 steps are enough, classes may be few
             model = LogisticRegression(max_iter=50).fit((x - mean) / std, y)
         guesses = torch.from_numpy(model.predict((features(data.valid.x) - mean) / std))
         score = self.judged(guesses, data.valid.y)

@@ -32,7 +32,6 @@ class TextTask(ClassTask):
 
     def baseline(self, data: Data) -> tuple[str, float]:
         """Logistic regression on TF-IDF of words and pairs of words."""
-        from sklearn.exceptions import ConvergenceWarning
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
@@ -46,7 +45,7 @@ class TextTask(ClassTask):
             LogisticRegression(C=10, max_iter=100),
         )
         with threadpool_limits(1), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.simplefilter("ignore", UserWarning)  # as of images
             model.fit(unpack(data.train.x), data.train.y)
         answers = torch.from_numpy(model.predict(unpack(data.valid.x)))
         return "TF-IDF with logistic regression", self.judged(answers, data.valid.y)

@@ -11,7 +11,8 @@ from test_finals import decide_all
 from test_promotion import SPACE, rising
 from typer.testing import CliRunner
 
-from automl.cli import _bytes, app
+from automl import amounts
+from automl.cli import app
 from automl.engines import Job, Request
 from automl.searching.driver import Closed
 from automl.searching.finals import Finals, Retrained
@@ -118,4 +119,4 @@ def test_what_a_study_takes_is_what_its_files_take(tmp_path: Path) -> None:
     ("text", "size"), [("5GB", 5_000_000_000), ("500MB", 500_000_000), ("1.5GB", 1_500_000_000)]
 )
 def test_sizes_are_told_in_thousands(text: str, size: int) -> None:
-    assert _bytes(text) == size
+    assert amounts.size(text) == size

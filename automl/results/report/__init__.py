@@ -178,7 +178,7 @@ def warning(metric: Metric, metrics: Metrics) -> str | None:
     """What must be known before the score is read."""
     baseline = metrics.baseline
     if metrics.warning:
-        return f"This model is {metrics.warning}. Do not use it."
+        return f"This model is {metrics.warning}."
     if baseline and not metric.better(metrics.score, baseline.scores[metrics.metric]):
         return f"{baseline.name} does as well. More trials or data may help."
     return None
