@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import unwrap
 from types import MethodType
@@ -55,7 +57,7 @@ def weigh(model: nn.Module, x: Tensor) -> tuple[Tensor, Size]:
     for layer in layers:
         layer.layer.forward = layer  # hundreds of steps would take seconds
     try:
-        with counter:
+        with torch.inference_mode(False), counter:  # inference mode takes no layer apart
             out = model(x)
     except RuntimeError:
         if counter.followed or COMPILER not in sys.modules:
@@ -66,9 +68,11 @@ def weigh(model: nn.Module, x: Tensor) -> tuple[Tensor, Size]:
     return out, Size(params, flops // 2 // len(x))
 
 
-def weightless() -> Counter:
+@contextmanager
+def weightless() -> Iterator[None]:
     """Where models are made on the meta device, and none of their weights are drawn."""
-    return Counter()
+    with torch.inference_mode(False), Counter():  # what `seen` keeps serves training, too
+        yield
 
 
 class Counter(TorchDispatchMode):

@@ -329,6 +329,32 @@ def test_texts_are_told_by_the_readmes_lines_without_us(
     assert [share for _, share in found] == pytest.approx([a.probability for a in want], abs=1e-5)
 
 
+def test_data_that_no_cache_holds_is_decoded_by_an_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    for label in ("bright", "dark"):
+        (tmp_path / "data/train" / label).mkdir(parents=True)
+        for number in range(20):
+            pixels = rng.integers(0, 99, (8, 8, 3)) + (99 if label == "bright" else 0)
+            file = tmp_path / "data/train" / label / f"{number}.png"
+            Image.fromarray(pixels.astype(np.uint8)).save(file)
+    config = Config.of(
+        {
+            "task": {"name": "imagefolder", "size": 8},
+            "model": {"name": "mlp", "widths": [16]},
+            "train": {"epochs": 1, "batch_size": 8},
+        }
+    )
+    device = torch.device("cpu")
+    for _ in fit(config, tmp_path / "model", root=tmp_path / "data", device=device):
+        pass
+    model, file = artifact.load(tmp_path / "model"), tmp_path / "model.pt2"
+    monkeypatch.setenv("AUTOML_CACHE", str(tmp_path / "empty"))
+    told = verified.export(model, Pt2(), file, precision="float32", root=tmp_path / "data")
+    assert told.size.macs == 3 * 8 * 8 * 16 + 16 * 2
+
+
 Command = Callable[..., int | str | None]
 
 

@@ -126,6 +126,22 @@ def test_every_model_of_a_space_is_as_large_as_pytorch_counts_it(
         assert sizes == [measure(config, inputs, len(labels)) for config, inputs in pairs]
 
 
+@pytest.mark.parametrize("name", ["digits", "imdb-lm", "spoken", "trec"])
+def test_a_model_is_as_large_in_inference_mode(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(size_module.Counter, "seen", {})
+    space = Space.load(find(name))
+    raw, labels = space.task.shape(None)
+
+    def sizes() -> list[Size]:
+        configs = [config for config, _ in space.probes()]
+        return [measure(config, config.input.expect(raw), len(labels)) for config in configs]
+
+    with torch.inference_mode():
+        inside = sizes()
+    assert inside == sizes()
+    assert all(size.macs for size in inside)
+
+
 @pytest.mark.parametrize("name", Model.members())
 def test_knobs_that_cost_nothing_leave_a_model_as_large_as_it_is(name: str) -> None:
     family = Model.members()[name]

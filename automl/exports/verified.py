@@ -55,7 +55,6 @@ class Exported:
     latency_ms: tuple[dict[int, float], dict[int, float]]  # of raw batches, by number of examples
 
 
-@torch.inference_mode()
 def export(
     artifact: Artifact, to: Export, file: Path, *, precision: str, root: Path | None
 ) -> Exported:
@@ -121,6 +120,7 @@ def _refuse(to: Export, file: Path, precision: str) -> None:
         raise OptionError(f"--out: {file.parent}: is no folder")
 
 
+@torch.inference_mode()
 def _compare(own: Run, run: Run, split: Split, inputs: Inputs, task: Task) -> Compared:
     """All examples, of which some come again in batches of other shapes. Raises ExportError."""
     runs, sums = (own, run), ({}, {})  # type: tuple[Run, Run], tuple[dict[str, Tensor], ...]
@@ -174,5 +174,6 @@ def _judge(compared: Compared, to: Export, precision: str, metric: Metric, examp
         )
 
 
+@torch.inference_mode()
 def _timed(whole: Whole, run: Run) -> dict[int, float]:
     return {count: fastest_ms(partial(run, whole.blank(count))) for count in BATCHES}
