@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from test_sequence_models import stirred
 from tokenizers import pre_tokenizers
 from torch import Tensor, nn
@@ -313,6 +313,63 @@ def test_an_image_is_told_by_the_readmes_lines_without_us(
     ((label, share),) = answers(done.stdout)
     (want,) = best.predict(str(tmp_path / "photo.png"))
     assert (label, share) == (want.label, pytest.approx(want.probability, abs=1e-5))
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (60, 40, 4))
+PICTURES: dict[str, tuple[Any, str, str]] = {  # pixels, their type or PIL's mode, and the file
+    "colours": (NOISE, "RGB", "a.jpg"),
+    "unseen": (NOISE, "RGBA", "a.png"),
+    "grey, unseen": (NOISE, "LA", "a.png"),
+    "16 bits": (NOISE[..., 0] * 257, "uint16", "a.png"),
+    "16 bits as PIL has a PGM": (NOISE[..., 0] * 200, "int32", "a.ppm"),
+    "16 of 32 bits": (NOISE[..., 0] * 257, "int32", "a.tif"),
+    "8 of 32 bits": (NOISE[..., 0], "int32", "a.tif"),
+    "levels as floats": (NOISE[..., 0], "float32", "a.tif"),
+    "fractions": (NOISE[..., 0] / 255, "float32", "a.tif"),
+    "palette, unseen": (NOISE, "P", "a.png"),
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", PICTURES)
+def test_an_image_becomes_the_models_pixels_as_the_file_says(
+    kind: str, channels: int, tmp_path: Path
+) -> None:
+    values, dtype, name = PICTURES[kind]
+    file, inputs = tmp_path / name, Images((channels, 9, 8))
+    if dtype.isupper():
+        made = Image.fromarray(values.astype(np.uint8))
+        made = made.convert("RGB").quantize(16) if dtype == "P" else made.convert(dtype)
+        made.save(file, **({"transparency": 3} if dtype == "P" else {}))
+    else:
+        Image.fromarray(values.astype(dtype)).save(file)
+    how, mode = inputs.recipe()["how"], "L" if channels == 1 else "RGB"
+
+    with Image.open(file) as opened:
+        assert "image.draft(None, (16, 18)), for JPEG alone; " in how
+        opened.draft(None, (16, 18))
+        assert "; ImageOps.exif_transpose(image); " in how
+        image = ImageOps.exif_transpose(opened)
+    assert "in modes I;16, I;16B, ..., in a PGM file and in mode I beyond 255: value >> 8; " in how
+    values = np.asarray(image)
+    if image.mode.startswith("I") and (
+        image.mode != "I" or opened.format == "PPM" or values.max() > 255
+    ):
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    assert "in mode F: round(255 * value) if none is above 1, else round(value); " in how
+    if image.mode == "F":
+        values = 255 * values if values.max() <= 1 else values
+        image = Image.fromarray(values.round().astype(np.uint8))
+    assert "if image.has_transparency_data: Image.alpha_composite(Image.new('RGBA', image" in how
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    assert f"; image.convert({mode!r}), resized to (8, 9) by Image.Resampling.BILINEAR" in how
+    image = image.convert(mode).resize((8, 9), Image.Resampling.BILINEAR)
+    want = np.asarray(image).reshape(9, 8, channels).transpose(2, 0, 1)
+
+    assert np.array_equal(inputs.read(file).x[0], want)
+    assert want.std() > 5
 
 
 def test_texts_are_told_by_the_readmes_lines_without_us(

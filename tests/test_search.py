@@ -338,6 +338,8 @@ def test_a_prediction_is_a_label_and_probabilities_that_sum_to_one(
         np.zeros((2, 2, 2, 2, 2)),
         np.zeros((0, 8)),
         np.array(["a"]),
+        np.zeros((8, 8), complex),
+        [],
     ],
     ids=repr,
 )

@@ -21,6 +21,7 @@ from PIL import Image
 from automl.config import Task
 from automl.data import Data, Split
 from automl.errors import DataError
+from automl.inputs.images import Images
 from automl.tasks.cifar import Cifar, Cifar10, Cifar100
 from automl.tasks.images import ImageTask
 from automl.tasks.mnist import FashionMnist, Idx
@@ -628,10 +629,99 @@ def test_every_kind_of_image_is_read(kind: str, grey: bool, tmp_path: Path) -> N
     assert x[:, :, 5:].min() == 255
 
 
-def test_sixteen_bits_keep_their_levels(tmp_path: Path) -> None:
+DEEP: dict[str, tuple[str, float, str, int]] = {  # a file's name, value and type, and the level
+    "16 bits": ("000.png", 51 * 257, "uint16", 51),
+    "16 bits, all dark": ("000.png", 255, "uint16", 0),
+    "16 bits as PIL has a PGM": ("000.ppm", 255, "int32", 0),
+    "16 of 32 bits": ("000.tif", 51 * 257, "int32", 51),
+    "8 of 32 bits": ("000.tif", 51, "int32", 51),
+    "fractions": ("000.tif", 0.2, "float32", 51),
+    "all white": ("000.tif", 1, "float32", 255),
+    "levels as floats": ("000.tif", 50.8, "float32", 51),
+}
+
+
+@pytest.mark.parametrize("case", DEEP)
+def test_more_than_eight_bits_keep_their_levels(case: str, tmp_path: Path) -> None:
     folder = photographs(tmp_path / "mine", "train", "valid", "test")
-    Image.fromarray(np.full((9, 9), 128 * 257, np.uint16)).save(folder / "train/cat/000.png")
-    assert (first_cat(folder, size=8) == 128).all()
+    name, value, dtype, level = DEEP[case]
+    (folder / "train/cat/000.png").unlink()
+    Image.fromarray(np.full((9, 9), value, dtype)).save(folder / "train/cat" / name)
+    assert (first_cat(folder, size=8) == level).all()
+
+
+OUTSIDE: dict[str, tuple[list[float], str, str]] = {
+    "height in metres": ([-3, 4095], "float32", "from -3.0 to 4095.0; want 0 to 255, or fractions"),
+    "no number": ([0, np.nan], "float32", "holds values that are not finite numbers"),
+    "overshot": ([0, 1.25], "float32", "from 0.0 to 1.25; want 0 to 255, or fractions 0 to 1"),
+    "32 bits": ([0, 70_000], "int32", "values reach from 0 to 70000; want 0 to 65535"),
+    "negative": ([-1, 200], "int32", "values reach from -1 to 200; want 0 to 255"),
+}
+
+
+@pytest.mark.parametrize("case", OUTSIDE)
+def test_numbers_that_are_no_levels_are_told_with_the_file(case: str, tmp_path: Path) -> None:
+    folder = photographs(tmp_path / "mine")
+    values, dtype, told = OUTSIDE[case]
+    file = folder / "train/cat/000.tif"
+    Image.fromarray(np.array([values] * 8, dtype)).save(file)
+    with pytest.raises(DataError, match=rf"images cannot be read: train/cat/000.tif; .*{told}"):
+        folder_task(folder).load(None)
+    with pytest.raises(DataError, match=rf"^{file}: cannot be read as an image: .*{told}"):
+        Images((3, 8, 8)).read(file)
+    with Image.open(file) as opened, pytest.raises(DataError, match=rf"^image: .*{told}"):
+        Images((3, 8, 8)).read(opened)
+
+
+def half_seen(mode: str) -> Image.Image:
+    """Black, of which the right half is transparent."""
+    image = Image.new("LA", (20, 16), (0, 0))
+    image.paste((0, 255), (0, 0, 10, 16))
+    if mode == "P":
+        image = image.getchannel("A").point(lambda alpha: alpha // 255)
+        image.putpalette([0, 0, 0] * 2)
+        image.info["transparency"] = 0
+        return image
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_lies_on_white(mode: str, grey: bool, tmp_path: Path) -> None:
+    folder = photographs(tmp_path / "mine", "train", "valid", "test")
+    half_seen(mode).save(folder / "train/cat/000.png")
+    x = first_cat(folder, size=8, grey=grey)
+    assert x[:, :, :3].max() == 0
+    assert x[:, :, 5:].min() == 255
+    shape = (1 if grey else 3, 8, 8)
+    assert torch.equal(Images(shape).read(half_seen(mode)).x[0], x)
+
+
+def test_truth_values_are_black_and_white() -> None:
+    seen = noise(9, 8) > 127
+    want = Images((1, 8, 8)).read(seen.astype(np.uint8) * 255).x
+    assert torch.equal(Images((1, 8, 8)).read(seen).x, want)
+    assert torch.equal(Images((1, 8, 8)).read(torch.from_numpy(seen)).x, want)
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (np.ones((8, 8), complex), "image: holds complex128; want real numbers"),
+        (np.array([["a"]]), "image: holds <U1; want real numbers"),
+        ([], "image: got nothing; want at least one image"),
+        (np.zeros((0, 8, 8)), "image: got nothing; want at least one image"),
+        (np.zeros((2, 8)) - 0.5, "image: values reach from -0.5 to -0.5; want 0 to 255, or frac"),
+        (Image.new("La", (8, 8)), "image: conversion from La to "),
+        ([[[0, 1], [0]]], "image: "),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_what_holds_no_image_is_one_line(raw: Any, told: str) -> None:
+    with pytest.raises(DataError) as caught:
+        Images((3, 8, 8)).read(raw)
+    assert str(caught.value).startswith(told)
+    assert "\n" not in str(caught.value)
 
 
 def test_print_colours_are_read(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from pydantic import Field
 from torch import Tensor
@@ -66,8 +67,13 @@ class Images(Inputs):
         return {
             "dtype": "uint8",
             "shape": ["N", channels, height, width],
-            "how": f"Pillow: ImageOps.exif_transpose(image).convert({mode!r}), resized to "
-            f"{(width, height)} by Image.Resampling.BILINEAR if of another size, channels first",
+            "how": f"Pillow: image.draft(None, {(2 * width, 2 * height)}), for JPEG alone; "
+            "ImageOps.exif_transpose(image); in modes I;16, I;16B, ..., in a PGM file and in mode "
+            "I beyond 255: value >> 8; in mode F: round(255 * value) if none is above 1, else "
+            "round(value); if image.has_transparency_data: "
+            "Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image.convert('RGBA')); "
+            f"image.convert({mode!r}), resized to {(width, height)} by Image.Resampling.BILINEAR "
+            "if of another size, channels first",
             "then": "x = (x - 255 * mean) / (255 * std), channel by channel",
             "mean": self.mean,
             "std": self.std,
@@ -80,9 +86,10 @@ class Images(Inputs):
     def read(self, raw: Any) -> Split:
         """Anything that is an image or several, to uint8 (N, C, H, W) of this size.
 
-        Takes a path, a PIL image, an array or tensor (H, W), (H, W, C) or (C, H, W) of whole
-        numbers 0..255 or of fractions 0..1, a batch of these, or a list of any of them. Files are
-        read exactly as for training. Raises DataError where that is not possible.
+        Takes a path, a PIL image, an array or tensor (H, W), (H, W, C) or (C, H, W) of numbers
+        0..255, fractions 0..1 or truth values, a batch of these, or a list of any of them. Files
+        are read exactly as for training, large JPEGs at a lower resolution than PIL opens them.
+        Raises DataError where that is not possible.
         """
         if isinstance(raw, np.ndarray | Tensor):
             grey_batch = raw.ndim == 3 and (self.shape[0], *raw.shape[1:]) == self.shape
@@ -94,21 +101,24 @@ class Images(Inputs):
         else:
             told = f"image: {type(raw).__name__} is no image; give a path, a PIL image or an array"
             raise DataError(told)
-        x = torch.stack([self._one(image) for image in ([raw] if one else raw)])
+        listed = [raw] if one else list(raw)
+        if not listed:
+            raise DataError("image: got nothing; want at least one image")
+        x = torch.stack([self._one(image) for image in listed])
         return Split(x, torch.zeros(len(x), dtype=torch.long))
 
     def _one(self, raw: Any) -> Tensor:
-        if isinstance(raw, Image.Image):
-            return pixels(raw, self.shape)
-        if not isinstance(raw, str | Path):
-            return pixels(drawn(raw), self.shape)
         try:
+            if not isinstance(raw, str | Path):
+                return pixels(raw if isinstance(raw, Image.Image) else drawn(raw), self.shape)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # odd, but readable
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 return picture(Path(raw), self.shape)
         except UNREADABLE as error:
-            raise DataError(f"{raw}: cannot be read as an image: {error}") from error
+            named = isinstance(raw, str | Path)
+            where = f"{raw}: cannot be read as an image" if named else "image"
+            raise DataError(f"{where}: {error}") from error
 
     @property
     def summary(self) -> str:
@@ -116,7 +126,7 @@ class Images(Inputs):
         return f"{height}x{width} {'grey' if channels == 1 else 'colour'} images"
 
 
-UNREADABLE = (  # what PIL raises on damaged files
+UNREADABLE = (  # what PIL raises on damaged files, and we on numbers that are no levels
     OSError,
     ValueError,
     SyntaxError,
@@ -135,33 +145,68 @@ def picture(file: bytes | Path, shape: tuple[int, int, int]) -> Tensor:
 
 
 def pixels(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
-    """An image as uint8 (C, H, W), the way up it was taken, resized as a whole where it differs."""
+    """An image as uint8 (C, H, W), the way up it was taken, resized as a whole where it differs.
+
+    What is transparent shows white behind it. For more than 8 bits of grey see `grey`. Raises
+    one of UNREADABLE.
+    """
     channels, height, width = shape
+    deep = image.mode.startswith("I;") or image.format == "PPM"  # which is of mode I, too
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits a pixel: convert() would turn 256 and more white
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode[0] in "IF":  # convert() would turn most of them black or white
+        image = grey(np.asarray(image), deep)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
     image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).view(height, width, channels).permute(2, 0, 1)
 
 
+def grey(array: NDArray[Any], deep: bool) -> Image.Image:
+    """Numbers (H, W) of more than 8 bits as 256 levels. Raises ValueError.
+
+    Whole numbers are of 16 bits, so that all images have the same scale, if they are `deep` or
+    any is above 255, and of 8 bits else; floats are as in `levels`.
+    """
+    if array.dtype.kind != "f" and (deep or array.max() > 255):
+        least, most = array.min(), array.max()
+        if least < 0 or most >= 2**16:
+            raise ValueError(f"values reach from {least} to {most}; want 0 to 65535")
+        array = array >> 8
+    return Image.fromarray(levels(array))
+
+
 def drawn(raw: Any) -> Image.Image:
-    """An array or tensor of one image, as PIL has it. Raises DataError."""
+    """An array or tensor of one image, as PIL has it. Raises ValueError."""
     array = np.asarray(raw.detach().cpu() if isinstance(raw, Tensor) else raw)
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[-1] not in (1, 3):
         array = array.transpose(1, 2, 0)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] != 3) or not array.size:
-        raise DataError(f"image: got an array of shape {array.shape}; want (H, W) or (H, W, 3)")
-    if not np.issubdtype(array.dtype, np.number) or not np.isfinite(array).all():
-        raise DataError("image: the array holds values that are not finite numbers")
-    if np.issubdtype(array.dtype, np.floating) and array.max() <= 1:
+        raise ValueError(f"got an array of shape {array.shape}; want (H, W) or (H, W, 3)")
+    return Image.fromarray(levels(array))
+
+
+def levels(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Numbers 0..255, fractions 0..1 or truth values as 256 levels. Raises ValueError for others.
+
+    Floats are fractions if none is above 1. If the largest is above 1 and below 2 nothing tells
+    which they are: fractions a little out of range, or levels that are as good as black.
+    """
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"holds {array.dtype}; want real numbers")
+    if not np.isfinite(array).all():
+        raise ValueError("holds values that are not finite numbers")
+    least, most, fractions = array.min(), array.max(), array.dtype.kind == "f"
+    if least < 0 or most > 255 or (fractions and 1 < most < 2):
+        told = "0 to 255, or fractions 0 to 1" if fractions else "0 to 255"
+        raise ValueError(f"values reach from {least} to {most}; want {told}")
+    if array.dtype.kind == "b" or (fractions and most <= 1):
         array = array * 255
-    if array.min() < 0 or array.max() > 255:
-        raise DataError(f"image: values reach from {array.min()} to {array.max()}; want 0 to 255")
-    return Image.fromarray(array.round().astype(np.uint8))
+    return array.round().astype(np.uint8)
 
 
 class Pixels(Input):

@@ -21,9 +21,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 class ImageFolder(ImageTask):
     """`path/train/<class>/*`, and `path/valid/` (or `val/`) and `path/test/` in the same way.
 
-    Images of any size are resized as a whole to a square. Where `valid/` is missing, a share of
-    the training images takes its place. Where `test/` is missing, 15 % of each class of `train/`,
-    drawn once with seed 0 whatever `split_seed` says, are the test split.
+    Images of any size are resized as a whole to a square; behind what is transparent lies white.
+    Where `valid/` is missing, a share of the training images takes its place. Where `test/` is
+    missing, 15 % of each class of `train/`, drawn once with seed 0 whatever `split_seed` says, are
+    the test split.
     """
 
     name: Literal["imagefolder"] = "imagefolder"

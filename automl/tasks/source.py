@@ -34,7 +34,7 @@ from automl.errors import DataError
 log = logging.getLogger("automl")
 
 LARGEST = 2**28  # bytes of a download
-FORMAT = 3  # of the cache; raise it when the same files are to give other examples
+FORMAT = 4  # of the cache; raise it when the same files are to give other examples
 
 Parts = dict[str, Split]  # "train", "test" and, where the data comes with one, "valid"
 Reader = Callable[[Path], Parts]
