@@ -707,6 +707,8 @@ def test_a_search_over_prose_ends_with_a_model_that_writes(small: Any) -> None:
         best.predict("a")
     with pytest.raises(OptionError, match=r"generate: got length 0.*want length >= 1"):
         best.generate(length=0)
+    for temperature in (1e-6, 1e6):
+        assert len(best.generate("A: to", length=5, temperature=temperature)) == 5
 
     shown = CliRunner().invoke(
         app,
@@ -715,3 +717,11 @@ def test_a_search_over_prose_ends_with_a_model_that_writes(small: Any) -> None:
     )  # fmt: skip
     assert shown.exit_code == 0
     assert shown.stdout == f"A: to{said}\n"
+
+    for odd in ("nan", "inf", "1e-40", "-1"):
+        shown = CliRunner().invoke(
+            app, ["generate", "mine", "--studies", str(root / "studies"), "--temperature", odd]
+        )
+        assert isinstance(shown.exception, OptionError)
+        told = f"generate: got length 400, temperature {odd}, top_k 0, top_p 1; want length >= 1, "
+        assert str(shown.exception).startswith(f"{told}temperature 0 or 1e-06 to 1e+06, ")

@@ -34,6 +34,7 @@ from automl.training.loop import predict
 
 FILES = {"config.yaml", "model.safetensors", "metrics.json", "card.md", "tokenizer.json"}
 LARGEST = 2**25  # bytes of a text beside the weights
+COLDEST, HOTTEST = 1e-6, 1e6  # divided by these, logits stay finite in float32
 
 
 class Header(Strict):
@@ -122,10 +123,12 @@ class Artifact:
         """
         if self.labels:
             raise DataError(f"{self.path}: tells classes and continues no text; use predict")
-        if length < 1 or temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+        warm = temperature == 0 or COLDEST <= temperature <= HOTTEST
+        if length < 1 or not warm or top_k < 0 or not 0 < top_p <= 1:
             raise OptionError(
                 f"generate: got length {length}, temperature {temperature:g}, top_k {top_k}, "
-                f"top_p {top_p:g}; want length >= 1, temperature >= 0, top_k >= 0, 0 < top_p <= 1"
+                f"top_p {top_p:g}; want length >= 1, temperature 0 or {COLDEST:g} to {HOTTEST:g}, "
+                "top_k >= 0, 0 < top_p <= 1"
             )
         draw = Draw(temperature, top_k, top_p, torch.Generator().manual_seed(seed))
         return written(self.model, self.inputs, prompt, length, draw, self.device)
