@@ -209,11 +209,13 @@ def cut(x: Tensor, side: int, generator: Generator) -> Tensor:
 
 def mixed(x: Tensor, y: Tensor, alpha: float, generator: Generator) -> tuple[Tensor, Tensor]:
     """Images and shares (N, K) blended in pairs by Beta(alpha, alpha) (Zhang et al. 2018)."""
-    # torch's Beta takes no generator: a / (a + b) of two gammas is one. Double, as small alphas
-    # give gammas below the least float.
-    alphas = torch.full((2, len(x)), alpha, device=x.device, dtype=torch.float64)
-    ours, theirs = torch._standard_gamma(alphas, generator=generator).unbind()
-    share = (ours / (ours + theirs)).to(x.dtype)
+    # torch's Beta takes no generator: a / (a + b) of two gammas is one. Those of small alphas are
+    # below the least float, so in logarithms: of one of alpha + 1 and a uniform number's root
+    # (Marsaglia & Tsang 2000).
+    more = torch.full((2, len(x)), alpha + 1, device=x.device)
+    root = (1 - torch.rand(more.shape, generator=generator, device=x.device)).log() / alpha
+    ours, theirs = (torch._standard_gamma(more, generator=generator).log() + root).unbind()
+    share = (ours - theirs).sigmoid().to(x.dtype)
     other = torch.randperm(len(x), generator=generator, device=x.device)
     shown = pixels(x)
     shown = torch.lerp(shown.index_select(0, other), shown, share.view(-1, 1, 1, 1))

@@ -149,7 +149,7 @@ def test_cutout_sets_one_whole_square_of_each_image_to_the_mean() -> None:
     assert columns.any(0).all()
 
 
-@pytest.mark.parametrize("alpha", [0.01, 0.2, 1.0, 5.0])
+@pytest.mark.parametrize("alpha", [0.001, 0.01, 0.2, 1.0, 5.0])
 def test_mixup_shares_sum_to_one_and_follow_the_beta(alpha: float) -> None:
     classes = F.one_hot(torch.arange(4000) % 4, 4).float()
     x = classes[:, :, None, None]  # an image is its class: both must be mixed alike

@@ -132,7 +132,8 @@ class Delivery:
         if (logits := state.get("logits")) is not None:  # of classes, and at its end
             y = self.data.valid.y
             heat = temperature(logits, y)
-            before, after = (judged(logits, y, config.task, divisor) for divisor in (1.0, heat))
+            after = judged(logits, y, config.task, heat)
+            before = replace(after, logits=logits.float())
             told["valid"] = after.scores
             told["valid_interval"] = [after.interval.low, after.interval.high]
             told["calibration"] = {
