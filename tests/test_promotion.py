@@ -220,38 +220,30 @@ def test_where_nothing_can_be_better_no_more_is_trained_than_one_look(tmp_path: 
     assert [row.epochs for row in rows[6:]] == [2] * 14
 
 
+ADAMW = "optimizer: {name: adamw, lr: {float: [1e-4, 1e-1], log: true}}\n"
+FLAT = SPACE[: SPACE.index("optimizer")] + ADAMW + SPACE[SPACE.index("train:") :]
+
+
 @pytest.mark.parametrize("slots", [1, 4])
+@pytest.mark.parametrize(("text", "ends"), [(SPACE, 4), (FLAT, 2)], ids=["branches", "flat"])
 def test_of_the_first_looks_the_best_come_to_their_ends_before_the_model_decides(
-    slots: int, tmp_path: Path
+    text: str, ends: int, slots: int, tmp_path: Path
 ) -> None:
     table = Table(rising, slots=slots)
-    driver = opened(tmp_path / "s", table, 40, text=SPACE)
+    driver = opened(tmp_path / "s", table, 40, text=text)
     events = driver.run()
-    while len(driver.ledger.finished) < 4:
+    while len(driver.ledger.finished) < ends:
         next(events)
     seen = driver.ledger.entries.values()
     early = {entry.number: entry.curve[1] for entry in seen if entry.epoch > 1}
-    best = sorted((n for n in early if n < 6), key=early.__getitem__)[-4:]
+    best = sorted((n for n in early if n < 6), key=early.__getitem__)[-ends:]
     jobs = [job.trial for job in table.jobs]
     again = [number for place, number in enumerate(jobs) if number in jobs[:place]]
     if slots == 1:
         assert jobs == [*range(6), *reversed(best)]
     else:  # who asks when not all six have come there takes the best of those that have
-        assert len(again) == 4
+        assert len(again) == ends
         assert best[-1] in again
-
-
-def test_without_branches_the_first_four_go_to_their_ends_at_once(tmp_path: Path) -> None:
-    adamw = "optimizer: {name: adamw, lr: {float: [1e-4, 1e-1], log: true}}\n"
-    flat = SPACE[: SPACE.index("optimizer")] + adamw + SPACE[SPACE.index("train:") :]
-    table = Table(rising)
-    driver = opened(tmp_path / "s", table, 40, text=flat)
-    events = driver.run()
-    while len(driver.ledger.entries) < 7:
-        next(events)
-    assert [job.trial for job in table.jobs] == [*range(7)]
-    seen = driver.ledger.entries.values()
-    assert [entry.epoch for entry in seen][:6] == [18] * 4 + [2] * 2
 
 
 def test_fewer_trials_than_looks_all_come_to_their_ends(tmp_path: Path) -> None:

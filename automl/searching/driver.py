@@ -104,6 +104,7 @@ class Active:
     entry: Entry
     history: list[Epoch] = field(default_factory=list)
     reported: int = 0  # epochs that the study has
+    decided: int = 0  # the last of them after which it was decided whether it goes on
     attempts: int = 0
     began: float = 0.0
 
@@ -179,10 +180,12 @@ class Driver:
                 if active:
                     active.entry.curve, active.reported = curve, len(curve)
                     active.entry.seconds = pace
+                    active.decided = len(curve)
                     if curve and frozen.user_attrs.get("paused") == len(curve):
                         active.entry.state = "paused"
                         self.paused[frozen.number] = active
                     else:
+                        active.decided = len(curve) - 1  # a crash may have come before that
                         self.waiting.append(active)
             else:
                 entry = Entry(frozen.number, frozen.params, "closed", curve, pace)
@@ -443,11 +446,13 @@ class Driver:
             self._release(slot)
             yield self._finish(active, score)
             return
-        reason = self.pruner.stop(entry, self.ledger) if fresh else None
+        undecided = epoch.number > active.decided
+        active.decided = max(active.decided, epoch.number)
+        reason = self.pruner.stop(entry, self.ledger) if undecided else None
         if reason is not None:
             self._release(slot)
             yield self._stop(active, reason)
-        elif fresh and self.pruner.pause(entry, self.ledger):
+        elif undecided and self.pruner.pause(entry, self.ledger):
             self._release(slot)
             entry.state = "paused"
             trial.set_user_attr("paused", epoch.number)

@@ -30,11 +30,11 @@ class Auto(Pruner):
 
     With `sampler: auto`, its model says how likely a trial is to be the best in the end, and what
     is expected of it for what it still costs: freeze-thaw optimization (Swersky et al. 2014). The
-    first few trials are trained to their end before it decides, for only ends tell without bias
-    what an early score is worth; half as many, where these are believed to be good. In a space with
-    branches, options that have knobs of their own, these are the best of first looks, trials that
-    came to the first rung. With other samplers a rung lets its best third through, as asynchronous
-    successive halving does (Li et al. 2020), and takes up later who belongs to it.
+    best of the first looks, trials that came to the first rung, are trained to their end before it
+    decides, for only ends tell without bias what an early score is worth: two, or four in a space
+    with branches, options that have knobs of their own. What is believed in goes there at once.
+    With other samplers a rung lets its best third through, as asynchronous successive halving does
+    (Li et al. 2020), and takes up later who belongs to it.
     """
 
     name: Literal["auto"] = "auto"
@@ -46,7 +46,11 @@ class Auto(Pruner):
         description="first rung, as a share of all epochs, until ranks tell a better one",
     )
     whole: int = Field(
-        default=4, ge=0, le=100, description="ends that are seen before the model decides"
+        default=2,
+        ge=0,
+        le=100,
+        description="ends that are seen before the model decides; in a space with branches twice"
+        " as many",
     )
     likely: float = Field(
         default=0.1, gt=0, lt=0.5, description="a trial pauses that is less likely to be the best"
@@ -65,10 +69,14 @@ class Auto(Pruner):
         first = self._first(ledger)
         return [rung for rung in rungs(self.first, ledger.epochs) if rung >= first]
 
+    def _ends(self, ledger: Ledger) -> int:
+        """How many are seen before the model decides."""
+        assert ledger.model is not None
+        return 2 * self.whole if ledger.model.branching else self.whole
+
     def _begins(self, ledger: Ledger) -> bool:
         """Whether the best of the first looks have still to come to their ends."""
-        assert ledger.model is not None
-        return ledger.model.branching and len(ledger.finished) < self.whole
+        return len(ledger.finished) < self._ends(ledger)
 
     def _first(self, ledger: Ledger) -> int:
         """The earliest rung whose ranks agree with those at the end, among all that came there."""
@@ -96,8 +104,7 @@ class Auto(Pruner):
             return False
         if ledger.model is None:
             return entry not in self._through(entry.epoch, ledger)
-        at_once = 0 if ledger.model.branching else self.whole
-        if entry.number < (self.whole // 2 if entry.believed else at_once):
+        if entry.believed and entry.number < self.whole:
             return False
         if self._begins(ledger):
             return entry.epoch == self.decides(ledger)[0]
@@ -138,7 +145,7 @@ class Auto(Pruner):
         ahead = [entry for entry in ledger.of("under way") if entry.epoch >= first]
         assert ledger.model is not None
         looks = not ledger.model.ready and ledger.time_for_one_more
-        if ledger.may_ask and (looks or len(ahead) + len(ledger.finished) >= self.whole):
+        if ledger.may_ask and (looks or len(ahead) + len(ledger.finished) >= self._ends(ledger)):
             return None
         return max(paused, key=lambda e: (e.epoch, -e.number if e.cost else e.curve[-1])).number
 
