@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -257,6 +259,12 @@ class Space:
             if not path:
                 return
             path[-1] += 1
+
+    def count(self, most: int) -> int:
+        """How many configs it has; no more than `most` are counted."""
+        if any(count_of(hole) == math.inf for hole in self.all_knobs().values()):
+            return most
+        return sum(1 for _ in islice(self.every(), most))
 
     def beginnings(self) -> list[dict[str, Any]]:
         """The values of the configs tried first: each of `start:`, then the believed one."""

@@ -206,6 +206,20 @@ def test_a_search_that_scored_nothing_has_a_page_too(
     assert str(tmp_path / "s" / "report.html") in shown
 
 
+@pytest.mark.parametrize(("hole", "count"), [("{choice: [8, 16]}", 2), ("16", 1)])
+def test_a_search_ends_when_all_configs_are_tried(hole: str, count: int, tmp_path: Path) -> None:
+    text = SPACE.replace("{int: [8, 64]}", hole).replace("{float: [1e-3, 3e-2], log: true}", "0.01")
+    text = text.replace("search: {sampler: random, pruner: none}\n", "")
+    opened, *_, finished = go(tmp_path, text, trials=5)
+    assert isinstance(opened, Opened)
+    assert (opened.configs, opened.trials) == (count, count)
+    assert isinstance(finished, Finished)
+    assert len(finished.study.leaderboard) == count
+    screen = Screen(quiet=False, as_json=False, command="")
+    screen.show(opened)
+    assert finished.metrics is not None
+
+
 def test_a_search_without_a_model_says_why_and_what_can_be_done(searched: Searched) -> None:
     rows = searched.study.leaderboard
     opened = next(event for event in searched.events if isinstance(event, Opened))

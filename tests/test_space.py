@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 import re
 from contextlib import suppress
@@ -911,6 +912,38 @@ def test_values_are_drawn_without_a_config_as_they_are_with_one(name: str, seed:
     with suppress(SpaceError):  # knobs that are fine alone and do not go together
         space(name).fill(noted(whole, random.Random(seed)))
     assert list(values.items()) == list(alone.items()) == list(whole.items())
+
+
+SMALL = """
+task: digits
+model:
+  choice:
+    - {name: mlp, widths: {repeat: {int: [1, 2]}, each: {int: [8, 24], step: 8}}}
+    - name: cnn
+      stages: [{name: plain, channels: {choice: [4, 8]}}]
+      dropout: {float: [0, 0.2], step: 0.1}
+train: {batch_size: {int: [30, 32], log: true}}
+"""
+
+
+def test_a_space_tells_all_its_configs_and_each_once() -> None:
+    small = Space.parse(SMALL)
+    found = list(small.every())
+    count = ((3 + 3 * 3) + 2 * 3) * 3
+    assert len({tuple(sorted(values.items())) for values in found}) == len(found) == count
+    assert small.count(1000) == count
+    assert small.count(10) == 10
+    rng = random.Random(0)
+    for _ in range(300):
+        assert small.values(lambda _, hole: random_value(hole, rng)) in found
+
+
+def test_a_space_with_a_range_of_reals_has_configs_without_end() -> None:
+    endless = Space.parse(SMALL.replace(", step: 0.1", ""))
+    assert endless.count(1000) == 1000
+    found = list(itertools.islice(endless.every(), 200))
+    assert len({tuple(sorted(values.items())) for values in found}) == 200
+    assert Space.parse("task: digits\nmodel: mlp\n").count(5) == 1
 
 
 @every_space

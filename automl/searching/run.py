@@ -131,7 +131,7 @@ def run(
     params = prove(space, len(loaded.labels), lambda part: part.fit(loaded))
     configs = None
     if space.search.sampler.recalls:
-        count = len(list(itertools.islice(space.every(), trials)))
+        count = space.count(trials)
         configs, trials = count if count < trials else None, count
     slots = slots[:trials]
 
