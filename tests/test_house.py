@@ -14,8 +14,8 @@ import automl
 
 HOUSE = Path(automl.__file__).parent
 FLOORS = [  # a file may import from floors above its own, and from its own room
-    ["errors", "launch", "amounts"],
-    ["data", "size"],
+    ["errors", "launch"],
+    ["data", "size", "amounts"],
     ["cache"],
     ["config"],
     ["inputs"],

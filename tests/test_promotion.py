@@ -246,10 +246,25 @@ def test_of_the_first_looks_the_best_come_to_their_ends_before_the_model_decides
         assert best[-1] in again
 
 
-def test_fewer_trials_than_looks_all_come_to_their_ends(tmp_path: Path) -> None:
-    driver = opened(tmp_path / "s", Table(rising), 3, text=SPACE)
+@pytest.mark.parametrize("text", [SPACE, FLAT], ids=["branches", "flat"])
+@pytest.mark.parametrize("slots", [1, 3])
+def test_fewer_trials_than_looks_all_come_to_their_ends(
+    text: str, slots: int, tmp_path: Path
+) -> None:
+    driver = opened(tmp_path / "s", Table(rising, slots=slots), 5, text=text)
     list(driver.run())
-    assert [row.state for row in driver.rows()] == ["finished"] * 3
+    assert [row.state for row in driver.rows()] == ["finished"] * 5
+
+
+def test_of_many_workers_half_train_the_first_ends(tmp_path: Path) -> None:
+    driver = opened(tmp_path / "s", Table(rising, slots=16), 99, text=FLAT)
+    most = 0
+    for _ in driver.run():
+        if driver.ledger.finished:
+            break
+        ahead = [entry for entry in driver.ledger.of("under way") if entry.epoch >= 2]
+        most = max(most, len(ahead))
+    assert most == 8
 
 
 def test_where_time_is_short_the_best_of_the_first_looks_comes_to_its_end(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ class Auto(Pruner):
                     if entry in paused and entry.epoch == rung:
                         return entry.number
             return None
-        if self._begins(ledger):
+        if self._begins(ledger) or not (ledger.model.ready or ledger.may_ask):
             return self._first_end(paused, ledger)
         if not ledger.model.ready:
             return None
@@ -140,12 +140,16 @@ class Auto(Pruner):
         return paused[best].number if better else None
 
     def _first_end(self, paused: list[Entry], ledger: Ledger) -> int | None:
-        """The best of the first looks, or of two goals the first one; None while there are new."""
-        first = self.decides(ledger)[0]
-        ahead = [entry for entry in ledger.of("under way") if entry.epoch >= first]
+        """The best of the first looks, or of two goals the first one; None while there are new.
+
+        Of many workers half may train such ends: the others would look around for as long.
+        """
+        first, active = self.decides(ledger)[0], ledger.of("under way")
+        ahead = [entry for entry in active if entry.epoch >= first]
         assert ledger.model is not None
         looks = not ledger.model.ready and ledger.time_for_one_more
-        if ledger.may_ask and (looks or len(ahead) + len(ledger.finished) >= self._ends(ledger)):
+        most = max(self._ends(ledger), len(active) // 2)
+        if ledger.may_ask and (looks or len(ahead) + len(ledger.finished) >= most):
             return None
         return max(paused, key=lambda e: (e.epoch, -e.number if e.cost else e.curve[-1])).number
 
