@@ -119,6 +119,24 @@ def test_what_paused_stays_paused_after_a_restart(tmp_path: Path) -> None:
     assert not driver.waiting
 
 
+@pytest.mark.parametrize("sampler", ["auto", "random"])
+def test_what_paused_before_a_restart_does_not_pause_there_again(
+    sampler: str, tmp_path: Path
+) -> None:
+    text = SPACE + f"search: {{sampler: {sampler}}}"
+    events, paused = opened(tmp_path / "s", Table(rising), 40, text=text).run(), dict[int, int]()
+    for event in events:
+        if isinstance(event, Paused):
+            paused[event.trial] = event.epoch
+        if len(paused) == 9:
+            break
+    events.close()
+    table = Table(rising)
+    after = [e for e in opened(tmp_path / "s", table, 40, text=text).run() if isinstance(e, Paused)]
+    assert paused.keys() & {job.trial for job in table.jobs}, "some of them go on"
+    assert all(event.epoch > paused.get(event.trial, 0) for event in after)
+
+
 def test_the_model_finds_more_with_less_than_chance_does(tmp_path: Path) -> None:
     def searched(sampler: str, pruner: str, seed: int) -> tuple[float, int]:
         table = Table(rising)

@@ -180,9 +180,8 @@ class Driver:
                 if active:
                     active.entry.curve, active.reported = curve, len(curve)
                     active.entry.seconds = pace
-                    active.decided = len(curve)
                     if curve and frozen.user_attrs.get("paused") == len(curve):
-                        active.entry.state = "paused"
+                        active.entry.state, active.decided = "paused", len(curve)
                         self.paused[frozen.number] = active
                     else:
                         active.decided = len(curve) - 1  # a crash may have come before that
