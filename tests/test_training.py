@@ -377,6 +377,13 @@ def test_the_schedule_is_followed_step_by_step_over_a_pause(
     assert [step[0]["lr"] for step in groups] == pytest.approx(want)
 
 
+def test_a_baseline_says_nothing_of_classes_with_hardly_an_example() -> None:
+    """Any warning is an error here."""
+    name, score = Task.of("digits").baseline(blobs(30, each=1))
+    assert name == "logistic regression on 4x4 pixels"
+    assert 0 <= score <= 1
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weighed", [False, True])
 def test_a_loss_of_classes_is_that_of_pytorch_and_waits_for_no_device(

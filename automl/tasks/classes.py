@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -98,6 +101,19 @@ class ClassTask(SourceTask):
         """The metric of answers (N,)."""
         logits = F.one_hot(answers, int(max(answers.max(), y.max())) + 1).float()
         return self.scores(self.tally(logits, y), Split(y, y))[self.metric.name]
+
+
+@contextmanager
+def fitting() -> Iterator[None]:
+    """Where a baseline of scikit-learn is fitted."""
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
+    # one thread: on 2 cores shared with other work, two took about twice as long
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # its steps come close enough
+        warnings.filterwarnings("ignore", "The number of unique classes")  # few examples of each
+        yield
 
 
 def macro_f1(confusion: Tensor) -> float:

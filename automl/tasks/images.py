@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from automl.data import Data, Raw, Rows, Split
 from automl.errors import DataError
 from automl.inputs.images import UNREADABLE, Images, picture
-from automl.tasks.classes import ClassTask
+from automl.tasks.classes import ClassTask, fitting
 from automl.tasks.source import Published
 
 log = logging.getLogger("automl")
@@ -38,7 +38,6 @@ class ImageTask(ClassTask):
     def baseline(self, data: Data) -> tuple[str, float]:
         """Logistic regression on at most 5,000 training images, shrunk to at most 8x8 pixels."""
         from sklearn.linear_model import LogisticRegression
-        from threadpoolctl import threadpool_limits
 
         assert isinstance(data.inputs, Images)
         height, width = (min(8, side) for side in data.inputs.shape[1:])
@@ -52,9 +51,7 @@ class ImageTask(ClassTask):
         drawn = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:5000]
         x, y = features(data.train[drawn].x), data.train.y[drawn]
         mean, std = x.mean(0), x.std(0, correction=0).clamp_min(1)  # 1: a step of one grey level
-        # one thread: on 2 cores shared with other work, two took about twice as long
-        with threadpool_limits(1), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # 50 steps are enough, classes may be few
+        with fitting():
             model = LogisticRegression(max_iter=50).fit((x - mean) / std, y)
         guesses = torch.from_numpy(model.predict((features(data.valid.x) - mean) / std))
         score = self.judged(guesses, data.valid.y)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 from automl.data import Data, Rows
 from automl.errors import DataError
 from automl.inputs.sound import UNREADABLE, LogMel, sound
-from automl.tasks.classes import ClassTask
+from automl.tasks.classes import ClassTask, fitting
 
 log = logging.getLogger("automl")
 
@@ -32,7 +31,6 @@ class SoundTask(ClassTask):
     def baseline(self, data: Data) -> tuple[str, float]:
         """Logistic regression on mean and deviation over time of at most 5,000 spectrograms."""
         from sklearn.linear_model import LogisticRegression
-        from threadpoolctl import threadpool_limits
 
         inputs = LogMel().expect(data.inputs)
 
@@ -44,9 +42,7 @@ class SoundTask(ClassTask):
         drawn = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:5000]
         x, y = features(data.train[drawn].x), data.train.y[drawn]
         mean, std = x.mean(0), x.std(0, correction=0).clamp_min(1e-2)
-        # one thread: on 2 cores shared with other work, two took about twice as long
-        with threadpool_limits(1), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # steps are few, and classes may be small
+        with fitting():
             model = LogisticRegression(max_iter=100).fit((x - mean) / std, y)
         guesses = torch.from_numpy(model.predict((features(data.valid.x) - mean) / std))
         score = self.judged(guesses, data.valid.y)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import ClassVar
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 
 from automl.data import UNSCORED, Data, Metric, Split
 from automl.inputs.text import UNKNOWN, Texts, unpack
-from automl.tasks.classes import ClassTask
+from automl.tasks.classes import ClassTask, fitting
 from automl.tasks.source import SourceTask, cached
 
 SPELLED_OUT = math.log(0x110000)  # nats for one of all characters there are
@@ -35,7 +34,6 @@ class TextTask(ClassTask):
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
-        from threadpoolctl import threadpool_limits
 
         rare = 2 if len(data.train) >= 1000 else 1
         model = make_pipeline(
@@ -44,8 +42,7 @@ class TextTask(ClassTask):
             ),
             LogisticRegression(C=10, max_iter=100),
         )
-        with threadpool_limits(1), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # as of images
+        with fitting():
             model.fit(unpack(data.train.x), data.train.y)
         answers = torch.from_numpy(model.predict(unpack(data.valid.x)))
         return "TF-IDF with logistic regression", self.judged(answers, data.valid.y)
