@@ -250,10 +250,11 @@ class Metric:
         """
         if not self.higher_is_better:
             return score < chance
-        from scipy.stats import binom  # a second, which a search has after its first step
+        from scipy.special import (
+            bdtrc,  # of a binomial distribution the share above; as late as all
+        )
 
-        right = round(score * examples)
-        return bool(binom.sf(right - 1, examples, chance) < LUCK)
+        return bool(bdtrc(round(score * examples) - 1, examples, chance) < LUCK)
 
 
 class Raw(ABC):
