@@ -565,9 +565,8 @@ def _note(text: str) -> None:
 
 def main() -> NoReturn:
     """The command line. A user's error is one line and status 2; a bug keeps its traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal may not have all that is said
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may lack a sign of what is said
     try:
         app()
     except PartBug as error:

@@ -119,6 +119,15 @@ def test_the_line_that_loads_the_model_does(studies: Path, automl: Command) -> N
     assert ran.stdout == "10\n"
 
 
+def test_a_terminal_that_lacks_a_sign_is_told_the_rest(studies: Path) -> None:
+    words = ["leaderboard", "small", "--studies", str(studies)]
+    shown = subprocess.run(
+        [sys.executable, "-m", "automl.cli", *words],
+        capture_output=True, text=True, check=True, env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert re.search(r"0\.\d{4} \? 0\.\d{4} \(3\)", shown.stdout), "the sign of a spread"
+
+
 def test_the_leaderboard_is_shown_and_cut(studies: Path, automl: Command) -> None:
     shown = automl("leaderboard", "small", "--studies", studies, "--top", 2).out
     *table, blank, counts = shown.strip().splitlines()
