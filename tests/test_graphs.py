@@ -199,9 +199,12 @@ ON_GPU: dict[str, tuple[str, Any]] = {
 }
 
 
-@pytest.mark.skipif(  # only CUDA has graphs; the tape of the tests above needs none
+only_on_a_gpu = pytest.mark.skipif(  # only CUDA has graphs; the tape of other tests needs none
     not torch.cuda.is_available(), reason="CUDA graphs want a GPU, and there is none here"
 )
+
+
+@only_on_a_gpu
 @pytest.mark.parametrize(("kind", "model"), ON_GPU.values(), ids=list(ON_GPU))
 @pytest.mark.parametrize("optimizer", Optimizer.members())
 def test_on_a_gpu(
@@ -292,7 +295,7 @@ def test_what_records_hold_stays_where_it_is(digits: Data, taped: Taped, tmp_pat
     assert places[0] == places[1] == places[2]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="only CUDA has a generator that records")
+@only_on_a_gpu  # a CPU's generator takes part in no record that could fail
 def test_on_a_gpu_chance_goes_on_after_a_record_that_failed() -> None:
     gpu = torch.device("cuda", 0)
     total = torch.zeros((), device=gpu)
@@ -313,13 +316,14 @@ def test_who_ends_a_recorded_training_has_its_memory_back(
     monkeypatch.setattr(graphs, "wanted", lambda _device: True)
     monkeypatch.setattr(graphs, "WARM", 10_000)
     seen: list[weakref.ref[Any]] = []
-    build = type(busy("adamw").optimizer).build
+    adamw = Optimizer.members()["adamw"]
+    build = adamw.build
 
     def watched(part: Any, model: Any) -> Any:
         seen.append(weakref.ref(model))
         return build(part, model)
 
-    monkeypatch.setattr(type(busy("adamw").optimizer), "build", watched)
+    monkeypatch.setattr(adamw, "build", watched)
     gc.disable()  # nothing may wait for it
     try:
         epochs = train(busy("adamw"), digits, device=CPU)
