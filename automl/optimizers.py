@@ -62,9 +62,11 @@ class Muon(Optimizer):
     weight_decay: float = Field(default=0.01, ge=0, le=10, description=DECAY)
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Hidden are all weights of two dimensions or more but the first and the last."""
-        hidden = [p for p in model.parameters() if p.ndim >= 2][1:-1]
-        inside = set(hidden)  # by identity
+        """Hidden are all weights of two dimensions or more but the first, the last and tables."""
+        tables = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}  # by identity
+        matrices = [p for p in model.parameters() if p.ndim >= 2]
+        hidden = [p for p in matrices[1:-1] if p not in tables]
+        inside = set(hidden)
         rest = [p for p in model.parameters() if p not in inside]
         groups = _groups(rest, self.adam_lr, weight_decay=self.weight_decay)
         for group in _groups(hidden, self.lr, weight_decay=self.weight_decay):

@@ -188,6 +188,13 @@ def test_muon_leaves_the_first_layer_the_head_norms_and_biases_to_adamw() -> Non
     assert set(hidden) == {net[2].weight, net[4].weight, net[6].weight}
 
 
+def test_muon_leaves_tables_to_adamw() -> None:
+    net = nn.Sequential(*(nn.Embedding(9, 4) for _ in range(3)), nn.Linear(4, 4), nn.Linear(4, 3))
+    optimizer = Optimizer.of("muon").build(net)
+    hidden = [p for g in optimizer.param_groups if "momentum" in g for p in g["params"]]
+    assert set(hidden) == {net[3].weight}
+
+
 def test_muon_steps_the_rest_exactly_as_adamw() -> None:
     net, other = nn.Linear(4, 3), nn.Linear(4, 3)
     other.load_state_dict(net.state_dict())
