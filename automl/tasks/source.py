@@ -182,7 +182,8 @@ def cached(
 def stratified(split: Split, share: float, seed: int, labels: Sequence[str]) -> tuple[Split, Split]:
     """What stays and what is drawn: the share of every class, at least one example on either side.
 
-    Where the examples have groups, whole groups are drawn, with the share met about.
+    Where the examples have groups, whole groups are drawn, with the share met about, and of each
+    class at least one example stays.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.zeros(len(split), dtype=torch.bool)
@@ -201,7 +202,10 @@ def stratified(split: Split, share: float, seed: int, labels: Sequence[str]) -> 
 
 
 def _whole_groups(groups: Tensor, y: Tensor, share: float, seed: int) -> Tensor:
-    """Which examples are drawn, bool (N,): groups at random, classes as even as they allow."""
+    """Which examples are drawn, bool (N,): groups at random, classes as even as they allow.
+
+    Every class keeps some. Raises DataError where that cannot be.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
     number = len(groups.unique())
@@ -210,10 +214,15 @@ def _whole_groups(groups: Tensor, y: Tensor, share: float, seed: int) -> Tensor:
     folds = StratifiedGroupKFold(min(number, round(1 / share)), shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class with fewer examples than folds
-        _, held = next(folds.split(y, y, groups))
-    drawn = torch.zeros(len(y), dtype=torch.bool)
-    drawn[torch.from_numpy(held)] = True
-    return drawn
+        for stays, held in folds.split(y, y, groups):
+            if len(y[stays].unique()) == len(y.unique()):
+                drawn = torch.zeros(len(y), dtype=torch.bool)
+                drawn[held] = True
+                return drawn
+    raise DataError(
+        f"{number} groups of training examples: each one held out takes a class with it; "
+        "want every class in two groups at least"
+    )
 
 
 def traces(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
