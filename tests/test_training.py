@@ -7,8 +7,8 @@ import io
 import logging
 import math
 import pickle
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from automl.data import Data, Epoch, Split
 from automl.inputs.images import Images
 from automl.training import Diverged, checkpoint, evaluate, train
 from automl.training.loop import predict
+from automl.training.precision import Precision
 from automl.training.run import Run
 
 CPU = torch.device("cpu")
@@ -34,6 +35,25 @@ def config(**changes: Any) -> Config:
     """A small training; `train` and the other sections may be changed."""
     steps = {"epochs": EPOCHS, "batch_size": 32} | changes.pop("train", {})
     return Config.of({"task": "digits", "model": MLP, "seed": 3} | changes | {"train": steps})
+
+
+def test_a_gpu_is_asked_itself_whether_it_has_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    now: list[torch.device] = []
+
+    @contextmanager
+    def current(device: torch.device) -> Iterator[None]:
+        now.append(device)
+        yield
+        now.pop()
+
+    def asked(*, including_emulation: bool) -> bool:
+        assert not including_emulation
+        return now == [torch.device("cuda:1")]
+
+    monkeypatch.setattr(torch.cuda, "device", current)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", asked)
+    assert Precision.of(torch.device("cuda:1")).bf16
+    assert not Precision.of(torch.device("cuda:0")).bf16
 
 
 def busy(optimizer: str, **changes: Any) -> Config:

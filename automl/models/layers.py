@@ -84,9 +84,9 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor, back: Tensor) -> Tensor:
         """(N, T, inputs) in, (N, T, outputs) out. `back` is what `turn` gives."""
-        states = [self.ways[0](x)[0]]
+        states = [read(self.ways[0], x)]
         if len(self.ways) == 2:
-            states.append(turned(self.ways[1](turned(x, back))[0], back))
+            states.append(turned(read(self.ways[1], turned(x, back)), back))
         return self.joined(x, torch.cat(states, 2))
 
     def step(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
@@ -99,6 +99,20 @@ class Recurrent(nn.Module):
     def joined(self, x: Tensor, out: Tensor) -> Tensor:
         normed: Tensor = self.norm(out)
         return x + normed if self.residual else normed
+
+
+def read(way: nn.Module, x: Tensor) -> Tensor:
+    """The states (N, T, width) of a recurrent layer.
+
+    On a GPU in float32: whatever autocast is asked for there, cuDNN's layers get float16 of it
+    (aten/src/ATen/cudnn/AutocastRNN.cpp), in which gradients vanish unless the loss is scaled.
+    """
+    if not x.is_cuda:
+        states: Tensor = way(x)[0]
+        return states
+    with torch.autocast("cuda", enabled=False):
+        states = way(x.float())[0]
+        return states
 
 
 def turn(mask: Tensor) -> Tensor:
@@ -147,7 +161,7 @@ class Pool(nn.Module):
     def __init__(self, kind: Pooling, width: int) -> None:
         super().__init__()
         self.kind = kind
-        self.weigh = nn.Linear(width, 1) if kind == "attention" else None
+        self.weigh = nn.Linear(width, 1, bias=False) if kind == "attention" else None
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         inside = mask.unsqueeze(2)

@@ -14,7 +14,8 @@ from automl.errors import OptionError
 class Precision:
     """How training steps compute. Evaluation is in float32: the score is the model's own.
 
-    On a GPU convolutions and recurrent layers round float32 to TF32 then, as is PyTorch's default.
+    On a GPU convolutions and recurrent layers round float32 to TF32 then, as is PyTorch's default,
+    and recurrent layers in training, too, see `automl/models/layers.py`.
     """
 
     device: torch.device
@@ -23,7 +24,8 @@ class Precision:
     @classmethod
     def of(cls, device: torch.device) -> Precision:
         if device.type == "cuda":
-            return cls(device, torch.cuda.is_bf16_supported(including_emulation=False))
+            with torch.cuda.device(device):  # or another GPU would be asked
+                return cls(device, torch.cuda.is_bf16_supported(including_emulation=False))
         if device.type == "cpu":
             has = torch.cpu.get_capabilities()
             return cls(device, bool(has.get("avx512_bf16") or has.get("amx_bf16")))
