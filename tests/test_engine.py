@@ -84,7 +84,7 @@ class Exhausting(torch.nn.Module):
 
 class Large(Perceptron):
     name: Literal["large"] = "large"
-    error: Literal["torch", "python", "cpu", "other"] = "torch"
+    error: Literal["torch", "python", "cpu", "cublas"] = "torch"
 
     def build(self, inputs, outputs):
         full = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
@@ -92,6 +92,7 @@ class Large(Perceptron):
             "torch": torch.OutOfMemoryError("CUDA out of memory."),
             "python": MemoryError("no memory"),
             "cpu": RuntimeError(full),
+            "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED, no memory"),
         }[self.error])
 '''
 
@@ -235,7 +236,7 @@ def test_what_a_part_prints_goes_to_the_log(worker: Desk) -> None:
     assert log.count(b'{"kind": "Epoch"}') == 50_000
 
 
-@pytest.mark.parametrize("error", ["torch", "python", "cpu"])
+@pytest.mark.parametrize("error", ["torch", "python", "cpu", "cublas"])
 def test_a_config_that_needs_too_much_memory_is_refused_and_the_worker_goes_on(
     error: str, worker: Desk
 ) -> None:

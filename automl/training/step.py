@@ -118,9 +118,9 @@ def spared(
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Also what torch says of a CPU that is full."""
+    """Also what torch says of a CPU that is full, and libraries of a GPU that is."""
     told = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return told or "can't allocate memory" in str(error)
+    return told or any(words in str(error) for words in ("can't allocate memory", "ALLOC_FAILED"))
 
 
 def counting(y: Tensor, weights: Tensor | None) -> Tensor:
