@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 UNSCORED = -100  # a target that counts nowhere: padding, and context that was scored before
 LUCK = 1 / 741  # a normal distribution's share beyond three deviations, on one side
 LONGER = 1.5  # times the shortest text of a batch that the longest has, where nothing is learned
+PIECE = 2**22  # numbers, for which 16 MB of float32 are made
 POOL = 50  # batches' worth of rows that are sorted by length together
 
 
@@ -161,13 +162,14 @@ class Split:
             order = starts[torch.randperm(len(starts), generator=generator, device=device)]
         else:
             order = torch.randperm(len(self.x), generator=generator, device=device)
+        order = order[: max(size, len(order) // size * size)]  # by chance: none waits for ever
         if isinstance(self.x, Ragged):
             lengths = self.x.lengths
             pool = torch.arange(len(order), device=device) // (POOL * size)
             order = order[torch.argsort(pool * (lengths.max() + 1) + lengths[order], stable=True)]
-            whole = order[: len(order) // size * size].view(-1, size)
+            whole = order.view(-1, min(size, len(order)))
             order = whole[torch.randperm(len(whole), generator=generator, device=device)].flatten()
-        batches = order[: max(size, len(order) // size * size)].split(size)
+        batches = order.split(size)
         for batch, longest in zip(batches, self._longest(batches), strict=True):
             yield self._take(batch, rounded(longest) if few else longest)
 
@@ -215,6 +217,12 @@ class Split:
         else:
             x = self.x.index_select(0, index)  # on a CPU in a tenth of the time of self.x[index]
         return x, self.y[index]
+
+
+def pieces(x: Tensor) -> tuple[Tensor, ...]:
+    """A few rows at a time, for what takes many times their memory on the way."""
+    parts: tuple[Tensor, ...] = x.split(max(1, min(256, PIECE // math.prod(x.shape[1:]))))
+    return parts
 
 
 def rounded(length: int) -> int:

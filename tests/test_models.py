@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from automl.config import Model
-from automl.data import Split
+from automl.data import Split, pieces
 from automl.errors import SpaceError
 from automl.inputs.images import Images
 from automl.models.cnn import Cnn, Stage
@@ -356,6 +356,22 @@ def photographs(channels: int = 3, count: int = 300) -> tuple[Images, Split]:
     x = torch.rand(count, channels, 6, 6).repeat_interleave(2, 2).repeat_interleave(2, 3)
     x = (200 * x + 55 * torch.rand(count, channels, 12, 12)).to(torch.uint8)
     return Images.measure(x), Split(x, torch.arange(count) % 5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_example_lies_in_memory_as_what_is_prepared_does(channels: int) -> None:
+    inputs, split = photographs(channels, 4)
+    for x in inputs.example(4), inputs.prepare(split.x):
+        assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("shape", [(600, 2), (7, 3, 800, 800), (1, 2**23)])
+def test_large_rows_come_few_at_a_time(shape: tuple[int, ...]) -> None:
+    x = torch.zeros(shape, dtype=torch.uint8)
+    parts = pieces(x)
+    assert sum(map(len, parts)) == len(x)
+    assert all(len(part) == 1 or (len(part) <= 256 and part.numel() <= 2**22) for part in parts)
+    assert len(parts) < 5
 
 
 def whitening(channels: int, kernel: int = 2, colours: int = 3) -> tuple[Tensor, Tensor, Tensor]:

@@ -237,6 +237,12 @@ def test_silence_is_finite_and_quiet() -> None:
     assert (silent < inputs.prepare(data().train.x[:1])).all()
 
 
+def test_an_example_lies_in_memory_as_what_is_prepared_does() -> None:
+    inputs = fitted()
+    for x in inputs.example(2), inputs.prepare(data().train.x[:2]):
+        assert x.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_a_batch_is_prepared_like_one_by_one() -> None:
     inputs, x = fitted(), data().train.x[:6]
     single = torch.cat([inputs.prepare(row[None]) for row in x])
@@ -380,6 +386,29 @@ def test_no_speaker_is_on_two_sides_where_names_tell_them(tmp_path: Path, seed: 
     assert all(sides)
     assert sum(map(len, sides)) == len(set.union(*sides)) == 8
     assert len(given.train) + len(given.valid) + len(test) == 48
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_class_is_held_out_whole_with_its_only_speaker(tmp_path: Path, seed: int) -> None:
+    place = spoken(tmp_path / "mine", "train", "abcd")
+    rare = place / "train" / "rare"
+    rare.mkdir()
+    for take in range(40):
+        (rare / f"e_x_{take}.wav").write_bytes(written(tone(700 + take, 0.2)))
+    task = own(place, speaker="first", split_seed=seed, valid=0.2)
+    given, test = task.load(None), task.test(None)
+    assert given.train.y.bincount()[2] == 40
+    assert len(test) == len(given.valid) == 6
+
+
+def test_where_every_class_has_a_speaker_of_its_own_none_is_held_out(tmp_path: Path) -> None:
+    for name, label in (("a", "low"), ("b", "high")):
+        place = tmp_path / "train" / label
+        place.mkdir(parents=True)
+        for take in range(4):
+            (place / f"{name}_x_{take}.wav").write_bytes(written(tone(700 + take, 0.2)))
+    with pytest.raises(DataError, match="2 groups of training examples: each one held out takes a"):
+        own(tmp_path, speaker="first").load(None)
 
 
 def test_without_a_rule_for_speakers_a_share_of_each_class_is_held_out(tmp_path: Path) -> None:

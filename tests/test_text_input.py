@@ -191,6 +191,13 @@ def test_an_epoch_gives_no_row_twice_and_leaves_out_less_than_a_batch(
             assert row == [i + 1] * lengths[i] + [0] * (x.shape[1] - lengths[i])
 
 
+def test_every_row_has_its_epochs_whatever_its_length() -> None:
+    rows = Ragged.of(torch.ones(n) for n in range(1, 28))
+    split, draw = Split(rows, torch.arange(27)), torch.Generator().manual_seed(0)
+    seen = torch.cat([y for _ in range(100) for _, y in split.epoch(10, draw)]).bincount()
+    assert seen.min() > 50, "of 100, of which a row has 74 in the mean"
+
+
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.integers(1, 200))
 def test_a_sweep_gives_every_row_once_within_its_budget(lengths: list[int], budget: int) -> None:
     rows = Ragged.of(torch.ones(n, dtype=torch.int32) for n in lengths)

@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from automl.config import Input
-from automl.data import Data, Inputs, Raw, Split
+from automl.data import Data, Inputs, Raw, Split, pieces
 from automl.errors import DataError
 
 Side = Annotated[int, Field(ge=1, le=4096)]  # pixels
@@ -38,7 +38,7 @@ class Images(Inputs):
     def measure(cls, x: Tensor) -> Images:
         """The inputs of a training split, uint8 (N, C, H, W), with its mean and deviation."""
         total = square = torch.zeros(x.shape[1], dtype=torch.float64)
-        for chunk in torch.split(x, 256):  # 256: what float32 sums exactly enough
+        for chunk in pieces(x):  # so few that float32 sums them exactly enough
             pixels = chunk.float()
             total = total + pixels.sum((0, 2, 3))
             square = square + pixels.square().sum((0, 2, 3))
@@ -59,7 +59,7 @@ class Images(Inputs):
         return (x - mean).div_(std).contiguous(memory_format=torch.channels_last)
 
     def example(self, count: int) -> Tensor:
-        return torch.empty(count, *self.shape)
+        return torch.empty((count, *self.shape), memory_format=torch.channels_last)
 
     def recipe(self) -> dict[str, Any]:
         channels, height, width = self.shape

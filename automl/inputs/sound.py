@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from automl.config import Input
-from automl.data import Data, Inputs, Raw, Split
+from automl.data import Data, Inputs, Raw, Split, pieces
 from automl.errors import DataError
 from automl.inputs.images import Images
 
@@ -299,7 +299,7 @@ def _fitted(part: LogMel, data: Data) -> Spectrograms:
     assert isinstance(data.train.x, Tensor)
     bare = part.expect(data.inputs)
     total = square = torch.zeros(part.mels, dtype=torch.float64)
-    for chunk in data.train.x.split(256):  # a quarter of a gigabyte at worst for a second each
+    for chunk in pieces(data.train.x):
         found = bare.loudness(chunk).double()
         total = total + found.sum((0, 2))
         square = square + found.square().sum((0, 2))

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from automl.data import Data, Raw, Rows, Split
+from automl.data import Data, Raw, Rows, Split, pieces
 from automl.errors import DataError
 from automl.inputs.images import UNREADABLE, Images, picture
 from automl.tasks.classes import ClassTask, fitting
@@ -44,8 +44,7 @@ class ImageTask(ClassTask):
 
         def features(x: Rows) -> Tensor:
             assert isinstance(x, Tensor)
-            chunks = torch.split(x, 256)  # 5,000 photographs as float would take gigabytes
-            shrunk = [F.adaptive_avg_pool2d(chunk.float(), (height, width)) for chunk in chunks]
+            shrunk = [F.adaptive_avg_pool2d(part.float(), (height, width)) for part in pieces(x)]
             return torch.cat(shrunk).flatten(1)
 
         drawn = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:5000]

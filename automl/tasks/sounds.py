@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from automl.data import Data, Rows
+from automl.data import Data, Rows, pieces
 from automl.errors import DataError
 from automl.inputs.sound import UNREADABLE, LogMel, sound
 from automl.tasks.classes import ClassTask, fitting
@@ -36,7 +36,7 @@ class SoundTask(ClassTask):
 
         def features(x: Rows) -> Tensor:
             assert isinstance(x, Tensor)
-            loud = [inputs.loudness(chunk) for chunk in x.split(256)]
+            loud = map(inputs.loudness, pieces(x))
             return torch.cat([torch.cat([c.mean(2), c.std(2, correction=0)], 1) for c in loud])
 
         drawn = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:5000]
