@@ -144,7 +144,7 @@ def value_at(hole: Hole, share: float) -> Any:
             return min(max(math.exp(low + share * (high - low)), hole.low), hole.high)
         case Float(step=float() as step):
             count = round((hole.high - hole.low) / step) + 1
-            return min(hole.low + step * min(int(share * count), count - 1), hole.high)  # 3*0.1>0.3
+            return on_step(hole, step, min(int(share * count), count - 1))
     raise AssertionError(hole)
 
 
@@ -321,7 +321,14 @@ def within(hole: Int | Float, value: Any, fail: Callable[[str], NoReturn]) -> An
         fail(f"got {value}; want {hole.low} to {hole.high}")
     if hole.step and not on_grid(value - hole.low, hole.step):
         fail(f"got {value}; want steps of {hole.step} from {hole.low}")
+    if isinstance(hole, Float) and hole.step:
+        return on_step(hole, hole.step, round((value - hole.low) / hole.step))
     return int(value) if isinstance(hole, Int) else float(value)
+
+
+def on_step(hole: Float, step: float, number: int) -> float:
+    """The value so many steps from the first, as one writes it: 3 * 0.1 is more than 0.3."""
+    return min(float(f"{hole.low + step * number:.12g}"), hole.high)
 
 
 def on_grid(distance: float, step: float) -> bool:

@@ -558,6 +558,8 @@ def _agree(space: Space, got: Node, made: Any, place: Place) -> None:
             isinstance(made, bool)
         ):
             pass
+        case Value(), float() if is_number(got.value) and math.isclose(got.value, made):
+            pass  # 3 * 0.1, as others write the third step
         case _:
             told = f"got {worded(got)}; the space has {shown(made)} here"
             fail_at(space.source, got.line, place, told)

@@ -983,6 +983,14 @@ def test_a_stepped_draw_stays_on_its_grid(seed: int) -> None:
     assert dropout.dump()["model"]["dropout"] in (0.0, 0.1, 0.2, 0.3)  # never 3 * 0.1
 
 
+def test_what_is_written_on_a_grid_is_a_value_of_it() -> None:
+    text = "task: digits\nmodel: {name: mlp, dropout: {float: [0.0, 0.5], step: 0.1}}\n"
+    space = Space.parse(text + "start: [{model: {dropout: 0.30000000000000004}}]")
+    assert [values["model.dropout"] for values in space.beginnings()] == [0.3]
+    found = sorted(values["model.dropout"] for values in space.every())
+    assert found == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+
+
 def test_a_space_without_priors_believes_in_nothing() -> None:
     assert optimizer("lr: {float: [0.01, 1]}").believed() is None
 
