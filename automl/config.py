@@ -7,6 +7,7 @@ Text only ever *names* a part: no path to code, nothing evaluated.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import importlib
@@ -187,7 +188,8 @@ def load_plugin(path: Path) -> None:
         raise OptionError(f"--plugin {path}: want a Python file that exists")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # pydantic looks names up there
-    spec.loader.exec_module(module)
+    with contextlib.redirect_stdout(sys.stderr):  # what it prints is no result
+        spec.loader.exec_module(module)
 
 
 class Task(Part):

@@ -310,6 +310,14 @@ def test_the_readme_is_what_ci_installs_and_tests() -> None:
     ]
 
 
+def test_what_a_plugin_prints_is_no_result(studies: Path, tmp_path: Path, automl: Command) -> None:
+    (tmp_path / "loud.py").write_text("print('hello')\n")
+    words = "leaderboard", "small", "--studies", studies, "--plugin", tmp_path / "loud.py"
+    told = automl(*words, "--json")
+    assert len(json.loads(told.out)) == 3
+    assert "hello" in told.err
+
+
 def test_the_readmes_own_part_is_a_part(tmp_path: Path) -> None:
     (tmp_path / "my_parts.py").write_text(
         next(
