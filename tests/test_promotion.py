@@ -10,6 +10,7 @@ import math
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
@@ -25,7 +26,7 @@ from automl.holes import Choice, Float, Int, random_value, share_of, value_at
 from automl.searching.driver import Closed, Paused, Trained
 from automl.searching.encoder import Encoder
 from automl.searching.gaussian import NEAREST, GaussianProcess
-from automl.searching.ledger import Entry, Ledger
+from automl.searching.ledger import Entry, Ledger, State
 from automl.searching.pruners import Auto
 from automl.searching.surrogate import Surrogate, improvement, key
 from automl.space import Space
@@ -809,6 +810,50 @@ def test_a_job_names_the_epochs_at_which_it_may_pause(tmp_path: Path) -> None:
     assert isinstance(job, Job)
     assert job.saves == [2, 4, 6, 10, 17]
     assert max(job.saves) < job.until == 18
+
+
+@pytest.mark.parametrize("sampler", ["auto", "random"])
+def test_paused_trials_that_cannot_end_in_time_go_on_another_day(
+    sampler: str, tmp_path: Path
+) -> None:
+    text = SPACE + f"search: {{sampler: {sampler}}}"
+    driver = opened(tmp_path / "s", Clocked(rising), 6, text=text)
+    driver.deadline = 20.0
+    list(driver.run())
+    assert driver.paused
+    paused = {row.trial for row in driver.rows() if row.state == "paused"}
+    assert paused == set(driver.paused)
+    assert driver.engine.now() < 20.0, "nobody waits for what cannot end"
+    again = Clocked(rising)
+    list(opened(tmp_path / "s", again, 6, text=text).run())
+    assert paused & {job.trial for job in again.jobs}
+    whole_or_stopped(tmp_path / "s", 6)
+
+
+class Sure:
+    """A model of a search that knows what is expected, and how likely each is to win."""
+
+    ready, branching, proposal = True, False, None
+
+    def __init__(self, gains: list[float], hopes: list[float]) -> None:
+        self.gains, self.hopes = gains, hopes
+
+    def gain(self, entries: list[Entry]) -> Any:
+        return np.array([self.gains[entry.number] for entry in entries])
+
+    def chance_to_win(self, entries: list[Entry]) -> Any:
+        return np.array([self.hopes[entry.number] for entry in entries])
+
+
+@pytest.mark.parametrize(("hopes", "goes_on"), [([0.05, 0.12], 1), ([0.1, 0.1], 0), ([0, 0], None)])
+def test_at_the_end_all_that_are_likely_go_on_first_what_gains_most(
+    hopes: list[float], goes_on: int | None
+) -> None:
+    ledger = Ledger(epochs=9, may_ask=False, model=cast(Any, Sure([0.2, 0.1], hopes)))
+    for number in range(4):
+        state: State = "paused" if number < 2 else "closed"
+        ledger.entries[number] = Entry(number, {}, state, [0.1] * (1 if number < 2 else 9))
+    assert Auto().promote(ledger) == goes_on
 
 
 def test_at_the_end_paused_trials_wait_for_what_is_under_way() -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from test_driver import Table, opened, trials
+from test_driver import Config, Table, opened, trials
 from test_promotion import SPACE, rising, whole_or_stopped
 
 from automl.config import Pruner, Sampler
+from automl.engines import Event, Refused
 from automl.searching.ledger import Entry, Ledger
 from automl.searching.pruners import Hyperband
 from automl.space import Space
@@ -65,6 +66,21 @@ def test_a_pruner_spares_epochs_and_lets_the_best_come_to_its_end(
     third = sorted((rising(driver.config(row.trial).dump(), 18) for row in rows), reverse=True)
     assert rows[0].score is not None
     assert rows[0].score >= third[COUNT // 3]
+
+
+@pytest.mark.parametrize("pruner", ["asha", "hyperband", "median"])
+def test_what_cannot_be_trained_is_no_rival(pruner: str, tmp_path: Path) -> None:
+    def curve(config: Config, epoch: int) -> float | Event:
+        if config["model"]["widths"][0] <= 24:
+            return 0.5 * rising(config, epoch)
+        return Refused("diverged", "") if epoch == 10 else 0.9
+
+    text = SPACE + f"search: {{sampler: random, pruner: {pruner}}}"
+    driver = opened(tmp_path / "s", Table(curve), 40, text=text)
+    list(driver.run())
+    states = Counter(row.state for row in driver.rows())
+    assert states["infeasible"] > 10
+    assert states["finished"] >= 3
 
 
 @pytest.mark.parametrize("factor", [2, 3])

@@ -101,7 +101,7 @@ class Ledger:
 
     def rivals(self, entry: Entry) -> list[float]:
         """The best scores of all others, no more costly, that came as far, up to this epoch."""
-        others = (other for other in self.entries.values() if other is not entry)
+        others = (other for other in self.scored if other is not entry)
         rivals = [o for o in others if o.epoch >= entry.epoch and o.cost <= entry.cost]
         return [max(rival.curve[: entry.epoch]) for rival in rivals]
 

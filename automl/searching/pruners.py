@@ -132,12 +132,13 @@ class Auto(Pruner):
             return paused[int(ledger.model.predict(paused)[0].argmax())].number
         gains = ledger.model.gain(paused)
         worth = [gain / (ledger.epochs - e.epoch) for gain, e in zip(gains, paused, strict=True)]
-        best = max(range(len(paused)), key=worth.__getitem__)
         if ledger.may_ask:
-            better = worth[best] > ledger.model.propose().gain / ledger.epochs
+            least = ledger.model.propose().gain / ledger.epochs
+            better = [i for i, told in enumerate(worth) if told > least]
         else:
-            better = ledger.model.chance_to_win([paused[best]])[0] >= self.likely
-        return paused[best].number if better else None
+            hopes = ledger.model.chance_to_win(paused)
+            better = [i for i, hope in enumerate(hopes) if hope >= self.likely]
+        return paused[max(better, key=worth.__getitem__)].number if better else None
 
     def _first_end(self, paused: list[Entry], ledger: Ledger) -> int | None:
         """The best of the first looks, or of two goals the first one; None while there are new.
@@ -154,8 +155,9 @@ class Auto(Pruner):
         return max(paused, key=lambda e: (e.epoch, -e.number if e.cost else e.curve[-1])).number
 
     def drop(self, ledger: Ledger) -> dict[int, str]:
-        paused = ledger.of("paused")
-        room = WAITING if ledger.may_ask or ledger.of("under way") else 0
+        paused, room = ledger.of("paused"), WAITING
+        if not ledger.may_ask and not ledger.of("under way"):  # more time may come another day
+            paused, room = [entry for entry in paused if ledger.can_finish(entry)], 0
         if len(paused) <= room:
             return {}
         if ledger.model is not None and ledger.model.ready:
@@ -228,8 +230,10 @@ class Hyperband(Pruner):
         score = entry.curve[-1]
         rivals = [
             other.curve[rung - 1]
-            for other in ledger.entries.values()
-            if other.epoch >= rung and self.bracket(other.number, ledger.epochs) == bracket
+            for other in ledger.scored
+            if other.epoch >= rung
+            and other.cost <= entry.cost
+            and self.bracket(other.number, ledger.epochs) == bracket
         ]  # the trial itself is one of them
         better = sum(rival > score for rival in rivals)
         if better < max(1, len(rivals) // self.factor):

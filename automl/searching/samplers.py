@@ -102,11 +102,13 @@ class Cmaes(Sampler):
     """Covariance matrix adaptation (Hansen 2001): a cloud of configs that moves and changes shape.
 
     For ranges that all configs have; options, and what only some configs have, are drawn at random.
+    Of configs that cannot be trained it learns nothing.
     """
 
     name: Literal["cmaes"] = "cmaes"
 
     def build(self, seed: int, space: Space, ledger: Ledger) -> BaseSampler:
+        warnings.filterwarnings("ignore", "Constraints have been set, but Cma")  # as said above
         return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
 
 
