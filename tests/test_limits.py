@@ -327,7 +327,16 @@ def test_what_breaks_a_limit_is_not_even_proposed(limit: str, tmp_path: Path) ->
     assert all(row.macs == 74 * width(driver.config(row.trial).dump()) for row in driver.rows())
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_a_tight_limit_is_kept_from_the_first_trial_on(tmp_path: Path) -> None:
+    text = limited("max_params: 1200", sampler="auto")
+    narrow = "{int: [4, 512]}"
+    text = text.replace("[{int: [1, 64]}]", f"[{narrow}, {narrow}, {narrow}]")
+    driver = opened(tmp_path / "s", Table(lambda config, epoch: 0.5), 12, text=text)
+    list(driver.run())
+    assert [row.reason for row in driver.rows() if row.state == "infeasible"] == []
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes"])
 def test_a_sampler_without_a_model_has_them_refused_untrained(sampler: str, tmp_path: Path) -> None:
     table = Table()
     driver = opened(tmp_path / "s", table, 14, text=limited("max_macs: 740", sampler=sampler))

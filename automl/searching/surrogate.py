@@ -28,6 +28,7 @@ EPS = 0.3  # of the median's distance to the best: differences within it hardly 
 MARGIN = 0.1  # improvements below this, in deviations of all scores, are not worth a trial
 RANDOM, CENTERS, NEAR = 300, 8, 40  # candidates: random ones, and near each of the best
 SPREAD = 256  # configs from which the first are taken, in order, if they can be trained
+SMALLER = 1.0, 1 / 2, 1 / 4, 1 / 8  # of the way along all knobs: where others are too large
 CHECKED = 60  # of the best candidates, and as many near known ones: too large ones are passed over
 ROUNDS, POLISHED = 4, 80  # of refinement of the best, the last by gradient; how many each time
 WHOLE = 0.5  # of all epochs, for trials that train to their end whatever they score
@@ -250,12 +251,14 @@ class Surrogate:
         from scipy.stats.qmc import Sobol  # a second that `start:` need not wait
 
         spread = Sobol(len(self.encoder.names), rng=self.seed).random(SPREAD)
-        many = self.encoder.settled(np.roll(spread, -len(self.tried), 0))
-        fresh = [values for _, values in self._fresh(many, range(len(many)))]
-        if not fresh:  # all of these are tried
-            last = self.encoder.values(many[0])
-            fresh = [next((v for v in self.space.every() if key(v) not in self.tried), last)]
-        return next((values for values in fresh if self.ledger.feasible(values)), fresh[0])
+        spread = np.roll(spread, -len(self.tried), 0)
+        for share in SMALLER:
+            many = self.encoder.settled(share * spread)
+            for _, values in self._fresh(many, range(len(many))):
+                if self.ledger.feasible(values):
+                    return values
+        untried = (values for values in self.space.every() if key(values) not in self.tried)
+        return next(untried, self.encoder.values(many[0]))
 
     def _fresh(self, many: Array, order: Iterable[int]) -> Iterator[tuple[int, Values]]:
         """Of these configs (N, knobs), in this order, the first ones that were not tried."""
