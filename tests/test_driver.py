@@ -30,7 +30,7 @@ from automl.results import leaderboard
 from automl.results.leaderboard import Row
 from automl.searching import driver as searching
 from automl.searching.driver import MORE, Closed, Driver, Trained
-from automl.searching.study import storage
+from automl.searching.study import alone, storage
 
 Config = dict[str, Any]
 Lose = Callable[[Job | None, int], bool]
@@ -148,6 +148,22 @@ def test_more_trials_go_on_where_the_search_was(tmp_path: Path) -> None:
     list(opened(tmp_path / "s", table, 5).run())
     exact(tmp_path / "s", 5)
     assert [job.trial for job in table.jobs] == [3, 4]
+
+
+def test_files_of_somebody_else_in_the_folder_of_a_trial_stay(tmp_path: Path) -> None:
+    driver = opened(tmp_path / "s", Table(), 12)
+    for event in driver.run():
+        if isinstance(event, Closed):
+            for folder in (tmp_path / "s" / "trials").iterdir():
+                (folder / ".DS_Store").touch()
+    exact(tmp_path / "s", 12)
+
+
+def test_a_study_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+    list(opened(tmp_path / "s", Table(), 3).run())
+    (tmp_path / "s" / ".lock").mkdir()
+    with pytest.raises(StudyError, match="s: cannot be written: Is a dir"), alone(tmp_path / "s"):
+        pass
 
 
 def test_a_study_whose_folder_was_renamed_goes_on(tmp_path: Path) -> None:

@@ -198,6 +198,29 @@ def test_a_search_for_seconds_killed_between_two_notes_goes_on(
     assert all(0 < row.cost("train_seconds") < math.inf for row in found)
 
 
+@pytest.mark.parametrize("goals", [", metric: [accuracy, train_seconds]", ""])
+def test_what_was_measured_before_a_stop_is_judged_after_it(goals: str, tmp_path: Path) -> None:
+    text = SPACE.replace("metric: [accuracy, params]", f"max_memory_mb: 140{goals}")
+    text = text.replace("epochs: 9", "epochs: 1").replace("{int: [1, 64]}", "64")
+    events = opened(tmp_path / "s", Costly(), 2, text=text).run()
+    assert isinstance(next(events), Trained)
+    events.close()
+    list(opened(tmp_path / "s", Costly(), 2, text=text).run())
+    found = opened(tmp_path / "s", Costly(), 2, text=text).rows()
+    assert [(row.state, row.reason) for row in found] == [("infeasible", "too large")] * 2
+
+
+@pytest.mark.parametrize("pruner", ["hyperband", "asha", "median"])
+def test_who_costs_less_is_held_against_its_like_alone(pruner: str, tmp_path: Path) -> None:
+    def wider_is_better(config: Config, epoch: int) -> float:
+        return end(width(config)) * (1 - 0.5 * 0.8**epoch)
+
+    text = SPACE.replace("metric", f"pruner: {pruner}, metric")
+    driver = opened(tmp_path / "s", Table(wider_is_better), 40, text=text)
+    list(driver.run())
+    assert {row.state for row in driver.rows()} == {"finished"}
+
+
 def test_a_trial_of_known_cost_that_can_be_trained_no_more_does_not_stop_the_search() -> None:
     space = Space.parse(SPACE)
     ledger = Ledger(epochs=2)

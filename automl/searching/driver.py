@@ -6,6 +6,7 @@ happened, and whoever stops asking stops the search.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections import deque
@@ -200,7 +201,7 @@ class Driver:
                     size, batch = Size(told["params"], told["macs"]), frozen.params.get(BATCH, 1)
                     self.costs.learn(frozen.number, size, batch, pace)
                     self.memory.learn(frozen.number, size, batch, told.get("memory_mb", 0.0))
-        self.rows()  # ranks them
+        self.reserved = self.after(self.rows())  # which ranks them
 
     @property
     def done(self) -> int:
@@ -210,7 +211,8 @@ class Driver:
     def over(self) -> bool:
         if self.leave():
             return not self.active
-        to_do = self.active or self.waiting or self.paused or self._may_ask()
+        to_do = self.active or self.waiting or self._may_ask()
+        to_do = to_do or any(self.ledger.can_finish(one.entry) for one in self.paused.values())
         return not self.remaining or not to_do
 
     def start(self) -> None:
@@ -359,6 +361,8 @@ class Driver:
             self.ledger.entries[trial.number] = entry
             size = self._measure(config)
         except SpaceError as error:  # knobs that are fine alone and do not go together
+            entry.values = trial.params
+            self.ledger.entries[trial.number] = entry
             self._refuse(trial, "infeasible shape", str(error))
             return None
         self._note(trial, "params", size.params)
@@ -422,8 +426,10 @@ class Driver:
         if self.sign * score > self.top:
             self.top, self.pace = self.sign * score, epoch.seconds / epoch.examples
         entry = active.entry
-        fresh = epoch.number > active.reported
-        excess = self._excess(active) if fresh else None  # notes what it costs, before the score
+        fresh, undecided = epoch.number > active.reported, epoch.number > active.decided
+        if fresh:
+            self._note_memory(active, epoch)
+        excess = self._excess(active) if undecided else None  # notes the cost before the score
         if fresh:
             entry.curve.append(self.sign * score)
             if self.cost:  # Optuna takes reports for one goal only
@@ -445,7 +451,6 @@ class Driver:
             self._release(slot)
             yield self._finish(active, score)
             return
-        undecided = epoch.number > active.decided
         active.decided = max(active.decided, epoch.number)
         reason = self.pruner.stop(entry, self.ledger) if undecided else None
         if reason is not None:
@@ -464,13 +469,6 @@ class Driver:
     def _excess(self, active: Active) -> tuple[Reason, str] | None:
         """Which limit the training of a trial breaks, as its epochs tell, and by how much."""
         search, epochs = self.space.search, active.history
-        memory = epochs[-1].memory_mb
-        if memory is not None:
-            batch = active.entry.values.get(BATCH, 1)
-            self.memory.learn(active.trial.number, active.size, batch, memory)
-            active.trial.set_user_attr("memory_mb", round(memory, 1))
-            if search.max_memory_mb and memory > search.max_memory_mb:
-                return "too large", f"{memory:,.0f} MB; max_memory_mb: {search.max_memory_mb:g}"
         seconds = [epoch.seconds for epoch in epochs]
         pace = min(seconds[1:], default=0.0)  # not of the first one, which warms up
         whole = sum(seconds) + (active.config.train.epochs - len(seconds)) * pace
@@ -478,10 +476,19 @@ class Driver:
             pace or epochs[-1].number == active.config.train.epochs
         ):
             self._note(active.trial, "train_seconds", round(whole, 3))
+        most = search.max_memory_mb
+        if most and (memory := active.trial.user_attrs.get("memory_mb", 0.0)) > most:
+            return "too large", f"{memory:,.0f} MB; max_memory_mb: {most:g}"
         if search.max_train_seconds and whole > search.max_train_seconds:
             told = f"{whole:.3g} s to its end; max_train_seconds: {search.max_train_seconds:g}"
             return "too slow", told
         return None
+
+    def _note_memory(self, active: Active, epoch: Epoch) -> None:
+        if epoch.memory_mb is not None:
+            batch = active.entry.values.get(BATCH, 1)
+            self.memory.learn(active.trial.number, active.size, batch, epoch.memory_mb)
+            active.trial.set_user_attr("memory_mb", round(epoch.memory_mb, 1))
 
     def _give_up(self, slot: int, reason: Reason, detail: str) -> Closed:
         """A trial under way whose config cannot be trained."""
@@ -559,15 +566,18 @@ class Driver:
         held = [*self.active.values(), *self.waiting, *self.paused.values()]
         return [active.trial.number for active in held]
 
-    def make_room(self) -> None:
-        """For trainings beside the trials: these lose weights that the study has no room for."""
-        rows = self.rows()
-        self._tidy(rows, {row.trial for row in rows if row.front})
+    def make_room(self, needed: Iterable[int] = ()) -> None:
+        """For trainings beside the trials: these lose weights that the study has no room for.
 
-    def _tidy(self, rows: list[Row], front: set[int]) -> None:
+        But for those of the trials that are `needed`.
+        """
+        rows = self.rows()
+        self._tidy(rows, {*needed, *(row.trial for row in rows if row.front)})
+
+    def _tidy(self, rows: list[Row], needed: set[int]) -> None:
         """Weights of the best few finished trials and of those under way stay on disk."""
         finished = [row.trial for row in rows[:MORE] if row.state == "finished"]
-        keep = {*self._under_way(), *front}
+        keep = {*self._under_way(), *needed}
         if (best := self._best(rows)) is not None:
             keep.add(best)  # something to deliver, whatever time or room there is
         more = [trial for trial in finished if trial not in keep]
@@ -587,7 +597,8 @@ class Driver:
         for folder in (self.folder / "trials").glob("*"):
             if folder.name.isdecimal() and int(folder.name) not in keep:
                 disk.remove(folder / "checkpoint.pt")
-                folder.rmdir()
+                with contextlib.suppress(OSError):  # somebody else's file lies there
+                    folder.rmdir()
 
     def _bytes(self, trials: Iterable[int]) -> int:
         """What the weights of these trials take on disk."""

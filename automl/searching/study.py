@@ -172,11 +172,13 @@ def alone(path: Path) -> Iterator[None]:
     owner = path / ".owner"
     try:
         lock.acquire(timeout=0)
+        owner.write_text(str(os.getpid()))
     except filelock.Timeout:
         pid = (owner.exists() and owner.read_text()) or "not told yet"
         raise StudyError(f"{path}: another search holds this study (process {pid})") from None
+    except OSError as error:
+        raise StudyError(f"{path}: cannot be written: {error.strerror}") from error
     try:
-        owner.write_text(str(os.getpid()))
         yield
     finally:
         owner.unlink(missing_ok=True)
@@ -365,8 +367,11 @@ class Study:
             data, absent = None, "the data is not what was searched with"
         trials = self.optuna.get_trials(deepcopy=False)
         told = report.Facts(self.path, space, asdict(begun), trials, data, absent)
-        file = self.path / "report.html"
-        put(file, report.page(told))
+        file, page = self.path / "report.html", report.page(told)
+        try:
+            put(file, page)
+        except OSError as error:
+            raise StudyError(f"{file}: cannot be written: {error.strerror}") from error
         return file
 
     @property
