@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +25,7 @@ from automl.config import Task
 from automl.data import Data, Ragged, Split, Windows
 from automl.engines import Event, Refused
 from automl.engines.local import Local
-from automl.errors import DataError, OptionError, StudyError
+from automl.errors import DataError, OptionError
 from automl.inputs.text import Tokens
 from automl.results import artifact, ensemble
 from automl.results.delivery import Training, latencies
@@ -108,11 +110,70 @@ def test_a_lost_worker_costs_no_training(tmp_path: Path) -> None:
     assert [len(finalist.scores) for finalist in found.finalists] == [2, 2]
 
 
-def test_workers_that_are_lost_again_and_again_end_the_search(tmp_path: Path) -> None:
-    table = Table(lucky, lose=lambda job, epoch: bool(job) and "finals" in job.checkpoint)
-    with pytest.raises(StudyError, match=r"trial \d+, trained again: killed; see workers.log"):
-        decided(tmp_path / "s", table, Finals(1, 1))
-    assert sum("finals" in job.checkpoint for job in table.jobs) == ATTEMPTS
+def test_a_training_that_loses_its_workers_again_and_again_is_left_out(tmp_path: Path) -> None:
+    def lose(job: Any, epoch: int) -> bool:
+        return bool(job) and "finals" in job.checkpoint and job.config["seed"] == 1 and epoch == 2
+
+    table = Table(lucky, lose=lose)
+    found, told = decided(tmp_path / "s", table, Finals(2, 2))
+    assert [(t.score, t.reason) for t in told[:2]] == [(None, f"worker lost {ATTEMPTS} times")] * 2
+    jobs = Counter(job.checkpoint for job in table.jobs if "finals" in job.checkpoint)
+    assert sorted(jobs.values()) == [1, 1, ATTEMPTS, ATTEMPTS]
+    assert [list(finalist.scores) for finalist in found.finalists] == [[2], [2]]
+
+
+def test_workers_that_are_lost_over_other_epochs_cost_no_finalist(tmp_path: Path) -> None:
+    lost: set[tuple[str, int]] = set()
+
+    def lose(job: Any, epoch: int) -> bool:
+        at = (job.checkpoint if job else "", epoch)
+        new = "finals" in at[0] and at not in lost
+        lost.update([at] if new else [])
+        return new
+
+    found, _ = decided(tmp_path / "s", Table(lucky, lose=lose), Finals(1, 1))
+    assert len(lost) == ATTEMPTS
+    assert len(found.finalists) == 1
+
+
+def test_data_that_went_is_told_and_no_worker_that_is_ready(tmp_path: Path) -> None:
+    list(opened(tmp_path / "s", Table(lucky), 4).run())
+    table = Table(lucky)
+    driver = opened(tmp_path / "s", table, 4)
+    table.pending[0] = Refused("data error", "/data: no such folder")
+    with pytest.raises(DataError, match="/data: no such folder"):
+        decide_all(driver, Finals(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("left", "slots", "kept"),
+    [(math.inf, 1, 60), (math.inf, 4, 20), (100, 1, 50), (100, 4, 20), (16, 1, 8), (15, 1, 0)],
+)
+def test_refits_leave_time_for_a_finalist(
+    left: float, slots: int, kept: float, tmp_path: Path
+) -> None:
+    driver = opened(tmp_path / "s", Table(lucky), 2)
+    list(driver.run())
+    rows = [replace(row, seconds=s) for row, s in zip(driver.rows(), (10.0, 8.0), strict=True)]
+    assert Finals(2, 3, refit=True).later(rows, slots, left) == kept
+    assert Finals(2, 3).later(rows, slots, left) == 0
+
+
+def test_weights_that_are_needed_stay_whatever_room_there_is(tmp_path: Path) -> None:
+    driver = opened(tmp_path / "s", Table(lucky), 6)
+    list(driver.run())
+    best, *_, last = [row.trial for row in driver.rows()][:5]
+    driver.disk = 1
+    driver.make_room([last])
+    assert [driver.checkpoint(number).exists() for number in (best, last)] == [True, True]
+    driver.make_room()
+    assert [driver.checkpoint(number).exists() for number in (best, last)] == [True, False]
+
+
+def test_the_proof_is_the_last_line_whatever_parts_print() -> None:
+    told = "print('a part'); print('{\"now\": 0.5}')"
+    with subprocess.Popen([sys.executable, "-c", told], stdout=subprocess.PIPE) as reader:
+        assert run.answer(reader) == 0.5
 
 
 def test_what_workers_still_owe_the_search_is_no_score_of_a_finalist(tmp_path: Path) -> None:
@@ -446,6 +507,17 @@ def test_finals_are_not_trained_twice(study: Study, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Local, "start", lambda engine, slot: pytest.fail("nothing is to train"))
     go(study.path.parent, SPACE, finals=Finals(2, 2, refit=True))
     assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_a_search_that_goes_on_says_so_of_the_same_model(study: Study, tmp_path: Path) -> None:
+    shutil.copytree(study.path.parent, tmp_path / "t")
+    before, trials = study.best.metrics, len(study.leaderboard) + 1
+    go(tmp_path / "t", SPACE, trials=trials, finals=Finals(2, 2, refit=True))
+    after = Study.open("s", tmp_path / "t").best.metrics
+    assert (after["trial"], after["seed"]) == (before["trial"], before["seed"])
+    assert (before["search"]["trials"], after["search"]["trials"]) == (trials - 1, trials)
+    card = (tmp_path / "t" / "s" / "best" / "card.md").read_text()
+    assert f"Found among {trials} trials" in card
 
 
 def test_an_end_that_was_cut_short_is_made_up_for_without_a_second_test(

@@ -7,6 +7,7 @@ finals/TRIAL-SEED, and the same command goes on where it was.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from automl.engines import (
     Saved,
     patience,
 )
-from automl.errors import OptionError, PartBug, StudyError
+from automl.errors import DataError, OptionError, PartBug, StudyError
 from automl.results import ensemble
 from automl.results.delivery import Training, choose
 from automl.results.leaderboard import Row
@@ -66,6 +67,13 @@ class Finals:
         kept = min(most, self.work(rows) / workers)
         least = min((row.seconds for row in self.among(rows)), default=0.0)
         return kept if kept >= least else 0.0
+
+    def later(self, among: Sequence[Row], workers: int, left: float) -> float:
+        """Seconds of those left to keep for refits: half at most, and none instead of finalists."""
+        seconds = [row.seconds for row in among]
+        most = math.ceil(self.more / workers) * max(seconds, default=0.0)
+        kept = min(most, left / 2)
+        return kept if left - kept >= min(seconds, default=0.0) else 0.0
 
     def among(self, rows: Sequence[Row]) -> list[Row]:
         return [row for row in rows[: self.finalists] if row.state == "finished"]
@@ -146,7 +154,8 @@ class Rerun:
         self.leave = driver.leave
         self.idle = set(driver.idle)  # the others start, or still owe the driver an event
         self.active: dict[int, Training] = {}  # by slot
-        self.lost: Counter[Path | None] = Counter()  # workers, by what they trained
+        self.lost: Counter[Path | None] = Counter()  # workers, over one epoch of what they trained
+        self.reached: Counter[Path] = Counter()  # the last epoch of each
 
     @cached_property
     def whole(self) -> Data:
@@ -186,8 +195,13 @@ class Rerun:
                 return
             for slot, event in self.engine.wait(min(left, 60.0)):
                 at = self.active.get(slot)
+                if isinstance(event, Epoch) and at and event.number > self.reached[at.file]:
+                    self.reached[at.file], self.lost[at.file] = event.number, 0
                 if isinstance(event, Lost) and not (at and event.reason):
-                    self._lost(slot, event, waiting)
+                    if given_up := self._lost(slot, event, waiting):
+                        done += 1
+                        why = f"worker lost {ATTEMPTS} times"
+                        yield Retrained(given_up, None, why, done, len(wanted))
                 elif isinstance(event, Broken):
                     what = f" in trial {at.trial} ({at.config.summary})" if at else ""
                     raise PartBug(f"a part failed{what}:\n{event.traceback}")
@@ -196,6 +210,8 @@ class Rerun:
                 elif isinstance(event, Saved):
                     self.active.pop(slot, None)
                     self.idle.add(slot)
+                elif isinstance(event, Refused) and not at and event.reason == "data error":
+                    raise DataError(event.detail)  # as it starts
                 elif at is None:  # ready, or an answer to what nobody waits for any more
                     self.lost[None] = 0
                     self.idle.add(slot)
@@ -222,18 +238,22 @@ class Rerun:
         job = Job(training.trial, config.dump(), file, epochs, whole=whole, patience=wait)
         self.engine.send(slot, job)
 
-    def _lost(self, slot: int, event: Lost, waiting: deque[Training]) -> None:
-        """A worker is gone: what it trained goes on elsewhere, from its checkpoint."""
+    def _lost(self, slot: int, event: Lost, waiting: deque[Training]) -> Training | None:
+        """A worker is gone: what it trained goes on elsewhere, from its checkpoint, or is given up.
+
+        That is what it returns then.
+        """
         training = self.active.pop(slot, None)
         self.idle.discard(slot)
         key = training.file if training else None
         self.lost[key] += 1
-        if self.lost[key] == ATTEMPTS:
-            what = f"trial {training.trial}, trained again" if training else "workers do not start"
-            raise StudyError(f"{what}: {event.detail}; see workers.log")
-        if training:
+        often = self.lost[key] == ATTEMPTS
+        if often and not training:
+            raise StudyError(f"workers do not start: {event.detail}; see workers.log")
+        if training and not often:
             waiting.appendleft(training)
         self.engine.start(slot)
+        return training if often else None
 
 
 def decide(driver: Driver, rerun: Rerun, asked: Finals) -> Generator[Retrained, None, Decision]:
@@ -252,9 +272,9 @@ def decide(driver: Driver, rerun: Rerun, asked: Finals) -> Generator[Retrained, 
         for number in range(asked.seeds)
         for row in among
     }
-    later = asked.more * max((row.seconds for row in among), default=0.0) / rerun.engine.slots
+    left = driver.ends - rerun.engine.now()
     scored: dict[Training, float] = {}
-    for told in rerun.run(wanted, driver.ends - later):
+    for told in rerun.run(wanted, driver.ends - asked.later(among, rerun.engine.slots, left)):
         driver.make_room()
         yield told
         if told.score is not None:
@@ -291,7 +311,7 @@ def decide(driver: Driver, rerun: Rerun, asked: Finals) -> Generator[Retrained, 
             for one in dict.fromkeys([made, *members])
         }
         for told in rerun.run(wanted, driver.ends):
-            driver.make_room()
+            driver.make_room(one.trial for one in [made, *members])
             yield told
             if told.score is not None:
                 twins[told.training.key] = told.training

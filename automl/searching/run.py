@@ -225,22 +225,26 @@ def run(
                 one = replace(delivery, folder=path / "front" / f"{row.trial:04d}")
                 one.write(driver.training(row.trial))
         finalists = [one.told() for one in decided.finalists] if decided else []
-        if decided and not delivery.holds(decided.made, finalists):
+        if decided:
             trial = next(row for row in rows if row.trial == decided.made.trial)
-            delivery.write(
-                decided.made,
-                decided.validated,
-                finalists=finalists,
-                search={
-                    "score": trial.score,
-                    "trials": len(rows),
-                    "states": dict(Counter(row.state for row in rows)),
-                    "device_seconds": round(sum(row.seconds for row in rows), 1),
-                    "foretold_within": driver.costs.error,  # times the seconds of an epoch
-                    "memory_foretold_within": driver.memory.error,
-                },
-                environment={**manifest.versions, "device": manifest.device},
-            )
+            about = {
+                "score": trial.score,
+                "trials": len(rows),
+                "states": dict(Counter(row.state for row in rows)),
+                "device_seconds": round(sum(row.seconds for row in rows), 1),
+                "foretold_within": driver.costs.error,  # times the seconds of an epoch
+                "memory_foretold_within": driver.memory.error,
+            }
+            if not delivery.holds(decided.made, finalists):
+                delivery.write(
+                    decided.made,
+                    decided.validated,
+                    finalists=finalists,
+                    search=about,
+                    environment={**manifest.versions, "device": manifest.device},
+                )
+            elif delivery.metrics["search"]["states"] != about["states"]:  # it went on
+                delivery.note(search=about)
         proof = delivery.metrics.get("proof", {}).get("loaded")
         if decided and (proof is None or "latency_ms" not in delivery.metrics):  # known last
             split = task.test(data)
@@ -301,8 +305,8 @@ def loaded_again(
 
 def answer(reader: subprocess.Popen[bytes]) -> float | None:
     """The validation score that it found; None where it found none."""
-    out, _ = reader.communicate()
-    return float(json.loads(out)["now"]) if reader.returncode == 0 else None
+    out, _ = reader.communicate()  # the last line of it, behind whatever parts print
+    return float(json.loads(out.splitlines()[-1])["now"]) if reader.returncode == 0 else None
 
 
 def prove(space: Space, labels: int, inputs: Callable[[Input], Inputs]) -> tuple[int, int]:
