@@ -257,6 +257,16 @@ def test_autocast_does_not_round_the_spectrum() -> None:
     assert torch.equal(rounded, inputs.prepare(x))
 
 
+def test_whole_numbers_are_of_the_scale_that_their_width_has() -> None:
+    inputs, told = fitted(), tone(loud=0.25)
+    wanted = inputs.read(told).x
+    for bits, zero in (("uint8", 128), ("int8", 0), ("int16", 0), ("int32", 0)):
+        scale = 2 ** (8 * np.dtype(bits).itemsize - 1)
+        read = inputs.read((told * scale).round().astype(np.int64).__add__(zero).astype(bits)).x
+        assert (read - wanted).abs().max() <= 2**15 / scale, bits
+        assert read.any()
+
+
 def test_what_was_prepared_for_inference_first_can_be_trained_on() -> None:
     inputs, x = fitted(mels=17), data().train.x[:2]
     with torch.inference_mode():

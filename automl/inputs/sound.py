@@ -26,6 +26,7 @@ FORMATS = ("WAV", "WAVEX", "FLAC", "OGG")  # of the many that the library knows
 LONGEST = 600  # seconds of a file
 LARGEST = 2**25  # samples of a file, all channels together: 128 MiB as float32
 RATES = (1_000, 384_000)  # Hz; the filter that resamples has 20 taps for each Hz at most
+FULL = {"int8": 2**7, "int32": 2**31}  # what stands for 1.0 in whole numbers; in others 2**15
 QUIET = 1e-6  # added before the logarithm: 60 dB below noise of full scale, so that digital
 # silence behind a recording is not told from the noise of a good microphone
 FLAT = 1e-2  # least deviation of a band, in nats: one that says nothing is not blown up
@@ -96,8 +97,10 @@ class Spectrograms(Images):
         return {
             "dtype": "int16",
             "shape": ["N", self.samples],
-            "how": f"mono, {self.rate} samples a second, 32768 for 1.0; the loudest part of "
-            f"{self.samples} samples, or silence behind what is shorter",
+            "how": f"mono, the mean of all channels; at another rate r: the loudest part of "
+            f"ceil({self.samples} * r / {self.rate}) samples, by scipy.signal.resample_poly from r "
+            f"to {self.rate} samples a second; 32768 for 1.0; the loudest part of {self.samples} "
+            "samples, or silence behind what is shorter",
             "then": f"power |STFT|^2 of x / 32768: Hann window of {self.window} in "
             f"{_bins(self.window)} places, every {self.hop}, centred, with zeros around; "
             f"over the sum of the window's squares; {self.shape[1]} triangles of weight 1 on HTK's "
@@ -116,9 +119,10 @@ class Spectrograms(Images):
     def read(self, raw: Any) -> Split:
         """Anything that is a recording or several, to int16 (N, samples).
 
-        Takes a path, the bytes of a file, an array or tensor (samples,) of fractions -1..1 or
-        int16, sampled at this rate, a batch of these (N, samples), or a list of any of them. Files
-        are read exactly as for training. Raises DataError where that is not possible.
+        Takes a path, the bytes of a file, an array or tensor (samples,) of fractions -1..1 or of
+        whole numbers as WAV files have them, uint8, int16 or int32, sampled at this rate, a batch
+        of these (N, samples), or a list of any of them. Files are read exactly as for training.
+        Raises DataError where that is not possible.
         """
         if isinstance(raw, np.ndarray | Tensor):
             one = raw.ndim == 1
@@ -246,11 +250,13 @@ def wave(raw: Any) -> NDArray[Any]:
         raise DataError(f"sound: got an array of shape {array.shape}; want (samples,)")
     if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
         raise DataError("sound: the array holds values that are not finite numbers")
+    if array.dtype == np.uint8:  # as WAV files have it
+        array = (array.astype(np.int16) - 128).astype(np.int8)
     least, most = array.min(), array.max()
     whole = array.dtype.kind != "f"
-    limit = 2**15 if whole else 1
+    limit = FULL.get(str(array.dtype), 2**15) if whole else 1
     if least < -limit or most > limit:
-        want = "-32768 to 32767" if whole else "-1 to 1"
+        want = f"{-limit} to {limit - 1}" if whole else "-1 to 1"
         raise DataError(f"sound: values reach from {least} to {most}; want {want}")
     fractions: NDArray[Any] = array.astype(np.float64) / limit
     return fractions

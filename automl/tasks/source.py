@@ -191,8 +191,8 @@ def stratified(split: Split, share: float, seed: int, labels: Sequence[str]) -> 
         members = (split.y == k).nonzero().flatten()
         if len(members) < 2:
             raise DataError(
-                f"class {label!r}: got {len(members)} readable training examples; want at least 2, "
-                "for a share of each class is held out"
+                f"class {label!r}: got {len(members)} readable examples to train and validate "
+                "with; want at least 2 of each class, and one more where some are held out to test"
             )
         count = min(max(1, round(share * len(members))), len(members) - 1)
         drawn[members[torch.randperm(len(members), generator=generator)[:count]]] = True
