@@ -241,6 +241,12 @@ class Metric:
     def better(self, a: float, b: float) -> bool:
         return a > b if self.higher_is_better else a < b
 
+    def matched(self, score: float, name: str, theirs: float) -> str:
+        """What is to be said of a baseline of that name, where the score is not above its own."""
+        if self.better(score, theirs):
+            return ""
+        return f"{name} does {f'better, {theirs:.4f}' if score != theirs else 'as well'}"
+
     def blur(self, score: float, examples: int) -> float:
         """The smallest difference between two scores that means anything.
 

@@ -200,8 +200,8 @@ class Screen:
         print(*answer(best), sep="\n")
         if "warning" in best:
             print(f"warning: the best model is {best['warning']}")
-        elif not metric.better(valid, self.opened.baseline[1]):
-            print(f"warning: {self.opened.baseline[0]} does as well; more trials or data may help")
+        elif told := metric.matched(valid, *self.opened.baseline):
+            print(f"warning: {told}; more trials or data may help")
         if any(row.state == "paused" for row in rows):
             print(f"time is up; this goes on from here: {self.command}")
         if event.metrics.get("ensemble"):

@@ -179,9 +179,10 @@ def warning(metric: Metric, metrics: Metrics) -> str | None:
     baseline = metrics.baseline
     if metrics.warning:
         return f"This model is {metrics.warning}."
-    if baseline and not metric.better(metrics.score, baseline.scores[metrics.metric]):
-        return f"{baseline.name} does as well. More trials or data may help."
-    return None
+    if baseline is None:
+        return None
+    told = metric.matched(metrics.score, baseline.name, baseline.scores[metrics.metric])
+    return f"{told}. More trials or data may help." if told else None
 
 
 def progress(
