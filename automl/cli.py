@@ -122,7 +122,7 @@ def search(
     screen = Screen(quiet=quiet, as_json=as_json, command=shlex.join(["automl", *sys.argv[1:]]))
     events = run(
         loaded,
-        name=name or Path(loaded.source).stem,
+        name=Path(loaded.source).stem if name is None else name,
         studies=studies,
         trials=trials,
         seconds=seconds,
@@ -208,6 +208,7 @@ def predict(
     """Predict with the best model of a study."""
     from dataclasses import asdict
 
+    from automl.config import printable
     from automl.searching.study import load_best
 
     _load(plugin)
@@ -216,9 +217,10 @@ def predict(
         answers = zip(inputs, predictions, strict=True)
         print(json.dumps([{"input": file, **asdict(told)} for file, told in answers]))
         return
-    width = max(map(len, inputs))
-    for file, told in zip(inputs, predictions, strict=True):
-        print(f"{file:<{width}}  {told.label}  {told.probability:.3f}")
+    files = [printable(file) for file in inputs]
+    width = max(map(len, files))
+    for file, told in zip(files, predictions, strict=True):
+        print(f"{file:<{width}}  {printable(told.label)}  {told.probability:.3f}")
 
 
 @app.command()

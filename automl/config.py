@@ -48,9 +48,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     alike = {key.lower(): key for key in known if len(key) <= 64}  # long ones cost seconds
     close = difflib.get_close_matches(name[:64].lower(), alike, n=1)
     meant = f"did you mean {alike[close[0]]!r}? " if close else ""
-    listed = [key if key.isprintable() and len(key) <= 64 else shown(key) for key in known[:24]]
+    listed = [printable(key) if len(key) <= 64 else shown(key) for key in known[:24]]
     more = f" and {len(known) - 24} more" if len(known) > 24 else ""
     return f"; {meant}Known: {', '.join(listed)}{more}."
+
+
+def printable(text: str) -> str:
+    """A text for a terminal, which signs that nobody sees may command."""
+    return text if text.isprintable() else repr(text)
 
 
 def shown(value: Any) -> str:

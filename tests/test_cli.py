@@ -190,6 +190,8 @@ WRONG = {
     "option: a time that is none": (["search", "digits", "--time", "soon"], "--time: got 'soon'"),
     "option: hardly any time": (["search", "digits", "--time", "1s"], "--time: got 1 s"),
     "option: a device that is none": (["search", "digits", "--device", "tpu9"], "--device tpu9"),
+    "option: a device without numbers": (["search", "digits", "--device", "meta"], "--device meta"),
+    "option: no name": (["search", "digits", "--name", ""], "study ''"),
     "option: a seed beyond all": (["search", "digits", "--seed", "2147483648"], "--seed: got"),
     "option: studies in a file": (
         ["search", "digits", "--studies", "good.yaml"],

@@ -9,7 +9,9 @@ import csv
 import io
 import itertools
 import json
+import os
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -30,7 +32,7 @@ from automl.results import leaderboard
 from automl.results.leaderboard import Row
 from automl.searching import driver as searching
 from automl.searching.driver import MORE, Closed, Driver, Trained
-from automl.searching.study import alone, storage
+from automl.searching.study import Study, alone, storage
 
 Config = dict[str, Any]
 Lose = Callable[[Job | None, int], bool]
@@ -157,6 +159,50 @@ def test_files_of_somebody_else_in_the_folder_of_a_trial_stay(tmp_path: Path) ->
             for folder in (tmp_path / "s" / "trials").iterdir():
                 (folder / ".DS_Store").touch()
     exact(tmp_path / "s", 12)
+
+
+def test_a_journal_that_was_lost_or_is_of_another_study_is_not_begun_anew(tmp_path: Path) -> None:
+    list(opened(tmp_path / "s", Table(), 3).run())
+    list(opened(tmp_path / "t", Table(), 3, text=SPACE.replace("64", "65")).run())
+    journal, other = (tmp_path / name / "journal.log" for name in "st")
+    for raw, told in ((b"", "got 0 studies"), (other.read_bytes(), "it is of another space")):
+        journal.write_bytes(raw)
+        with pytest.raises(StudyError, match=f"journal.log: damaged, or not written .*{told}"):
+            opened(tmp_path / "s", Table(), 3)
+    journal.unlink()
+    with pytest.raises(StudyError, match=r"journal\.log: is missing"):
+        _ = Study(tmp_path / "s").optuna
+    assert not journal.exists()
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ('"step":1,', '"step":"one",'),
+        (r'"param_value_internal":[\d.]+,', '"param_value_internal":"",'),
+    ],
+)
+def test_values_of_a_journal_that_are_no_numbers_are_told(
+    was: str, now: str, tmp_path: Path
+) -> None:
+    list(opened(tmp_path / "s", Table(), 2).run())
+    journal = tmp_path / "s" / "journal.log"
+    changed, count = re.subn(was, now, journal.read_text())
+    assert count
+    journal.write_text(changed)
+    with pytest.raises(StudyError, match=r"journal\.log: damaged, or not written by automl"):
+        _ = Study(tmp_path / "s").optuna
+
+
+@pytest.mark.parametrize("name", ["best/model.safetensors", "journal.log", "report.html"])
+def test_what_is_no_file_in_its_place_is_refused(name: str, tmp_path: Path) -> None:
+    list(opened(tmp_path / "s", Table(), 2).run())
+    odd = tmp_path / "s" / name
+    odd.parent.mkdir(exist_ok=True)
+    odd.unlink(missing_ok=True)
+    odd.mkdir() if "best" not in name else os.mkfifo(odd)
+    with pytest.raises(StudyError, match=f"{odd.name}: is no plain file; want plain files"):
+        Study.open("s", tmp_path)
 
 
 def test_a_study_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:

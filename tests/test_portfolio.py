@@ -339,9 +339,13 @@ def test_a_search_begins_with_the_best_of_another(old: list[Study], tmp_path: Pa
     assert told == f"study old of {trials(old[1].path)[0].datetime_complete:%Y-%m-%d}: " + (
         f"accuracy {best[0].score:.4g} on digits"
     )
+    shutil.rmtree(tmp_path / "old")
     list(run(Space.parse(TEXT), name="new", studies=tmp_path, trials=6, device="cpu",
-             start_from="gone"))  # fmt: skip
+             start_from="old"))  # fmt: skip
     assert len(trials(tmp_path / "new")) == 6, "who goes on needs no beginning"
+    with pytest.raises(StudyError, match="new: begun with --from old; got other; use another"):
+        list(run(Space.parse(TEXT), name="new", studies=tmp_path, device="cpu",
+                 start_from="other"))  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,7 @@ def run(
         seed=seed,
         device=precision.describe(where),
         versions=on_disk.versions(),
+        start_from=str(start_from or ""),
     )
     first = []
     if (path / "manifest.json").exists():  # before the folder is touched
@@ -378,7 +379,7 @@ def search(
         space = Space.load(find(str(space)))
     for _ in run(
         space,
-        name=name or Path(space.source).stem,
+        name=Path(space.source).stem if name is None else name,
         studies=Path(studies),
         trials=trials,
         seconds=amounts.seconds(time) if isinstance(time, str) else time,
@@ -393,7 +394,7 @@ def search(
         disk=amounts.size(disk) if isinstance(disk, str) else disk,
     ):
         pass
-    return Study.open(name or Path(space.source).stem, studies)
+    return Study.open(Path(space.source).stem if name is None else name, studies)
 
 
 def threads(device: torch.device) -> int:

@@ -23,6 +23,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,7 @@ from typing import Any
 
 import filelock
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -59,6 +61,8 @@ DAMAGED = (  # what Optuna raises on a journal that it did not write
     ValueError,
 )
 FORCED = 1.0  # seconds from one time that the journal is forced to the disk to the next
+OURS = {"journal.log", "manifest.json", "space.yaml", "report.html", "leaderboard.md",
+        "leaderboard.csv", "workers.log"}  # fmt: skip
 RESERVED = {"con", "prn", "aux", "nul", *(f"{n}{i}" for n in ("com", "lpt") for i in range(10))}
 
 
@@ -82,7 +86,7 @@ class Noted(BaseModel):
     summary: str = ""
 
 
-Scores = TypeAdapter(list[FiniteFloat])
+Scores, Steps = TypeAdapter(list[FiniteFloat]), TypeAdapter(list[int])
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ class Manifest:
     seed: int
     device: str
     versions: dict[str, str]
+    start_from: str = ""  # another study or a portfolio, if one was named
 
     def compare(self, begun: Manifest, name: str) -> None:
         told = {
@@ -110,6 +115,9 @@ class Manifest:
                     f"{name}: begun with {what} ({key} {was}, now {now}); "
                     "use another --name, or delete the study"
                 )
+        if self.start_from not in ("", begun.start_from):  # too late
+            began = f"begun with --from {begun.start_from or 'nothing'}; got {self.start_from}"
+            raise StudyError(f"{name}: {began}; use another --name")
 
 
 def versions() -> dict[str, str]:
@@ -133,10 +141,17 @@ def below(path: Path) -> Iterator[Path]:
 
 
 def no_links(path: Path) -> None:
-    """Raises StudyError where a study has a link in it: to write there is to write elsewhere."""
+    """Raises StudyError where a study has what is neither a file nor a folder in its place.
+
+    To write to a link is to write elsewhere, and who reads a pipe waits without end.
+    """
     for entry in below(path):
-        if entry.is_symlink():
-            raise StudyError(f"{entry}: is a link; want plain files and folders in a study")
+        with suppress(FileNotFoundError):
+            mode = entry.lstat().st_mode
+            plain = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+            if not plain or (entry.parent == path and entry.name in OURS and stat.S_ISDIR(mode)):
+                what = "a link" if stat.S_ISLNK(mode) else "no plain file"
+                raise StudyError(f"{entry}: is {what}; want plain files and folders in a study")
 
 
 def taken(path: Path) -> int:
@@ -257,6 +272,13 @@ def checked(study: optuna.Study, journal: Path) -> optuna.Study:
         try:
             Noted.model_validate(trial.user_attrs)
             Scores.validate_python([*trial.intermediate_values.values(), *(trial.values or [])])
+            Steps.validate_python(list(trial.intermediate_values))
+            ranges = (
+                name
+                for name, knob in trial.distributions.items()
+                if not isinstance(knob, CategoricalDistribution)
+            )
+            Scores.validate_python([trial.params[name] for name in ranges])
         except ValidationError as error:
             place, message = problems(error)[0]
             raise _damaged(journal, f"trial {trial.number}: {dotted(place)}: {message}") from error
@@ -282,14 +304,20 @@ def begin(
     directions += [StudyDirection.MINIMIZE] if space.search.cost else []
     journal = path / "journal.log"
     kept = storage(journal)
+    known = _only(kept, journal)
+    if file.exists() and known is None:
+        raise _damaged(journal, "got 0 studies; want one")
     study = optuna.create_study(
-        study_name=_only(kept, journal) or path.name,
+        study_name=known or path.name,
         storage=kept,
         directions=directions,
         load_if_exists=True,
     )
     checked(study, journal)
+    if study.user_attrs.get("space", manifest.space) != manifest.space:
+        raise _damaged(journal, "it is of another space")
     if not file.exists():
+        study.set_user_attr("space", manifest.space)
         names = [metric.name, *([space.search.cost] if space.search.cost else [])]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # since Optuna 3.2
@@ -382,6 +410,8 @@ class Study:
     def optuna(self) -> optuna.Study:
         """As Optuna sees it."""
         journal = self.path / "journal.log"
+        if not journal.is_file():  # who reads it would make it
+            raise StudyError(f"{journal}: is missing")
         found = storage(journal)
         name = _only(found, journal)
         if name is None:
