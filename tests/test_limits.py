@@ -334,6 +334,8 @@ def test_a_tight_limit_is_kept_from_the_first_trial_on(tmp_path: Path) -> None:
     driver = opened(tmp_path / "s", Table(lambda config, epoch: 0.5), 12, text=text)
     list(driver.run())
     assert [row.reason for row in driver.rows() if row.state == "infeasible"] == []
+    widths = [told.params.values() for told in trials(tmp_path / "s")]
+    assert min(len(set(layer)) for layer in zip(*widths, strict=True)) > 1
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes"])
