@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 from automl.config import Config, Input
 from automl.data import UNSCORED, Data, Ragged, Split, Windows
 from automl.errors import DataError, SpaceError
-from automl.inputs.text import PAD, PIECE, SPECIAL, UNKNOWN, TextInput, Texts, Tokens, pack, unpack
+from automl.inputs.text import (
+    PAD,
+    PIECE,
+    SPECIAL,
+    UNKNOWN,
+    TextInput,
+    Texts,
+    Tokens,
+    Words,
+    pack,
+    unpack,
+)
 
 KINDS = [name for name, part in Input.members().items() if issubclass(part, TextInput)]
 SPELLING = [name for name in KINDS if "prose" in Input.members()[name].turns]
@@ -50,6 +61,61 @@ def fitted(kind: str, data: Data, **knobs: Any) -> Tokens:
 @given(st.text())
 def test_cutting_a_text_into_pieces_loses_nothing(text: str) -> None:
     assert "".join(PIECE.findall(text)) == text
+
+
+@pytest.mark.parametrize("run", ["a", "a'", "-", " ", "\n", "ि", "😀"])
+def test_no_piece_is_long(run: str) -> None:
+    assert max(map(len, PIECE.findall("a" * 256))) == 256
+    assert max(map(len, PIECE.findall(run * 9999))) <= 11 * 256
+
+
+WHOLE = ["don't", "snake_case9", "हिन्दी", "กำลัง", "مَرْحَبًا", "nai\u0308ve", "1½", "☺️"]
+
+
+@pytest.mark.parametrize("word", WHOLE)
+def test_a_word_is_one_piece_with_its_accents_and_vowel_signs(word: str) -> None:
+    assert PIECE.findall(f"{word} {word}\n") == [word, f" {word}", "\n"]
+
+
+@pytest.mark.parametrize("plane", range(17))
+def test_every_character_is_cut_alike_by_the_library(plane: int) -> None:
+    cuts = Words().tokenizer({}, []).pre_tokenizer
+    for start in range(plane * 2**16, (plane + 1) * 2**16, 2**11):
+        if not 0xD800 <= start < 0xE000:  # halves of characters
+            text = "".join(f"a{c} {c}'b" for c in map(chr, range(start, start + 2**11)))
+            theirs = [piece for piece, _ in cuts.pre_tokenize_str(text)]
+            assert theirs == [piece.strip() for piece in PIECE.findall(text) if piece.strip()]
+
+
+ODD = st.sampled_from(
+    [*"aZ_'²ΣİÅ= -\t\n\x1c\x85\u0301\u0307\u0338\u093f\u200dⅣ①‿❤\ufe0f각\u11a8😀𝒜", "J\u030c"]
+)
+RUNS = st.tuples(ODD | st.characters(codec="utf-8"), st.sampled_from([1, 1, 2, 300]))
+HARD = st.lists(RUNS, max_size=8).map(lambda runs: "".join(c * n for c, n in runs))
+
+
+@pytest.fixture(scope="module")
+def learned() -> Tokens:
+    return fitted("bpe", classes(["हिन्दी nai\u0308ve 각\u11a8 ❤\ufe0fyou 'a'a 1² -- = \n\n" * 9]))
+
+
+@given(HARD)
+def test_a_tokenizer_json_alone_makes_our_tokens_of_every_text(learned: Tokens, text: str) -> None:
+    data, x = classes([text]), pack([text])
+    assert fitted("words", data, seen=1).alike(x) == (1, 1)
+    assert fitted("characters", data).alike(x) == learned.alike(x) == (1, 1)
+
+
+def test_bpe_learns_words_of_every_script_whole() -> None:
+    read = fitted("bpe", classes(["नमस्ते हिन्दी दुनिया"] * 9)).read(" हिन्दी दुनिया").x
+    assert isinstance(read, Ragged)
+    assert read.lengths.tolist() == [2]
+
+
+def test_words_are_the_same_composed_or_not() -> None:
+    read = fitted("words", classes(["naïve Zoë"] * 2)).read("nai\u0308ve ZOE\u0308").x
+    assert isinstance(read, Ragged)
+    assert read.values.tolist() == [2, 3]
 
 
 @given(st.lists(st.text(), min_size=1))
@@ -110,8 +176,7 @@ def test_the_library_alone_reads_a_tokenizer_json_alike(kind: str) -> None:
     for text in TEXTS:
         encoded = inputs.read(text).x
         assert isinstance(encoded, Ragged)
-        if kind != "words":  # it makes a token of white space, which is none of ours
-            assert theirs.encode(text).ids == encoded.values.tolist()
+        assert theirs.encode(text).ids == encoded.values.tolist()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,11 +13,12 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import chain, pairwise
+from itertools import groupby, pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -33,11 +34,35 @@ from automl.errors import DataError
 
 PAD, UNKNOWN = 0, 1
 SPECIAL = ("<pad>", "<unk>")  # never pieces: marks and letters are cut apart
-PIECE = re.compile(r" ?\w+(?:'\w+)*| ?[^\w\s]+|\s+(?!\S)|\s+")  # leaves nothing out
+NORMAL = normalizers.Sequence([normalizers.Lowercase(), normalizers.NFC()])  # twice is as once
 LARGEST = 32_768  # tokens of a vocabulary
 LONGEST = 16_384  # tokens of an example
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are one thread each
+
+
+def _ranges(holds: Callable[[str], bool]) -> str:
+    """The characters up to U+FFFF that hold, spelled out: no two engines mean the same by \\w."""
+    numbers = (number for number in range(2**16) if holds(chr(number)))
+    runs = groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
+    found = ([number for _, number in run] for _, run in runs)
+    return "".join(f"{chr(run[0])}-{chr(run[-1])}" for run in found)
+
+
+def _in_words(c: str) -> bool:
+    """Letters, their accents and vowel signs, numbers and `_`; not what makes a sign an emoji."""
+    upon = unicodedata.category(c) in ("Mn", "Mc") and not "\ufe00" <= c <= "\ufe0f"
+    return c.isalnum() or c == "_" or upon
+
+
+SPACE = _ranges(str.isspace)
+BEYOND = "\U00010000-\U0001cfff\U0001d400-\U0001efff\U00020000-\U0003ffff"  # hundreds are slow
+WORD = _ranges(_in_words) + BEYOND
+LONG = "{1,256}"  # BPE takes time by the square of a piece
+PIECE = re.compile(  # leaves nothing out
+    f" ?[{WORD}]{LONG}(?:'[{WORD}]{LONG}){{0,9}}| ?[^{WORD}{SPACE}]{LONG}"
+    f"|[{SPACE}]{LONG}(?![^{SPACE}])|[{SPACE}]{LONG}"
+)
 
 
 @dataclass(frozen=True)
@@ -83,10 +108,13 @@ class Pieces:
 
 
 @functools.lru_cache(maxsize=4)  # training and validation split, asked for in every trial
-def cut(x: Rows) -> Pieces:
+def cut(x: Rows, normal: bool = False) -> Pieces:
+    """As they are, or as `NORMAL` makes them, which comes first in a tokenizer.json, too."""
     numbers: dict[str, int] = {}
     rows = []
     for text in unpack(x):
+        if normal:
+            text = text.lower() if text.isascii() else NORMAL.normalize_str(text)
         found = [numbers.setdefault(piece, len(numbers)) for piece in PIECE.findall(text)]
         rows.append(torch.tensor(found, dtype=torch.int32))
     return Pieces(list(numbers), Ragged.of(rows))
@@ -144,28 +172,33 @@ class Tokens(Inputs):
         texts = unpack(x)
         if self.causal:
             texts = [texts[0][i : i + 1000] for i in range(0, len(texts[0]), 1000)]
+            x = pack(texts)
         alone = Tokenizer.from_str(self.files()["tokenizer.json"])
         alone.no_padding()
         alone.no_truncation()
         theirs = (found.ids for found in alone.encode_batch_fast(texts))
-        ours = (list(chain(*self.tokenize(PIECE.findall(text)))) for text in texts)
+        whole = self._whole(x)
+        ours = (part.tolist() for part in whole.values.split(whole.lengths.tolist()))
         return sum(a == b for a, b in zip(ours, theirs, strict=True)), len(texts)
 
     def encode(self, split: Split) -> Split:
         """Tokens, at most `length` of each text; of one to go on with, all."""
-        pieces = cut(split.x)
+        whole = self._whole(split.x)
+        if self.causal:
+            return Split(Windows(whole.values, self.length, len(split)), split.y)
+        lengths = whole.lengths.clamp_max(self.length)
+        ends = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        within = torch.arange(int(ends[-1])) - ends[:-1].repeat_interleave(lengths)
+        places = whole.offsets[:-1].repeat_interleave(lengths) + within
+        return Split(Ragged(whole.values[places], ends), split.y)
+
+    def _whole(self, x: Rows) -> Ragged:
+        """All tokens of each text."""
+        pieces = cut(x, self.tokenizer.normalizer is not None)
         tokens = self.tokenize(pieces.table)
         table = Ragged.of(torch.tensor(ids, dtype=torch.int32) for ids in tokens)
         long = table[pieces.rows.values.long()]
-        offsets = long.offsets[pieces.rows.offsets]
-        if self.causal:
-            return Split(Windows(long.values, self.length, len(split)), split.y)
-        lengths = offsets.diff().clamp_max(self.length)
-        ends = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        within = torch.arange(int(ends[-1])) - ends[:-1].repeat_interleave(lengths)
-        return Split(
-            Ragged(long.values[offsets[:-1].repeat_interleave(lengths) + within], ends), split.y
-        )
+        return Ragged(long.values, long.offsets[pieces.rows.offsets])
 
     def prepare(self, x: Tensor) -> Tensor:
         return x
@@ -279,28 +312,22 @@ class Words(TextInput):
 
     def learn(self, data: Data) -> tuple[list[str], list[tuple[str, str]]]:
         counts: Counter[str] = Counter()
-        for piece, number in cut(data.train.x).counts.items():
-            counts[self._normal.normalize_str(piece)] += number
+        for piece, number in cut(data.train.x, normal=True).counts.items():
+            counts[piece.strip()] += number
         del counts[""]
         often = Counter({word: number for word, number in counts.items() if number >= self.seen})
         return _most_frequent(often, self.vocab), []
 
     def tokenizer(self, tokens: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
         made = Tokenizer(models.WordLevel(tokens, unk_token=SPECIAL[UNKNOWN]))
-        made.normalizer = self._normal
+        made.normalizer = NORMAL
         made.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Split(Regex(PIECE.pattern), "isolated"),
-                pre_tokenizers.Split(Regex(r"\s"), "removed"),  # which pieces have lost before
+                pre_tokenizers.Split(Regex(f"[{SPACE}]"), "removed"),
             ]
         )
         return made
-
-    @property
-    def _normal(self) -> normalizers.Normalizer:
-        return normalizers.Sequence(
-            [normalizers.NFC(), normalizers.Lowercase(), normalizers.Strip()]
-        )
 
 
 class Bpe(TextInput):
@@ -335,7 +362,7 @@ def _most_frequent(counts: Counter[str], vocab: int) -> list[str]:
 def _merges(data: Data) -> list[tuple[str, str]]:
     """All merges that any vocabulary may want: 8 s for IMDB, so that they are kept on disk."""
     texts = unpack(data.train.x)
-    key = hashlib.sha256("\0".join(texts).encode("utf-8", "replace")).hexdigest()[:16]
+    key = hashlib.sha256("\0".join([PIECE.pattern, *texts]).encode()).hexdigest()[:16]
     path = cache.folder() / f"bpe-{key}.json"
     if (kept := cache.read_text(path)) is not None:
         return [(a, b) for a, b in json.loads(kept)]
