@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 from test_sequence_models import stirred
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, pre_tokenizers
 from torch import Tensor, nn
 
 import automl
@@ -386,6 +386,18 @@ def test_texts_are_told_by_the_readmes_lines_without_us(
     assert [share for _, share in found] == pytest.approx([a.probability for a in want], abs=1e-5)
 
 
+def test_a_tokenizer_inside_that_makes_other_tokens_is_refused(
+    texts: tuple[Artifact, Path], tmp_path: Path
+) -> None:
+    model, data = texts
+    assert isinstance(model.inputs, Tokens)
+    torn = Tokenizer.from_str(model.inputs.tokenizer.to_str())
+    torn.pre_tokenizer = pre_tokenizers.Split("what", "isolated")  # " is what" is no piece of ours
+    other = replace(model, inputs=replace(model.inputs, tokenizer=torn))
+    told = refused(other, "pt2", tmp_path, root=data)
+    assert re.match(r"pt2: the tokenizer inside makes other tokens of \d+ of \d+ valid", told)
+
+
 def test_data_that_no_cache_holds_is_decoded_by_an_export(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -470,11 +482,13 @@ def test_what_cannot_be_is_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def refused(model: Artifact, to: str, place: Path, precision: str = "float32") -> str:
+def refused(
+    model: Artifact, to: str, place: Path, precision: str = "float32", root: Path | None = None
+) -> str:
     """What is said; nothing is left behind."""
     file = place / f"model{Export.members()[to].suffix}"
     with pytest.raises(AutomlError) as error:
-        verified.export(model, Export.of(to), file, precision=precision, root=None)
+        verified.export(model, Export.of(to), file, precision=precision, root=root)
     assert not list(place.iterdir())
     assert "\n" not in str(error.value)
     return str(error.value)

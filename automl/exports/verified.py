@@ -69,6 +69,10 @@ def export(
     if artifact.metrics.get("data") != data.fingerprint:
         raise DataError(f"{config.task.name}: is not the data that the model was trained on")
     own = Whole(artifact)
+    texts = inputs.alike(data.valid.x) if isinstance(inputs, Tokens) else None
+    if texts and texts[0] < texts[1]:
+        told = f"other tokens of {texts[1] - texts[0]:,} of {texts[1]:,} validation texts"
+        raise ExportError(f"{to.name}: the tokenizer inside makes {told}; want none")
 
     fresh = file.with_name(f"{file.stem}.new{to.suffix}")
     try:
@@ -95,7 +99,7 @@ def export(
         measure(config, inputs, len(artifact.labels)),
         config.task.metric.name,
         compared,
-        inputs.alike(data.valid.x) if isinstance(inputs, Tokens) else None,
+        texts,
         (sum(f.stat().st_size for f in kept) / 1e6, file.stat().st_size / 1e6),
         (_timed(own, own), _timed(own, run)),
     )
