@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from automl.config import Config, Input
 from automl.data import UNSCORED, Data, Ragged, Split, Windows
@@ -25,6 +26,7 @@ from automl.inputs.text import (
     pack,
     unpack,
 )
+from automl.results.generation import Draw, written
 
 KINDS = [name for name, part in Input.members().items() if issubclass(part, TextInput)]
 SPELLING = [name for name in KINDS if "prose" in Input.members()[name].turns]
@@ -324,6 +326,43 @@ def test_an_epoch_of_windows_has_all_its_batches(
 def test_a_text_counts_by_characters() -> None:
     assert len(prose("héllo").train) == 5
     assert len(fitted("bpe", prose("héllo" * 9)).encode(prose("héllo").train)) == 5
+
+
+# What is written.
+
+
+class Few(Tokens):
+    def spell(self, tokens: list[int]) -> str:
+        assert len(tokens) <= 4, "a token costs the same however much was written"
+        return super().spell(tokens)
+
+
+class Even(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(1, 1, 1)
+
+
+@given(st.lists(st.integers(0, 14), max_size=30))
+def test_characters_are_written_when_all_their_bytes_are_there(
+    learned: Tokens, drawn: list[int]
+) -> None:
+    parts = learned.tokenize(["a😀é€ि\ufffd"])[0]  # many of these make no character
+    told, ends = [parts[i % len(parts)] for i in drawn], learned.tokenize(["a"])[0]
+    want = learned.spell(told + ends)
+    few, rest = Few(learned.size, 20, True, learned.tokenizer), iter(told + ends)
+    pieces = written(Even(), few, "", len(want), lambda _: next(rest), torch.device("cpu"))
+    assert "".join(pieces) == want
+
+
+def test_a_model_that_ends_no_character_still_comes_to_an_end(learned: Tokens) -> None:
+    byte = learned.tokenize(["é"])[0][-1]
+    pieces = written(Even(), learned, "", 9, lambda _: byte, torch.device("cpu"))
+    assert "".join(pieces) == "\ufffd" * 9
+
+
+def test_the_likeliest_token_may_always_be_drawn() -> None:
+    draw = Draw(1e6, 0, 1e-300, torch.Generator())
+    assert draw(torch.tensor([9.0, 9.0, 1.0, 2.0])) == 3
 
 
 # Who reads what is known before there is data.

@@ -33,7 +33,9 @@ class Draw:
         shares, order = (logits / self.temperature).softmax(0).sort(descending=True, stable=True)
         if self.top_k:
             shares[self.top_k :] = 0
-        shares[shares.cumsum(0) - shares >= self.top_p * shares.sum()] = 0
+        beyond = shares.cumsum(0) - shares >= self.top_p * shares.sum()
+        beyond[0] = False  # a tiny top_p is 0 in float32, and the likeliest not below it
+        shares[beyond] = 0
         return int(order[torch.multinomial(shares, 1, generator=self.generator)])
 
 
@@ -49,20 +51,24 @@ def written(
     known = inputs.tokenize([prompt or "\n"])[0]
     step: Any = getattr(model, "step", None)
     state: Any = None
-    tokens, drawn = list(known), []
-    told = ""
+    tokens = list(known)
+    held: list[int] = []  # the last tokens, if they may end within a character; `shown` of them is
+    shown, left = 0, length
     if step:
         for token in known[:-1]:
             _, state = step(torch.tensor([token], device=device), state)
-    while len(told) < length:
+    while left > 0:
         if step:
             logits, state = step(torch.tensor([tokens[-1]], device=device), state)
             last = logits[0]
         else:
             last = model(torch.tensor([tokens[-inputs.length :]], device=device))[0, -1]
         tokens.append(draw(last))
-        drawn.append(tokens[-1])
-        text = inputs.spell(drawn)
-        if not text.endswith(UNFINISHED) and len(text) > len(told):
-            yield text[len(told) : length]
-            told = text
+        held.append(tokens[-1])
+        text = inputs.spell(held)
+        unfinished = text.endswith(UNFINISHED)
+        if piece := text[shown : len(text) - unfinished][:left]:
+            yield piece
+            left -= len(piece)
+        held = held[-3:] if unfinished else []  # a fourth byte would end the character
+        shown = max(0, len(inputs.spell(held)) - 1)
