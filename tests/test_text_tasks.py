@@ -690,6 +690,27 @@ def test_luck_is_not_taken_for_skill(
     assert metric.beyond(score, 0.25, examples) == beyond
 
 
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"prompt": None}, "prompt: got NoneType; want a text"),
+    ({"prompt": b"a"}, "prompt: got bytes; want a text"),
+    ({"prompt": ["a"]}, "prompt: got list; want a text"),
+    ({"prompt": "a\udcff"}, r"prompt: got '\udcff', which is no character; want a text"),
+    ({"length": 10.5}, "length: got 10.5; want a whole number"),
+    ({"top_k": 2.5}, "top_k: got 2.5; want a whole number"),
+    ({"seed": None}, "seed: got None; want a whole number"),
+    ({"temperature": "1"}, "temperature: got '1'; want a number"),
+    ({"top_p": None}, "top_p: got None; want a number"),
+    (
+        {"length": 0},
+        "generate: got length 0, temperature 1.0, top_k 0, top_p 1.0, seed 0; want leng",
+    ),
+    (
+        {"seed": 10**23},
+        f"generate: got length 400, temperature 1.0, top_k 0, top_p 1.0, seed {10**23}",
+    ),
+]
+
+
 def test_a_search_over_prose_ends_with_a_model_that_writes(small: Any) -> None:
     _, root = small("shakespeare")
     searched(GOES_ON, root, 4)
@@ -701,12 +722,15 @@ def test_a_search_over_prose_ends_with_a_model_that_writes(small: Any) -> None:
     assert said != best.generate("A: to", length=50, temperature=0.8, seed=2)
     greedy = best.generate("A: to", length=20, temperature=0)
     assert greedy == best.generate("A: to", length=20, top_k=1)
-    assert greedy == best.generate("A: to", length=20, top_p=1e-9)
+    assert greedy == best.generate("A: to", length=20, top_p=1e-300)
+    assert len(best.generate(length=5, top_k=10**30)) == 5
     assert len(best.generate("Ω☃", length=5)) == 5
     with pytest.raises(DataError, match="has no classes; use generate"):
         best.predict("a")
-    with pytest.raises(OptionError, match=r"generate: got length 0.*want length >= 1"):
-        best.generate(length=0)
+    for wrong, message in WRONG:
+        with pytest.raises((DataError, OptionError)) as error:
+            best.stream(**wrong)
+        assert str(error.value).startswith(message)
     for temperature in (1e-6, 1e6):
         assert len(best.generate("A: to", length=5, temperature=temperature)) == 5
 
@@ -723,5 +747,6 @@ def test_a_search_over_prose_ends_with_a_model_that_writes(small: Any) -> None:
             app, ["generate", "mine", "--studies", str(root / "studies"), "--temperature", odd]
         )
         assert isinstance(shown.exception, OptionError)
-        told = f"generate: got length 400, temperature {odd}, top_k 0, top_p 1; want length >= 1, "
-        assert str(shown.exception).startswith(f"{told}temperature 0 or 1e-06 to 1e+06, ")
+        told = f"generate: got length 400, temperature {float(odd)}, top_k 0, top_p 1.0, seed 0; "
+        want = "want length >= 1, temperature 0 or 1e-06 to 1e+06, "
+        assert str(shown.exception).startswith(told + want)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -119,16 +120,26 @@ class Artifact:
 
         `temperature` divides the logits, 0 takes the likeliest token; `top_k` draws from so many
         tokens at most, 0 from all; `top_p` from the likeliest that hold this share together
-        (Holtzman et al. 2020). Raises OptionError, and DataError for a model of classes.
+        (Holtzman et al. 2020). Raises OptionError, and DataError for a model of classes or no text.
         """
         if self.labels:
             raise DataError(f"{self.path}: tells classes and continues no text; use predict")
+        if not isinstance(prompt, str):
+            raise DataError(f"prompt: got {type(prompt).__name__}; want a text")
+        if odd := re.search("[\ud800-\udfff]", prompt):
+            raise DataError(f"prompt: got {odd[0]!r}, which is no character; want a text")
+        for option, told in {"length": length, "top_k": top_k, "seed": seed}.items():
+            if not isinstance(told, int):
+                raise OptionError(f"{option}: got {told!r}; want a whole number")
+        for option, share in {"temperature": temperature, "top_p": top_p}.items():
+            if not isinstance(share, int | float):
+                raise OptionError(f"{option}: got {share!r}; want a number")
         warm = temperature == 0 or COLDEST <= temperature <= HOTTEST
-        if length < 1 or not warm or top_k < 0 or not 0 < top_p <= 1:
+        if length < 1 or not warm or top_k < 0 or not 0 < top_p <= 1 or not 0 <= seed < 2**63:
             raise OptionError(
-                f"generate: got length {length}, temperature {temperature:g}, top_k {top_k}, "
-                f"top_p {top_p:g}; want length >= 1, temperature 0 or {COLDEST:g} to {HOTTEST:g}, "
-                "top_k >= 0, 0 < top_p <= 1"
+                f"generate: got length {length}, temperature {temperature}, top_k {top_k}, top_p "
+                f"{top_p}, seed {seed}; want length >= 1, temperature 0 or {COLDEST:g} to "
+                f"{HOTTEST:g}, top_k >= 0, 0 < top_p <= 1, 0 <= seed < 2**63"
             )
         draw = Draw(temperature, top_k, top_p, torch.Generator().manual_seed(seed))
         return written(self.model, self.inputs, prompt, length, draw, self.device)
