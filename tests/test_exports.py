@@ -379,11 +379,14 @@ def test_texts_are_told_by_the_readmes_lines_without_us(
     told = verified.export(model, Pt2(), tmp_path / "trec.pt2", precision="float32", root=data)
     assert told.texts is not None
     assert told.texts[0] == told.texts[1] > 0
-    done = elsewhere(readme("torch.export.load"), tmp_path)
-    found = answers(done.stdout)
-    want = model.predict(["Who wrote Hamlet ?", "How far is the moon ?"])
-    assert [label for label, _ in found] == [answer.label for answer in want], done.stderr
-    assert [share for _, share in found] == pytest.approx([a.probability for a in want], abs=1e-5)
+    asked = ["Who wrote Hamlet ?", "How far is the moon ?"]
+    for texts_of in (asked, ["", "  "]):  # no tokens at all
+        lines = readme("torch.export.load").replace(json.dumps(asked), json.dumps(texts_of))
+        done = elsewhere(lines, tmp_path)
+        found, want = answers(done.stdout), model.predict(texts_of)
+        assert [label for label, _ in found] == [answer.label for answer in want], done.stderr
+        shares = [answer.probability for answer in want]
+        assert [share for _, share in found] == pytest.approx(shares, abs=1e-5)
 
 
 def test_a_tokenizer_inside_that_makes_other_tokens_is_refused(

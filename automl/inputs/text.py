@@ -154,7 +154,8 @@ class Tokens(Inputs):
             "dtype": "int64",
             "shape": ["N", "T"],
             "how": "tokenizers: Tokenizer.from_str(tokenizer.json).encode_batch(texts) keeps the "
-            f" {what} {self.length} tokens of a text and writes 0 behind shorter ones",
+            f"{what} {self.length} tokens of a text and writes 0 behind shorter ones; "
+            "where no text has a token, each is one 0",
         }
 
     def files(self) -> dict[str, str]:
