@@ -246,10 +246,11 @@ def answer(best: dict[str, Any]) -> list[str]:
             f" again from {seeds} seed{'s' if seeds > 1 else ''}"
             + (f"; {luck:.4f} of it was luck" if f"{luck:.4f}" > "0.0000" else "")
         )
-    low, high = best["test_interval"]
+    sure = "too few to say how sure"
+    if bounds := best["test_interval"]:
+        sure = "95 % sure: {:.4f} to {:.4f}".format(*bounds)
     told.append(
-        f"test {name} {best['test'][name]:.4f} (95 % sure: {low:.4f} to {high:.4f})"
-        f" on {best['test_examples']:,} examples"
+        f"test {name} {best['test'][name]:.4f} ({sure}) on {best['test_examples']:,} examples"
     )
     told.append(
         f"validation {best['valid'][name]:.4f}, by {best['baseline']['name']}"

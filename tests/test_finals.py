@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from automl.engines import Event, Refused
 from automl.engines.local import Local
 from automl.errors import DataError, OptionError
 from automl.inputs.text import Tokens
-from automl.results import artifact, ensemble
+from automl.results import artifact, card, delivery, ensemble
 from automl.results.delivery import Training, latencies
 from automl.results.ensemble import Ensemble
 from automl.results.judgement import averaged, judge, judged, temperature, wilson
@@ -328,6 +329,7 @@ def test_an_interval_holds_the_score_and_narrows_with_examples(score: str) -> No
     widths = []
     for count in (200, 2000):
         found = judged(*answers(count), task)
+        assert found.interval is not None
         assert found.interval.low < found.scores[score] < found.interval.high
         assert found.interval.by == {"accuracy": "Wilson", "macro_f1": "bootstrap"}[score]
         widths.append(found.interval.high - found.interval.low)
@@ -366,8 +368,20 @@ def test_a_score_of_text_has_an_interval_from_its_blocks() -> None:
     task = Task.of("textfile")
     found = judge(nn.Embedding(10, 10), split, Tokens(10, 32, causal=True), task)
     score = found.scores[task.metric.name]
+    assert found.interval is not None
     assert found.interval.by == "bootstrap"
     assert score - 0.3 < found.interval.low < score < found.interval.high < score + 0.3
+
+
+def test_a_short_text_has_a_score_and_no_interval() -> None:
+    values = torch.randint(2, 10, (99,), dtype=torch.int32)
+    split = Split(Windows(values, 32, 99), torch.zeros(0, dtype=torch.long))
+    model, inputs, task = nn.Embedding(10, 10), Tokens(10, 32, causal=True), Task.of("textfile")
+    found = judge(model, split, inputs, task)
+    assert found.interval is None
+    told = delivery.tested(found, ())
+    assert (told["test_interval"], told["test_interval_by"]) == (None, None)
+    assert told["test"][task.metric.name] > 0
 
 
 # several models
@@ -498,6 +512,12 @@ def test_luck_is_said_where_there_was_some(study: Study, search: float, luck: st
     first = study.best.metrics["finalists"][0] | {"search": search, "mean": 0.8, "spread": 0.01}
     line, *_ = answer(study.best.metrics | {"finalists": [first]})
     assert line.endswith(f"trained again from 2 seeds{luck}")
+
+
+def test_what_is_too_short_for_an_interval_is_told_as_such(study: Study) -> None:
+    short = study.best.metrics | {"test_interval": None, "test_interval_by": None}
+    assert re.search(r"^test accuracy \S+ \(too few to say how sure\) on", answer(short)[1])
+    assert "examples; too few to say how sure) | 0." in card.text(study.best.config, short)
 
 
 def test_finals_are_not_trained_twice(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,8 +67,9 @@ def text(config: Config, metrics: dict[str, Any]) -> str:
         (f"chance: {metrics['chance']['name']}, validation", metrics["chance"][name]),
     ]
     if tested:
-        low, high = metrics["test_interval"]
-        sure = f"95 % sure: {low:.4f} to {high:.4f}"
+        sure = "too few to say how sure"
+        if bounds := metrics["test_interval"]:
+            sure = "95 % sure: {:.4f} to {:.4f}".format(*bounds)
         count = f"{metrics['test_examples']:,} examples"
         rows.insert(0, (f"test {name} ({count}; {sure})", tested[name]))
     table = "\n".join(f"| {what} | {value:.4f} |" for what, value in rows)

@@ -135,7 +135,7 @@ class Delivery:
             after = judged(logits, y, config.task, heat)
             before = replace(after, logits=logits.float())
             told["valid"] = after.scores
-            told["valid_interval"] = [after.interval.low, after.interval.high]
+            told["valid_interval"] = after.bounds
             told["calibration"] = {
                 "temperature": heat,
                 "ece_before": before.calibration_error,
@@ -205,8 +205,8 @@ def tested(judgement: Judgement, labels: Sequence[str]) -> dict[str, Any]:
     """What a test tells, as metrics.json holds it."""
     told: dict[str, Any] = {
         "test": judgement.scores,
-        "test_interval": [judgement.interval.low, judgement.interval.high],
-        "test_interval_by": judgement.interval.by,
+        "test_interval": judgement.bounds,
+        "test_interval_by": judgement.interval.by if judgement.interval else None,
     }
     if judgement.logits is None:
         return told
