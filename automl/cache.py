@@ -15,15 +15,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from automl.data import Ragged, Split
+from automl.places import here
 
 DAMAGED = (SafetensorError, OSError, KeyError, ValueError)  # what `read` raises
 
 
 def folder() -> Path:
-    """The folder of downloads and decoded data."""
+    """The folder of downloads and decoded data. Raises OptionError."""
     if named := os.environ.get("AUTOML_CACHE"):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "automl"
+        return here(named, "AUTOML_CACHE")
+    return here(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME") / "automl"
 
 
 def read(path: Path, part: str) -> tuple[Split, dict[str, Any]]:

@@ -11,7 +11,6 @@ gc.set_threshold(*SELDOM)  # a fifth of all imports is looking for garbage
 
 import io  # noqa: E402
 import json  # noqa: E402
-import re  # noqa: E402
 import shlex  # noqa: E402
 import signal  # noqa: E402
 import sys  # noqa: E402
@@ -23,6 +22,7 @@ import typer  # noqa: E402
 from automl import amounts  # noqa: E402
 from automl.errors import AutomlError, DataError, OptionError, PartBug, SpaceError, StudyError  # noqa: E402
 from automl.launch import early  # noqa: E402
+from automl.places import here  # noqa: E402
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -47,10 +47,7 @@ app.add_typer(portfolios, name="portfolio")
 
 
 def _here(param: typer.CallbackParam, value: Path | None) -> Path | None:
-    """Nothing is written where an address would be taken for a folder's name, password and all."""
-    if value is not None and re.match(r"[\w+.-]{2,}:/", str(value)):
-        raise OptionError(f"--{param.name}: got {str(value)!r}; want a place on this machine")
-    return value
+    return None if value is None else here(value, f"--{param.name}")
 
 
 SpaceName = Annotated[str, typer.Argument(help="a space by name (`automl list`) or a YAML file")]

@@ -27,6 +27,7 @@ from automl.data import Data, Inputs, Split
 from automl.engines import Setup
 from automl.engines.local import Local, devices
 from automl.errors import AutomlError, OptionError, SpaceError
+from automl.places import here
 from automl.results import artifact
 from automl.results.delivery import Delivery, Joined, Training, latencies
 from automl.searching import portfolio
@@ -407,7 +408,8 @@ def root(given: str | Path | None) -> Path | None:
     named = given or os.environ.get("AUTOML_DATA")
     if not named:
         return None
-    if not Path(named).exists():
-        source = "--data" if given else "AUTOML_DATA"
+    source = "--data" if given else "AUTOML_DATA"
+    path = here(named, source)
+    if not path.exists():
         raise OptionError(f"{source}: got {str(named)!r}; want a file or folder that exists")
-    return Path(named)
+    return path

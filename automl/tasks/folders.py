@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from automl.errors import DataError
+from automl.places import here
 
 
 def home(task: str, path: str, root: Path | None, want: str) -> Path:
     """The folder that holds train/; a path counts from the data folder or the working folder."""
-    given = Path(path).expanduser()
+    given = here(path, f"{task}: path", DataError)
     places = [*([root / given] if root else []), given]
     for place in places:
         if (place / "train").is_dir():

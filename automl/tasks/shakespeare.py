@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from automl.errors import DataError
+from automl.places import here
 from automl.tasks.source import Published, Reader, Source, fetch, traces
 from automl.tasks.texts import ProseTask
 
@@ -53,7 +54,7 @@ class TextFile(ProseTask):
     )
 
     def source(self, root: Path | None) -> Source:
-        path = Path(self.path).expanduser()
+        path = here(self.path, "textfile: path", DataError)
         places = [*([root / path, root] if root else []), path]
         found = next((place for place in places if place.is_file()), None)
         if found is None:

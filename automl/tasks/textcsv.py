@@ -19,6 +19,7 @@ from automl.config import nearest
 from automl.data import Split
 from automl.errors import DataError
 from automl.inputs.text import Texts, pack
+from automl.places import here
 from automl.tasks.source import Parts, Source, stratified, traces
 from automl.tasks.texts import TextTask
 
@@ -91,7 +92,7 @@ class TextCsv(TextTask):
 
     def _parts(self, root: Path | None) -> dict[str, Path]:
         """Part to file, of those that exist."""
-        given = Path(self.path).expanduser()
+        given = here(self.path, "textcsv: path", DataError)
         places = [*([root / given] if root else []), given]
         for place in places:
             if place.is_file():

@@ -29,7 +29,7 @@ from PIL import Image
 from test_text_tasks import GOOD, own
 from test_training import sealed
 
-from automl.config import Export
+from automl.config import Export, Task
 from automl.errors import DataError, ExportError, SpaceError, StudyError
 from automl.inputs.images import UNREADABLE as NO_IMAGE
 from automl.inputs.images import picture
@@ -122,6 +122,47 @@ def test_an_address_is_no_place_and_its_password_is_told_nowhere(
     assert "er2" not in out + told
     assert "***@db" in told
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("variable", ["AUTOML_CACHE", "AUTOML_DATA", "XDG_CACHE_HOME"])
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (ADDRESS, "***@db/studies'; want a place on this machine"),
+        ("~nobody-of-that-name/x", "got '~nobody-of-that-name/x'; want a place on this machine"),
+        ("x" * 5000, "want a place on this machine: File name too long"),
+    ],
+    ids=["an address", "a stranger's home", "a long name"],
+)
+def test_a_variable_that_names_no_place_is_one_line(
+    variable: str,
+    given: str,
+    told: str,
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AUTOML_CACHE", "")
+    monkeypatch.setenv(variable, given)
+    status, _, err = command("doctor")
+    assert (status, err.count("\n")) == (2, 1)
+    assert err.startswith(f"automl: {variable}: got ")
+    assert told in err
+    assert len(err) < 200
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("task", ["textcsv", "textfile", "imagefolder", "audiofolder"])
+@pytest.mark.parametrize("path", ["~nobody-of-that-name/x", "x" * 300, ADDRESS])
+def test_a_path_of_a_space_that_leads_nowhere_is_one_line(
+    path: str, task: str, tmp_path: Path
+) -> None:
+    for root in (None, tmp_path):
+        with pytest.raises(DataError, match=f"{task}: path: got '.*want a place on this") as caught:
+            Task.of({"name": task, "path": path}).load(root)
+        assert len(str(caught.value)) < 200
+        assert "er2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("case", BOMBS)

@@ -1,0 +1,22 @@
+"""Places on this machine as people write them, and what may lie there. Opens nothing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from automl.errors import AutomlError, OptionError
+
+
+def here(given: str | Path, where: str, kind: type[AutomlError] = OptionError) -> Path:
+    """The path, with the home that `~` means. Raises `kind`, which says `where` it was written."""
+    if re.match(r"[\w+.-]{2,}:/", str(given)):  # else a folder's name, password and all
+        raise kind(f"{where}: got {str(given)!r}; want a place on this machine")
+    try:
+        path = Path(given).expanduser()
+        path.exists()  # raises where a name is too long
+    except (OSError, RuntimeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        told = f"got {str(given)[:60]!r}; want a place on this machine: {why}"
+        raise kind(f"{where}: {told}") from error
+    return path
