@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from automl.data import Ragged, Split
-from automl.places import here
+from automl.places import here, regular
 
 DAMAGED = (SafetensorError, OSError, KeyError, ValueError)  # what `read` raises
 
@@ -29,7 +29,7 @@ def folder() -> Path:
 
 def read(path: Path, part: str) -> tuple[Split, dict[str, Any]]:
     """A split, and what is known of all of its data set. Raises one of DAMAGED."""
-    with safe_open(path, framework="pt") as file:
+    with safe_open(regular(path), framework="pt") as file:
         metadata = file.metadata() or {}
         # copied, for they are views of the file: what is checked here must not change later
         held = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
@@ -57,7 +57,7 @@ def write(path: Path, parts: dict[str, Split], about: str) -> None:
 def read_text(path: Path) -> str | None:
     """What `write_text` wrote, if it is there and whole."""
     try:
-        sha, _, text = path.read_text(encoding="utf-8").partition("\n")
+        sha, _, text = regular(path).read_text(encoding="utf-8").partition("\n")
     except (OSError, ValueError):
         return None
     return text if hashlib.sha256(text.encode()).hexdigest() == sha else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 
@@ -19,4 +20,11 @@ def here(given: str | Path, where: str, kind: type[AutomlError] = OptionError) -
         why = error.strerror if isinstance(error, OSError) else error
         told = f"got {str(given)[:60]!r}; want a place on this machine: {why}"
         raise kind(f"{where}: {told}") from error
+    return path
+
+
+def regular(path: Path) -> Path:
+    """The path, unless a pipe or device lies there, which would be waited for. Raises OSError."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is no file", str(path))
     return path

@@ -663,6 +663,14 @@ def headed(**about: Any) -> Callable[[Path], None]:
     return spoil
 
 
+def piped(file: str) -> Callable[[Path], None]:
+    def spoil(best: Path) -> None:
+        (best / file).unlink()
+        os.mkfifo(best / file)
+
+    return spoil
+
+
 def without_header(best: Path) -> None:
     file = best / "model.safetensors"
     save_file(load_file(file), file)
@@ -701,6 +709,9 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "a config with a tag": edited(
         "config.yaml", lambda raw: raw + b"\nx: !!python/name:os.system\n"
     ),
+    "a pipe for a config": piped("config.yaml"),
+    "a pipe for weights": piped("model.safetensors"),
+    "a pipe for metrics": piped("metrics.json"),
     "no config": lambda best: (best / "config.yaml").unlink(),
     "metrics cut": edited("metrics.json", lambda raw: raw[:50]),
     "metrics that are a list": edited("metrics.json", lambda raw: b"[1, 2]"),

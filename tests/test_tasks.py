@@ -18,11 +18,13 @@ import pytest
 import torch
 from PIL import Image
 
+from automl import cache
 from automl.config import Task
 from automl.data import Data, Split
 from automl.errors import DataError
-from automl.inputs.images import Images
+from automl.inputs.images import FORMATS, Images
 from automl.tasks.cifar import Cifar, Cifar10, Cifar100
+from automl.tasks.imagefolder import SUFFIXES
 from automl.tasks.images import ImageTask
 from automl.tasks.mnist import FashionMnist, Idx
 
@@ -281,6 +283,21 @@ def test_a_damaged_cache_is_noticed_and_rebuilt(
     assert torch.equal(task.test(None).x, test.x)
     assert f"{path} is damaged" in caplog.text
     assert len(path.read_bytes()) == len(whole)
+
+
+def test_a_pipe_in_the_cache_is_not_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = Task.of("digits").load(None)
+    path = cached(tmp_path, "train")
+    cache.write_text(tmp_path / "text", "kept")
+    for place in (path, tmp_path / "text"):
+        place.unlink()
+        os.mkfifo(place)
+    assert Task.of("digits").load(None).fingerprint == data.fingerprint
+    assert f"{path} is damaged" in caplog.text
+    assert path.is_file()
+    assert cache.read_text(tmp_path / "text") is None
 
 
 def test_a_flipped_bit_anywhere_in_the_header_does_no_harm(tmp_path: Path) -> None:
@@ -765,6 +782,20 @@ def test_without_a_test_folder_15_percent_are_set_aside(tmp_path: Path) -> None:
     assert task.test(None).y.bincount().tolist() == [15, 6]
     data = task.load(None)
     assert len(data.train) + len(data.valid) == 119
+
+
+def test_files_of_every_suffix_are_read() -> None:
+    formats = {Image.registered_extensions()[suffix] for suffix in SUFFIXES}
+    assert formats == set(FORMATS)
+
+
+def test_a_photograph_with_more_behind_it_is_read_as_that(tmp_path: Path) -> None:
+    """As telephones store them, under .jpg: PIL calls it MPO."""
+    first, second = (Image.fromarray(noise(40, 40, 3, seed=n)) for n in (0, 1))
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
+    first.save(tmp_path / "b.jpg", "JPEG")
+    both = Images((3, 40, 40)).read([tmp_path / "a.jpg", tmp_path / "b.jpg"]).x
+    assert torch.equal(both[0], both[1])
 
 
 def test_hidden_files_and_other_files_are_no_images(tmp_path: Path) -> None:

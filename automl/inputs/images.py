@@ -14,14 +14,17 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 from torch import Tensor
 
 from automl.config import Input
 from automl.data import Data, Inputs, Raw, Split, pieces
 from automl.errors import DataError
+from automl.places import regular
 
+# PIL knows many more, of which some run a program: EPS is PostScript, and Ghostscript's to draw
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF")
 Side = Annotated[int, Field(ge=1, le=4096)]  # pixels
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -139,7 +142,12 @@ UNREADABLE = (  # what PIL raises on damaged files, and we on numbers that are n
 
 def picture(file: bytes | Path, shape: tuple[int, int, int]) -> Tensor:
     """An image file as uint8 (C, H, W). Raises one of UNREADABLE."""
-    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
+    source = io.BytesIO(file) if isinstance(file, bytes) else regular(file)
+    try:
+        found = Image.open(source, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"is none of {', '.join(FORMATS)}") from error
+    with found as opened:
         opened.draft(None, (2 * shape[2], 2 * shape[1]))  # large JPEGs: no more pixels than needed
         return pixels(opened, shape)
 

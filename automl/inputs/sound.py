@@ -21,6 +21,7 @@ from automl.config import Input
 from automl.data import Data, Inputs, Raw, Split, pieces
 from automl.errors import DataError
 from automl.inputs.images import Images
+from automl.places import regular
 
 FORMATS = ("WAV", "WAVEX", "FLAC", "OGG")  # of the many that the library knows
 LONGEST = 600  # seconds of a file
@@ -196,9 +197,8 @@ def sound(file: bytes | Path, rate: int, samples: int) -> Tensor:
     Channels are averaged. A longer recording is cut to its loudest part, first of all, so that
     hours of a file are not resampled for a second of it.
     """
-    if isinstance(file, Path) and file.exists() and not file.is_file():
-        raise ValueError("is no file")  # a pipe would be waited for
-    with soundfile.SoundFile(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
+    source = io.BytesIO(file) if isinstance(file, bytes) else regular(file)
+    with soundfile.SoundFile(source) as opened:
         theirs, frames, channels = opened.samplerate, opened.frames, opened.channels
         if opened.format not in FORMATS:
             raise ValueError(f"is {opened.format}; want WAV, FLAC or OGG")

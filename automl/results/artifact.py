@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from automl.config import Config, Strict, dotted, problems
 from automl.data import Inputs, Split
 from automl.errors import DataError, OptionError
+from automl.places import regular
 from automl.results.generation import Draw, written
 from automl.results.judgement import Judgement, judge
 from automl.size import weightless
@@ -235,7 +236,7 @@ def noted(folder: Path) -> dict[str, Any]:
 
 def beside(file: Path) -> str:
     """A text of the folder. Raises DataError for one that no model has."""
-    if file.stat().st_size > LARGEST:
+    if regular(file).stat().st_size > LARGEST:
         raise DataError(f"{file}: larger than {LARGEST:,} bytes")
     return file.read_text(encoding="utf-8")
 
@@ -243,10 +244,10 @@ def beside(file: Path) -> str:
 def load(path: Path | str, *, device: str = "cpu") -> Artifact:
     """Open a folder. Raises AutomlError with the file and what is wrong with it."""
     path = Path(path)
-    config = Space.load(path / "config.yaml").config()
     file = path / "model.safetensors"
     try:
-        with safe_open(file, "pt", device="cpu") as weights:
+        config = Space.load(regular(path / "config.yaml")).config()
+        with safe_open(regular(file), "pt", device="cpu") as weights:
             header = Header.model_validate_json((weights.metadata() or {}).get("automl", ""))
             if bool(header.labels) == (config.task.gives == "prose"):
                 raise DataError(f"{file}: got {len(header.labels)} labels for {config.task.name}")

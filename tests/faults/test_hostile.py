@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import tracemalloc
 import zlib
@@ -32,7 +33,7 @@ from test_training import sealed
 from automl.config import Export, Task
 from automl.errors import DataError, ExportError, SpaceError, StudyError
 from automl.inputs.images import UNREADABLE as NO_IMAGE
-from automl.inputs.images import picture
+from automl.inputs.images import Images, picture
 from automl.inputs.sound import UNREADABLE as NO_SOUND
 from automl.inputs.sound import sound
 from automl.searching.study import folder
@@ -262,6 +263,30 @@ def test_an_image_cut_anywhere_is_read_or_unreadable(kind: str) -> None:
         except NO_IMAGE:
             failed += 1
     assert failed > 10
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+
+
+def test_no_image_starts_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostScript in data would run: PIL gives EPS to Ghostscript, whatever a file is called."""
+    ghostscript, file = tmp_path / "gs", tmp_path / "eps.png"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/called\n")
+    ghostscript.chmod(0o755)
+    file.write_bytes(EPS)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # looked for once a process
+    with pytest.raises(DataError, match=r"eps\.png: cannot be read as an image: is none of JPEG"):
+        Images((3, 8, 8)).read(file)
+    with pytest.raises(ValueError, match="is none of JPEG"):
+        picture(EPS, (3, 8, 8))
+    assert not (tmp_path / "called").exists()
+
+
+def test_a_pipe_is_no_image_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match=r"cannot be read as an image: .* is no file"):
+        Images((3, 8, 8)).read(tmp_path / "pipe.png")
 
 
 # Sounds.
