@@ -22,7 +22,7 @@ import typer  # noqa: E402
 from automl import amounts  # noqa: E402
 from automl.errors import AutomlError, DataError, OptionError, PartBug, SpaceError, StudyError  # noqa: E402
 from automl.launch import early  # noqa: E402
-from automl.places import here  # noqa: E402
+from automl.places import here, target  # noqa: E402
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -534,8 +534,7 @@ def build(
     from automl.searching import portfolio
     from automl.searching.study import Study
 
-    if out.suffix != ".json":
-        raise OptionError(f"--out: got {str(out)!r}; want a file that ends in .json")
+    target(out, ".json")
     _load(plugin)
     found = portfolio.build([Study.open(name, studies) for name in names], entries)
     portfolio.write(out, found)

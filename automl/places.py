@@ -23,6 +23,14 @@ def here(given: str | Path, where: str, kind: type[AutomlError] = OptionError) -
     return path
 
 
+def target(file: Path, suffix: str) -> None:
+    """Raises OptionError where `--out` names no file that could be written, of that kind."""
+    if file.suffix != suffix or file.is_dir():
+        raise OptionError(f"--out: got {str(file)!r}; want a file that ends in {suffix}")
+    if not file.parent.is_dir():
+        raise OptionError(f"--out: {file.parent}: is no folder")
+
+
 def regular(path: Path) -> Path:
     """The path, unless a pipe or device lies there, which would be waited for. Raises OSError."""
     if path.exists() and not path.is_file():

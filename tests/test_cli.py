@@ -202,6 +202,22 @@ WRONG = {
     "option: a name that leads elsewhere": (["search", "digits", "--name", "../up"], "'../up'"),
     "option: out is a file": (["train", "full.yaml", "--out", "good.yaml"], "--out: good.yaml"),
     "option: out is in use": (["train", "full.yaml", "--out", "single"], "--out: single holds"),
+    "option: out below a file": (
+        ["train", "full.yaml", "--out", "good.yaml/x"],
+        "good.yaml/x: can",
+    ),
+    "option: out where nothing can be": (
+        ["train", "full.yaml", "--out", "/proc/x"],
+        "/proc/x: cann",
+    ),
+    "option: a portfolio's folder is none": (
+        ["portfolio", "build", "none", "--out", "nodir/x.json"],
+        "--out: nodir: is no folder",
+    ),
+    "option: a portfolio is a folder": (
+        ["portfolio", "build", "none", "--out", "dir.json"],
+        "--out: got 'dir.json'; want a file that ends in .json",
+    ),
     "config: with holes": (["train", "good.yaml"], "left open"),
     "study: none of that name": (["leaderboard", "none"], "no study is called 'none'"),
     "study: none to predict with": (["predict", "none", "a.png"], "no study is called 'none'"),
@@ -223,6 +239,7 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(
     (tmp_path / "limit.yaml").write_text(SPACE + "search: {max_params: 10}\n")
     (tmp_path / "folder.yaml").write_text(SPACE.replace("digits", "imagefolder"))
     (tmp_path / "single" / "train" / "a").mkdir(parents=True)
+    (tmp_path / "dir.json").mkdir()
     before = snapshot(tmp_path)
     done = automl(*words)
     assert done.status == 2
@@ -232,6 +249,17 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(
     assert done.err.count("\n") == 1
     assert snapshot(tmp_path) == before
     assert not (tmp_path / "studies").exists()
+
+
+def test_a_model_wants_a_folder_that_has_a_name(
+    automl: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full.yaml").write_text("task: digits\nmodel: mlp\n")
+    monkeypatch.chdir(tmp_path / "empty")
+    done = automl("train", tmp_path / "full.yaml", "--out", ".")
+    assert done.status == 2
+    assert done.err.startswith("automl: --out: .: cannot be written (")
 
 
 @pytest.mark.parametrize(

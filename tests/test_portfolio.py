@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import random
@@ -194,6 +195,21 @@ def test_an_entry_says_where_it_comes_from(old: list[Study], tmp_path: Path) -> 
     assert belief.told.startswith("study narrow of 20")
     portfolio.write(tmp_path / "a.json", [belief])
     assert portfolio.read(tmp_path / "a.json") == [belief]
+
+
+def test_a_portfolio_is_written_whole_or_not_at_all(
+    old: list[Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beliefs, file = portfolio.build(old, 1), tmp_path / "a.json"
+    file.write_text("as it was")
+
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OptionError, match=r"--out: .*a\.json: No space left on device"):
+        portfolio.write(file, beliefs)
+    assert file.read_text() == "as it was"
 
 
 def test_a_portfolio_is_of_one_kind_of_data(old: list[Study], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from automl.data import UNSCORED, Inputs, Metric, Split
 from automl.errors import DataError, ExportError, OptionError
 from automl.exports.whole import Whole
 from automl.inputs.text import Tokens
+from automl.places import target
 from automl.results.artifact import Artifact
 from automl.size import Size
 from automl.space import measure
@@ -118,10 +119,7 @@ def _refuse(to: Export, file: Path, precision: str) -> None:
     if missing := [package for package in to.needs if find_spec(package) is None]:
         told = f"needs {' and '.join(missing)}: pip install '.[{to.name}]'"
         raise OptionError(f"automl export --to {to.name} {told}")
-    if file.suffix != to.suffix or file.is_dir():
-        raise OptionError(f"--out: got {str(file)!r}; want a file that ends in {to.suffix}")
-    if not file.parent.is_dir():
-        raise OptionError(f"--out: {file.parent}: is no folder")
+    target(file, to.suffix)
 
 
 @torch.inference_mode()

@@ -249,16 +249,28 @@ def fit(
     config: Config, folder: Path, *, root: Path | None, device: torch.device
 ) -> Iterator[Epoch]:
     """Train one config, test it and leave it in `folder`. The same call goes on after a stop."""
-    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= FILES):
-        raise OptionError(f"--out: {folder} holds more than a model; give a folder of its own")
+    _writable(folder)
     data = config.task.load(root)
     measure(config, config.input.fit(data), len(data.labels))
     baseline = config.task.baseline(data)
     file = folder.with_name(folder.name + ".checkpoint")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     yield from train(config, data, device=device, checkpoint=file)
     delivery = Delivery(folder, folder.name, data, baseline)
     delivery.write(Training(0, config, file), trial=None)  # the only one, and of no study
     delivery.test(config.task.test(root), device)
     delivery.note(latency_ms=latencies(folder, device))
     checkpoint.remove(file)
+
+
+def _writable(folder: Path) -> None:
+    """Raises OptionError where no model and no checkpoint beside it could be written."""
+    try:
+        free = folder.is_dir() and {p.name for p in folder.iterdir()} <= FILES
+        if folder.exists() and not free:
+            raise OptionError(f"--out: {folder} holds more than a model; give a folder of its own")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        probe = folder.with_name(folder.name + ".checkpoint.new")  # as the first to be written
+        probe.touch()
+        probe.unlink()
+    except (OSError, ValueError) as error:  # the latter where it has no name: `.`
+        raise OptionError(f"--out: {folder}: cannot be written ({error})") from error

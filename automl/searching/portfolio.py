@@ -30,6 +30,7 @@ from automl.config import (
 from automl.data import Data
 from automl.errors import OptionError, SpaceError, StudyError
 from automl.reader import MAX_BYTES
+from automl.results.artifact import put
 from automl.results.leaderboard import row
 from automl.searching.encoder import Encoder, Values
 from automl.searching.gaussian import Array
@@ -170,13 +171,16 @@ def shares(scores: Array, median: float, best: float) -> Array:
 
 
 def write(path: Path, beliefs: list[Belief]) -> None:
-    """One line for where a config comes from, one for what it is."""
+    """One line for where a config comes from, one for what it is. Raises OptionError."""
     entries = []
     for belief in beliefs:
         told = belief.model_dump(mode="json")
         lines = (f'"{key}": {json.dumps(value)}' for key, value in told.items())
         entries.append("{" + ",\n ".join(lines) + "}")
-    path.write_text("[\n" + ",\n".join(entries) + "\n]\n", encoding="utf-8")
+    try:
+        put(path, "[\n" + ",\n".join(entries) + "\n]\n")
+    except OSError as error:
+        raise OptionError(f"--out: {path}: {error.strerror}") from error
 
 
 def read(path: Path) -> list[Belief]:
