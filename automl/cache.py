@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,11 @@ def write(path: Path, parts: dict[str, Split], about: str) -> None:
     path.mkdir(parents=True, exist_ok=True)
     metadata = {"about": about, "sha256": hashlib.sha256(about.encode()).hexdigest()}
     with tempfile.TemporaryDirectory(dir=path) as unfinished:
+        (plain := Path(unfinished, "plain")).touch()
         for part, split in parts.items():
             fresh = Path(unfinished, f"{part}.safetensors")
             save_file(_tensors(split), fresh, metadata)
+            shutil.copymode(plain, fresh)  # save_file writes for its owner alone
             fresh.replace(path / fresh.name)
 
 

@@ -128,6 +128,17 @@ def test_every_model_gives_the_same_answers_from_every_kind_of_file(
         torch.testing.assert_close(run(x), own(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("to", Export.members())
+def test_others_may_read_a_file_as_they_may_read_any(to: str, tmp_path: Path) -> None:
+    part, file = Export.of(to), tmp_path / f"model{Export.members()[to].suffix}"
+    before = os.umask(0o027)
+    try:
+        part.write(Whole(made({"name": "mlp"}, "maps")), file, "float32")
+    finally:
+        os.umask(before)
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
 def test_what_leaves_is_what_the_artifact_answers() -> None:
     for reads in ("maps", "sounds", "tokens"):
         model = made({"name": {"tokens": "bag"}.get(reads, "cnn")}, reads)

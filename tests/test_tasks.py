@@ -316,6 +316,15 @@ def test_no_unfinished_file_stays_in_the_cache(tmp_path: Path) -> None:
     assert names == ["test.safetensors", "train.safetensors"]
 
 
+def test_others_may_read_the_cache_as_they_may_read_any_file(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        Task.of("digits").load(None)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "cache").glob("*/*")} == {0o640}
+
+
 def test_a_cache_that_cannot_be_written_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
