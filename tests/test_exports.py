@@ -294,7 +294,7 @@ sys.meta_path.insert(0, Blocked())
 def elsewhere(code: str, place: Path) -> subprocess.CompletedProcess[str]:
     """Run where nothing of ours can be imported."""
     surroundings = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    words = [sys.executable, "-W", "ignore", "-c", BLOCKED + code]
+    words = [sys.executable, "-W", "error", "-c", BLOCKED + code]
     return subprocess.run(words, cwd=place, env=surroundings, capture_output=True, text=True)
 
 
