@@ -7,7 +7,6 @@ Text only ever *names* a part: no path to code, nothing evaluated.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
 import importlib
@@ -15,8 +14,10 @@ import importlib.metadata
 import importlib.util
 import pkgutil
 import sys
+import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -33,7 +34,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from automl.data import Data, Inputs, Metric, Raw, Split
-from automl.errors import OptionError, SpaceError
+from automl.errors import OptionError, PartBug, SpaceError
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +113,14 @@ class Part(Strict):
         if name not in cls.members():
             told = f"no {kind} is called {shown(name)}{nearest(name, cls.members())}"
             raise PydanticCustomError("unknown_part", "{told}", {"told": told})
-        return cls.members()[name].model_validate(value)
+        member = cls.members()[name]
+        if lacking := sorted(member.__abstractmethods__):
+            file = getattr(sys.modules.get(member.__module__), "__file__", member.__module__)
+            told = (
+                f"{kind} {name!r} of {file} lacks {', '.join(lacking)}; want what every {kind} has"
+            )
+            raise PydanticCustomError("unfinished_part", "{told}", {"told": told})
+        return member.model_validate(value)
 
     @classmethod
     def members(cls) -> dict[str, type[Self]]:
@@ -187,13 +195,24 @@ def _load_installed() -> None:
 
 @functools.cache
 def load_plugin(path: Path) -> None:
-    """Run a file of the user's own parts. Only ever called for paths the user gave."""
+    """Run a file of the user's own parts. Only ever called for paths the user gave.
+
+    Raises OptionError, and PartBug with whatever the file raises.
+    """
     spec = importlib.util.spec_from_file_location(f"automl_plugin_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise OptionError(f"--plugin {path}: want a Python file that exists")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # pydantic looks names up there
-    with contextlib.redirect_stdout(sys.stderr):  # what it prints is no result
+
+    def told(kind: object, error: BaseException | None, tb: object) -> None:
+        if error and not isinstance(error, KeyboardInterrupt):
+            shown = "".join(traceback.format_exception(error))
+            raise PartBug(f"--plugin {path}: does not load:\n{shown}") from error
+
+    with ExitStack() as stack:
+        stack.push(told)  # sees all that is raised, an exit too
+        stack.enter_context(redirect_stdout(sys.stderr))  # what it prints is no result
         spec.loader.exec_module(module)
 
 

@@ -6,7 +6,7 @@
     ├── StudyError      a study that is held, damaged or begun with other settings
     ├── OptionError     an option of a command or an argument of a function
     ├── ExportError     a model that a file format cannot hold, or answers otherwise from it
-    └── PartBug         a part of the program failed on a valid config: carries its traceback
+    └── PartBug         a part failed on a valid config, or as it was loaded: has its traceback
 
 The command line prints them as one line and exits with 2; a PartBug with its traceback, and 1.
 """
@@ -45,7 +45,7 @@ class ExportError(AutomlError):
 
 
 class PartBug(AutomlError):
-    """A part raised on a config that is valid. It stops the search: a bug is not a bad trial."""
+    """A part raised on a valid config, or its file as it was loaded: a bug is not a bad trial."""
 
 
 def is_full(error: OSError) -> bool:

@@ -438,8 +438,52 @@ def test_parts_of_ones_own_are_known_before_a_study_is_opened(
     name: str, automl: Command, tmp_path: Path
 ) -> None:
     (tmp_path / "parts.py").write_text("raise FileExistsError('it is run')\n")
-    with pytest.raises(FileExistsError, match="it is run"):
-        automl(name, "none", *WITH_PARTS[name], "--plugin", tmp_path / "parts.py")
+    done = automl(name, "none", *WITH_PARTS[name], "--plugin", tmp_path / "parts.py")
+    assert done.status == 1
+    assert done.err.endswith("FileExistsError: it is run\n\n")
+
+
+UNLOADED = {
+    "import nosuch": "ModuleNotFoundError: No module named 'nosuch'",
+    "raise SystemExit(3)": "SystemExit: 3",
+    "def build(:": "SyntaxError: invalid syntax",
+    "raise BaseException": "BaseException",
+}
+
+
+@pytest.mark.parametrize("code", UNLOADED)
+def test_a_plugin_that_does_not_load_is_named_before_its_traceback(
+    code: str, automl: Command, tmp_path: Path
+) -> None:
+    file = tmp_path / "parts.py"
+    file.write_text(f"\n{code}\n")
+    done = automl("space", "check", "digits", "--plugin", file)
+    assert done.status == 1
+    first, second, *_, last = done.err.rstrip().splitlines()
+    assert first == f"automl: --plugin {file}: does not load:"
+    assert second == "Traceback (most recent call last):"
+    assert f'File "{file}", line 2' in done.err
+    assert last == UNLOADED[code]
+
+
+def test_nobody_but_the_user_interrupts_a_plugin(automl: Command, tmp_path: Path) -> None:
+    (tmp_path / "parts.py").write_text("raise KeyboardInterrupt\n")
+    assert automl("space", "check", "digits", "--plugin", tmp_path / "parts.py").status == 130
+
+
+def test_a_part_that_lacks_methods_is_told_with_their_names(
+    automl: Command, tmp_path: Path
+) -> None:
+    file, space = tmp_path / "parts.py", tmp_path / "my.yaml"
+    file.write_text(
+        "from typing import Literal\nimport automl\n"
+        'class Mine(automl.Model):\n    name: Literal["mine"] = "mine"\n'
+    )
+    space.write_text("task: digits\nmodel: mine\n")
+    done = automl("space", "check", space, "--plugin", file)
+    assert done.status == 2
+    told = f"model: model 'mine' of {file} lacks build; want what every model has\n"
+    assert done.err == f"automl: {space}:2: {told}"
 
 
 def test_an_export_says_what_is_not_in_it(studies: Path, automl: Command, tmp_path: Path) -> None:
