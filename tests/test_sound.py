@@ -328,6 +328,8 @@ def test_read_takes_files_and_arrays_one_or_several(tmp_path: Path) -> None:
     several += [pcm(told), pcm(told).numpy(), torch.from_numpy(told)]
     whole = inputs.read(several).x
     assert whole.shape == (8, RATE)
+    coarse = inputs.read(torch.from_numpy(told).bfloat16()).x[0]
+    assert (coarse.int() - whole[0].int()).abs().max() <= 2**15 / 2**8
     for row, given in zip(whole, several, strict=True):
         assert (row.int() - pcm(told).int()).abs().max() <= 1
         assert torch.equal(inputs.read(given).x[0], row)
@@ -341,6 +343,8 @@ def test_read_takes_files_and_arrays_one_or_several(tmp_path: Path) -> None:
         ([], "got nothing"),
         (np.zeros(0), "shape"),
         (np.zeros((2, 3, 4)), "shape"),
+        (np.array(0.5), "shape"),
+        (np.zeros((800, 2)), r"got an array of shape \(800, 2\), as of channels"),
         (np.full(10, np.nan), "finite"),
         (np.array(["a"]), "finite"),
         (np.full(10, 2.0), "want -1 to 1"),

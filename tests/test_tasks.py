@@ -727,7 +727,10 @@ def test_truth_values_are_black_and_white() -> None:
     seen = noise(9, 8) > 127
     want = Images((1, 8, 8)).read(seen.astype(np.uint8) * 255).x
     assert torch.equal(Images((1, 8, 8)).read(seen).x, want)
-    assert torch.equal(Images((1, 8, 8)).read(torch.from_numpy(seen)).x, want)
+    for same in torch.from_numpy(seen), torch.from_numpy(seen).bfloat16():
+        assert torch.equal(Images((1, 8, 8)).read(same).x, want)
+    with pytest.raises(DataError, match=r"image: got an array of shape \(\); want"):
+        Images((1, 8, 8)).read(np.array(1))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -224,7 +225,7 @@ def test_words_that_are_rare_are_not_told_apart() -> None:
     assert fitted("words", data, seen=1).size == 4
 
 
-@pytest.mark.parametrize("raw", [7, ["a", 7], [], None])
+@pytest.mark.parametrize("raw", [7, ["a", 7], [], None, np.array("a")])
 def test_what_is_no_text_is_told(raw: Any) -> None:
     with pytest.raises(DataError, match=r"text: got .*; want a text or a list of texts"):
         fitted("words", classes(TEXTS)).read(raw)

@@ -478,7 +478,7 @@ def test_what_is_wrong_with_a_table_is_one_line(
 
 def test_a_label_with_one_row_is_told(tmp_path: Path) -> None:
     task = own(tmp_path, f"text,label\n{GOOD}\nalone,c")
-    with pytest.raises(DataError, match="class 'c': got 1 readable training examples"):
+    with pytest.raises(DataError, match="class 'c': got 1 readable examples to train"):
         task.load(None)
 
 

@@ -96,7 +96,7 @@ class Images(Inputs):
         """
         if isinstance(raw, np.ndarray | Tensor):
             grey_batch = raw.ndim == 3 and (self.shape[0], *raw.shape[1:]) == self.shape
-            one = raw.ndim == 2 or (raw.ndim == 3 and not grey_batch)
+            one = raw.ndim < 3 or (raw.ndim == 3 and not grey_batch)
         elif isinstance(raw, str | Path | Image.Image):
             one = True
         elif isinstance(raw, Iterable):
@@ -186,9 +186,16 @@ def grey(array: NDArray[Any], deep: bool) -> Image.Image:
     return Image.fromarray(levels(array))
 
 
+def array_of(raw: Any) -> NDArray[Any]:
+    """An array, tensor or list as NumPy has it, and bfloat16, which it has not, as float32."""
+    if not isinstance(raw, Tensor):
+        return np.asarray(raw)
+    return (raw.float() if raw.dtype == torch.bfloat16 else raw).detach().cpu().numpy()
+
+
 def drawn(raw: Any) -> Image.Image:
     """An array or tensor of one image, as PIL has it. Raises ValueError."""
-    array = np.asarray(raw.detach().cpu() if isinstance(raw, Tensor) else raw)
+    array = array_of(raw)
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[-1] not in (1, 3):
         array = array.transpose(1, 2, 0)
     if array.ndim == 3 and array.shape[-1] == 1:

@@ -20,13 +20,14 @@ from torch import Tensor
 from automl.config import Input
 from automl.data import Data, Inputs, Raw, Split, pieces
 from automl.errors import DataError
-from automl.inputs.images import Images
+from automl.inputs.images import Images, array_of
 from automl.places import regular
 
 FORMATS = ("WAV", "WAVEX", "FLAC", "OGG")  # of the many that the library knows
 LONGEST = 600  # seconds of a file
 LARGEST = 2**25  # samples of a file, all channels together: 128 MiB as float32
 RATES = (1_000, 384_000)  # Hz; the filter that resamples has 20 taps for each Hz at most
+CHANNELS = 16  # of what is read: arrays with fewer columns are no recordings one below the other
 FULL = {"int8": 2**7, "int32": 2**31}  # what stands for 1.0 in whole numbers; in others 2**15
 QUIET = 1e-6  # added before the logarithm: 60 dB below noise of full scale, so that digital
 # silence behind a recording is not told from the noise of a good microphone
@@ -126,7 +127,10 @@ class Spectrograms(Images):
         Raises DataError where that is not possible.
         """
         if isinstance(raw, np.ndarray | Tensor):
-            one = raw.ndim == 1
+            one = raw.ndim < 2
+            if not one and raw.shape[1] < CHANNELS:
+                got = f"got an array of shape {tuple(raw.shape)}, as of channels"
+                raise DataError(f"sound: {got}; want (samples,), their mean, or (N, samples)")
         elif isinstance(raw, str | Path | bytes):
             one = True
         elif isinstance(raw, Iterable):
@@ -243,7 +247,7 @@ def loudest(told: NDArray[Any], samples: int) -> NDArray[Any]:
 def wave(raw: Any) -> NDArray[Any]:
     """An array or tensor of one recording as fractions -1..1, float64. Raises DataError."""
     try:
-        array = np.asarray(raw.detach().cpu() if isinstance(raw, Tensor) else raw)
+        array = array_of(raw)
     except ValueError as error:  # rows of different length
         raise DataError(f"sound: {type(raw).__name__} is no recording; want (samples,)") from error
     if array.ndim != 1 or not array.size:

@@ -206,7 +206,8 @@ class Tokens(Inputs):
 
     def read(self, raw: Any) -> Split:
         """One text or several, as tokens."""
-        texts = [raw] if isinstance(raw, str) else list(raw) if isinstance(raw, Iterable) else None
+        many = isinstance(raw, Iterable) and getattr(raw, "ndim", 1) > 0  # some arrays have none
+        texts = [raw] if isinstance(raw, str) else list(raw) if many else None
         if texts is None or not all(isinstance(text, str) for text in texts):
             raise DataError(f"text: got {type(raw).__name__}; want a text or a list of texts")
         if not texts:
