@@ -1,4 +1,4 @@
-"""Amounts as people write them: `1h30m`, `5GB`."""
+"""Amounts as people write and read them: `1h30m`, `5GB`, `1,520`."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ def size(text: str) -> int:
     if told < 1:
         raise OptionError(f"--disk: got {text!r}; want 500MB or 5GB")
     return int(told)
+
+
+def told(number: float) -> str:
+    """Three digits that count and no exponent: `0.032`, `48.7`, `1,520`."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from automl import amounts
 from automl.data import Metric
 from automl.holes import Choice, Hole
 from automl.results.leaderboard import Row, counted, measures, trained_again
@@ -42,6 +43,7 @@ class Screen:
         self.out = Console(stderr=True, quiet=quiet, highlight=False)
         self.opened: Opened | None = None
         self.forecast_told = False
+        self.again = ""  # what is to be said of trainings after the search
         self.under_way: dict[int, str] = {}
         self.bar = Progress(
             TextColumn("{task.completed}/{task.total} trials"),
@@ -176,13 +178,21 @@ class Screen:
     def _again(self, event: Retrained) -> None:
         training = event.training
         if event.done == 1:
-            what = "on the validation split too" if training.whole else "from fresh seeds"
-            self.line(f"trained again {what}: {event.of} trainings", "dim")
+            self._told_again()
+        what = "on the validation split too" if training.whole else "from fresh seeds"
+        short = "" if event.done == event.of else f" of {event.of}, for time was up"
+        self.again = f"trained again {what}: {event.done}{short or ' trainings'}"
         score = event.reason if event.score is None else f"{event.score:.4f}"
         told = f"trial {training.trial} seed {training.config.seed} {score}"
         self.bar.update(self.task, left="", now=f"{event.done} of {event.of} again   {told}")
 
+    def _told_again(self) -> None:
+        if self.again:
+            self.line(self.again, "dim")
+        self.again = ""
+
     def _finish(self, event: Finished) -> None:
+        self._told_again()
         study, metric = event.study, event.study.task.metric
         rows = study.leaderboard
         if self.as_json:
@@ -194,7 +204,8 @@ class Screen:
         print()
         front = [row for row in rows if row.front]
         table(front or rows[:TOP], metric)
-        print(f"\n{counted(rows)}, in {duration(event.seconds)}")
+        again = ", this time" if self.opened.done or self.opened.resumed else ""
+        print(f"\n{counted(rows)}{again}, in {duration(event.seconds)}")
         best = event.metrics
         valid = best["valid"][metric.name]
         print(*answer(best), sep="\n")
@@ -205,10 +216,12 @@ class Screen:
         if any(row.state == "paused" for row in rows):
             print(f"time is up; this goes on from here: {self.command}")
         if event.metrics.get("ensemble"):
-            print(f"several models together, which are more exact: {study.path / 'ensemble'}")
+            gain = event.metrics["ensemble"]["gain"]
+            better = "which are more exact" if gain > 0 else "with better probabilities"
+            print(f"several models together, {better}: {study.path / 'ensemble'}")
         if front:
             print(f"those above, trained and not tested: {study.path / 'front'}")
-        took = f"all of the study takes {study.megabytes:.3g} MB"
+        took = f"all of the study takes {amounts.told(study.megabytes)} MB"
         print(
             f"saved in {study.path / 'best'}; {took}",
             *page(event),
@@ -249,9 +262,8 @@ def answer(best: dict[str, Any]) -> list[str]:
     sure = "too few to say how sure"
     if bounds := best["test_interval"]:
         sure = "95 % sure: {:.4f} to {:.4f}".format(*bounds)
-    told.append(
-        f"test {name} {best['test'][name]:.4f} ({sure}) on {best['test_examples']:,} examples"
-    )
+    on = f"{best['test_examples']:,} {'examples' if 'classes' in best else 'characters'}"
+    told.append(f"test {name} {best['test'][name]:.4f} ({sure}) on {on}")
     told.append(
         f"validation {best['valid'][name]:.4f}, by {best['baseline']['name']}"
         f" {best['baseline'][name]:.4f}, by chance {best['chance'][name]:.4f}"
@@ -261,13 +273,15 @@ def answer(best: dict[str, Any]) -> list[str]:
         told.append("warning: a new process could not load the model; see workers.log")
     else:
         same = "the same" if f"{loaded:.4f}" == f"{trained:.4f}" else "NOT THE SAME"
-        told.append(f"as trained {trained:.4f}, loaded again by a new process {loaded:.4f}: {same}")
+        seen = ", by examples that it was refitted on" if best["refit"] else ""
+        now = f"loaded again by a new process {loaded:.4f}"
+        told.append(f"as trained {trained:.4f}, {now}: {same}{seen}")
     if joined := best.get("ensemble"):
         score, gain = joined["test"][name], joined["gain"]
         slower = joined["latency_ms"]["1"] / best["latency_ms"]["1"]
         told.append(
             f"ensemble of {len(joined['members'])} models: test {name} {score:.4f}, {gain:+.4f} in"
-            f" validation, {slower:.1f} times as slow, {joined['size_mb']:.3g} MB"
+            f" validation, {slower:.1f} times as slow, {amounts.told(joined['size_mb'])} MB"
         )
     return told
 
@@ -399,7 +413,7 @@ def short(count: int) -> str:
 def measured(value: float | None) -> str:
     if value is None:
         return "-"
-    return short(value) if isinstance(value, int) else f"{value:.3g}"
+    return short(value) if isinstance(value, int) else amounts.told(value)
 
 
 def duration(seconds: float) -> str:

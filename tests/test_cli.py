@@ -21,7 +21,7 @@ import pytest
 import typer.main
 from PIL import Image
 
-from automl import cli
+from automl import amounts, cli
 
 HERE = Path(__file__).parent
 README = (HERE.parent / "README.md").read_text(encoding="utf-8")
@@ -338,6 +338,13 @@ def test_the_readme_is_what_ci_installs_and_tests() -> None:
         "automl search digits --trials 20",
         "pytest -n auto",
     ]
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(0.0324, "0.0324"), (48.72, "48.7"), (120.4, "120"), (1523.0, "1,523")]
+)
+def test_amounts_have_no_exponents(number: float, told: str) -> None:
+    assert amounts.told(number) == told
 
 
 def test_what_a_plugin_prints_is_no_result(studies: Path, tmp_path: Path, automl: Command) -> None:

@@ -152,6 +152,14 @@ def test_more_trials_go_on_where_the_search_was(tmp_path: Path) -> None:
     assert [job.trial for job in table.jobs] == [3, 4]
 
 
+def test_seconds_of_a_trial_whose_worker_was_lost_are_noted(tmp_path: Path) -> None:
+    table = Table(lose=lambda job, epoch: bool(job) and epoch == 3 and len(table.jobs) == 1)
+    events = opened(tmp_path / "s", table, 1).run()
+    while len(table.jobs) < 2:
+        next(events)
+    assert trials(tmp_path / "s")[0].user_attrs["seconds"] == 1.0  # two epochs
+
+
 def test_files_of_somebody_else_in_the_folder_of_a_trial_stay(tmp_path: Path) -> None:
     driver = opened(tmp_path / "s", Table(), 12)
     for event in driver.run():

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ from automl.results import artifact, card, delivery, ensemble
 from automl.results.delivery import Training, latencies
 from automl.results.ensemble import Ensemble
 from automl.results.judgement import averaged, judge, judged, temperature, wilson
-from automl.screen import answer
+from automl.screen import Screen, answer
 from automl.searching import finals, run
 from automl.searching.driver import ATTEMPTS, Closed, Driver
 from automl.searching.finals import Decision, Finals, Rerun, Retrained, decide
@@ -158,6 +159,38 @@ def test_refits_leave_time_for_a_finalist(
     rows = [replace(row, seconds=s) for row, s in zip(driver.rows(), (10.0, 8.0), strict=True)]
     assert Finals(2, 3, refit=True).later(rows, slots, left) == kept
     assert Finals(2, 3).later(rows, slots, left) == 0
+
+
+def test_of_finalists_as_good_the_cheapest_is_delivered(tmp_path: Path) -> None:
+    text = "task: digits\nsearch: {sampler: auto, metric: [accuracy, params]}\n"
+    text += "model: {name: mlp, widths: [{int: [1, 64]}]}\ntrain: {epochs: 3}\n"
+    widths = set()
+    for seed in range(3):
+        driver = opened(
+            tmp_path / f"{seed}", Table(lambda config, epoch: 0.5), 8, text=text, seed=seed
+        )
+        list(driver.run())
+        *_, found = decide_all(driver, Finals(3, 1))
+        params = [row.params for row in driver.rows() if row.state == "finished"]
+        assert next(r.params for r in driver.rows() if r.trial == found.made.trial) == min(params)
+        widths.add(found.made.trial)
+    assert widths != {0}
+
+
+def test_trainings_after_the_search_are_counted_when_they_are_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, told = decided(tmp_path / "s", Table(lucky), Finals(3, 2))
+    screen = Screen(quiet=False, as_json=False, command="")
+    for event in told[:4]:
+        screen.show(event)
+    assert "trained again" not in capsys.readouterr().err
+    screen.show(replace(told[4], done=1))
+    assert "trained again from fresh seeds: 4 of 6, for time was up" in capsys.readouterr().err
+    for done in range(2, 7):
+        screen.show(replace(told[5], done=done))
+    screen.show(replace(told[5], done=1))
+    assert "trained again from fresh seeds: 6 trainings" in capsys.readouterr().err
 
 
 def test_weights_that_are_needed_stay_whatever_room_there_is(tmp_path: Path) -> None:
@@ -334,6 +367,19 @@ def test_an_interval_holds_the_score_and_narrows_with_examples(score: str) -> No
         assert found.interval.by == {"accuracy": "Wilson", "macro_f1": "bootstrap"}[score]
         widths.append(found.interval.high - found.interval.low)
     assert widths[1] < widths[0] / 2
+
+
+def test_no_guess_without_looking_has_more_macro_f1_than_chance() -> None:
+    y = torch.arange(5).repeat_interleave(torch.tensor([400, 100, 60, 30, 10]))
+    task, digits = Task.of({"name": "digits", "score": "macro_f1"}), DIGITS.load(None)
+    _, chance = task.chance(replace(digits, valid=Split(y, y), train=Split(y, y)))
+    assert chance == 0.2
+    draw = torch.Generator().manual_seed(0)
+    mean = []
+    for guess in (y.bincount(), torch.ones(5), torch.tensor([1, 0, 0, 0, 0]), y.bincount().sqrt()):
+        drawn = [guess.double().multinomial(len(y), True, generator=draw) for _ in range(200)]
+        mean.append(fmean(task.judged(answers, y) for answers in drawn))
+    assert mean[0] == max(mean) == pytest.approx(chance, abs=0.005)
 
 
 def test_classes_are_told_apart() -> None:

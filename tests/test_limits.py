@@ -32,7 +32,7 @@ from automl.searching.driver import Trained
 from automl.searching.run import prove, search
 from automl.size import Size, weigh
 from automl.space import Space, find, measure
-from automl.training.cost import Memory
+from automl.training.cost import Memory, latency_ms
 
 
 def limited(*limits: str, sampler: str = "random") -> str:
@@ -510,6 +510,21 @@ def test_the_memory_of_a_training_is_that_of_its_weights_and_more(
 
 
 @only_where_memory_is_told
+def test_latency_is_that_of_one_thread(digits: Data) -> None:
+    seen = []
+
+    class Counting(nn.Flatten):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(torch.get_num_threads())
+            return super().forward(x)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    assert latency_ms(Counting(), Task.of("digits").shape(None)[0], 4, CPU) > 0
+    assert (set(seen), torch.get_num_threads()) == ({1}, 2)
+    torch.set_num_threads(before)
+
+
 def test_what_one_training_has_freed_counts_for_the_next_one() -> None:
     memory = Memory(CPU)
     for _ in range(3):

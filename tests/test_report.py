@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import math
@@ -392,7 +393,7 @@ def test_plotly_is_there_once_and_only_for_plots(digits: Study, tmp_path: Path) 
     nothing.report()
     page = (nothing.path / "report.html").read_text()
     assert "plotly" not in page
-    assert "No trial has been scored yet" in page
+    assert "No trial has come to its end yet" in page
     assert sections(page) == ["data"]
 
 
@@ -404,6 +405,27 @@ def test_no_better_than_chance_is_said_before_the_score(tmp_path: Path) -> None:
     page = text_of(study)
     warned = page.index("This model is no better than chance; do not use it.")
     assert warned < page.index("0.1100")
+
+
+def test_the_command_for_the_whole_search_says_where_it_began(tmp_path: Path) -> None:
+    study = synthetic(tmp_path / "begun", 30)
+    deliver(study, LABELS)
+    file = study.path / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"start_from": "my best.json"}))
+    study.report()
+    assert "--trials 30 --from 'my best.json'" in html.unescape(text_of(study))
+
+
+def test_classes_that_do_not_occur_are_not_the_worst(tmp_path: Path) -> None:
+    study = synthetic(tmp_path / "rare", 30)
+    cells = {"precision": 0.5, "recall": 0.5, "recall_interval": [0.4, 0.6]}
+    told = [{"label": name, "examples": 9 * (name != "3"), "f1": 0.1 * (name != "3"), **cells}
+            for name in LABELS]  # fmt: skip
+    deliver(study, LABELS, classes=told)
+    study.report()
+    table = re.search(r"<caption>All classes that occur.*?</table>", text_of(study), re.S)
+    assert table
+    assert len(re.findall("<tr>", table[0])) == len(LABELS)
 
 
 @pytest.mark.parametrize(

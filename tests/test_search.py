@@ -199,7 +199,7 @@ def test_a_search_that_scored_nothing_has_a_page_too(
     *_, finished = go(tmp_path, text, trials=1)
     assert isinstance(finished, Finished)
     assert finished.metrics is None
-    assert "No trial has been scored yet" in (tmp_path / "s" / "report.html").read_text()
+    assert "No trial has come to its end yet" in (tmp_path / "s" / "report.html").read_text()
     Screen(quiet=False, as_json=False, command="").show(finished)
     shown = capsys.readouterr().out
     assert "no trial was scored; 1 trial: 1 too slow; the same command goes on" in shown

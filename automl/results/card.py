@@ -53,7 +53,8 @@ def cell(label: str) -> str:
 
 def text(config: Config, metrics: dict[str, Any]) -> str:
     """Markdown, from what metrics.json holds."""
-    name = metrics["metric"]
+    name, unit = metrics["metric"], "characters" if config.task.gives == "prose" else "examples"
+    trained_on = metrics["train_examples"] + bool(metrics.get("refit")) * metrics["valid_examples"]
     baseline = metrics["baseline"]
     tested = metrics["test"]
     again = metrics.get("finalists") or []
@@ -62,7 +63,7 @@ def text(config: Config, metrics: dict[str, Any]) -> str:
             (f"validation, mean of {len(one['seeds'])} seeds, trial {one['trial']}", one["mean"])
             for one in again
         ),
-        (f"validation {name} ({metrics['valid_examples']:,} examples)", metrics["valid"][name]),
+        (f"validation {name} ({metrics['valid_examples']:,} {unit})", metrics["valid"][name]),
         (f"baseline: {baseline['name']}, validation", baseline[name]),
         (f"chance: {metrics['chance']['name']}, validation", metrics["chance"][name]),
     ]
@@ -70,7 +71,7 @@ def text(config: Config, metrics: dict[str, Any]) -> str:
         sure = "too few to say how sure"
         if bounds := metrics["test_interval"]:
             sure = "95 % sure: {:.4f} to {:.4f}".format(*bounds)
-        count = f"{metrics['test_examples']:,} examples"
+        count = f"{metrics['test_examples']:,} {unit}"
         rows.insert(0, (f"test {name} ({count}; {sure})", tested[name]))
     table = "\n".join(f"| {what} | {value:.4f} |" for what, value in rows)
     state = "" if tested else "\nNot tested: the search was not over when this was written.\n"
@@ -89,6 +90,7 @@ def text(config: Config, metrics: dict[str, Any]) -> str:
             f" {one['recall']:.3f} | {one['recall_interval'][0]:.3f} to"
             f" {one['recall_interval'][1]:.3f} | {one['f1']:.3f} |"
             for one in metrics["classes"]
+            if one["examples"]
         ]
         head = "| class | examples | precision | recall | 95 % sure | F1 |\n" + "|---" * 6 + "|\n"
         classes = "\n## By class, on the test split\n\n" + head + "\n".join(lines) + "\n"
@@ -108,14 +110,14 @@ def text(config: Config, metrics: dict[str, Any]) -> str:
 {config.summary}
 
 {metrics["params"]:,} parameters{trial}, {metrics["epochs"]} epochs on
-{metrics["train_examples"]:,} examples of `{config.task.name}`.
+{trained_on:,} {unit} of `{config.task.name}`.
 {refit}{warning}{state}
 | | {name} |
 |---|---|
 {table}
 
-A validation score that chose a model among many is a little too high; the test split was opened
-once, for this model alone.
+A validation score that chose a model among many is a little too high. The test split was sealed
+until the end; this model was tested on it once.
 {calibration}{classes}
 ## Use
 

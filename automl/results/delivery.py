@@ -91,7 +91,7 @@ class Delivery:
         heat = metrics.get("calibration", {}).get("temperature", 1.0)
         with artifact.replaced(self.folder) as fresh:
             artifact.write(fresh, config, weights, inputs, self.data.labels, heat)
-            metrics["size_mb"] = round((fresh / "model.safetensors").stat().st_size / 2**20, 3)
+            metrics["size_mb"] = round((fresh / "model.safetensors").stat().st_size / 1e6, 3)
             artifact.describe(fresh, metrics, card.text(config, metrics))
 
     def _facts(self, made: Training, state: dict[str, Any]) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class Joined:
                 "valid": valid.scores,
                 "gain": self.gain.score,
                 "gain_nats": self.gain.nats,
-                "size_mb": round(sum(f.stat().st_size for f in fresh.rglob("*.*")) / 2**20, 3),
+                "size_mb": round(sum(f.stat().st_size for f in fresh.rglob("*.*")) / 1e6, 3),
             }
             artifact.note(fresh, metrics)
             model = ensemble.load(fresh, device=str(device))

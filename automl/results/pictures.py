@@ -91,7 +91,8 @@ def mistakes(data: Data, shares: Tensor) -> bytes | None:
     if not len(worst) or isinstance(data.inputs, Sounds):
         return None
     told = [
-        f"{_clipped(data.labels[y], 14)}, not {_clipped(data.labels[answer], 14)} ({share:.0%})"
+        f"{_clipped(data.labels[y], 14)}, not {_clipped(data.labels[answer], 14)}"
+        f" ({int(100 * share)}%)"  # 99.6 % is not sure
         for y, answer, share in zip(
             data.valid.y[worst].tolist(), answers[worst].tolist(), said[worst].tolist(), strict=True
         )

@@ -512,6 +512,7 @@ class Driver:
             yield self._give_up(slot, event.reason, event.detail)
         active = self.active.pop(slot, None)
         if active:
+            self._note_seconds(active)
             active.attempts += 1
             if active.attempts < ATTEMPTS:
                 self.waiting.appendleft(active)

@@ -286,7 +286,8 @@ def decide(driver: Driver, rerun: Rerun, asked: Finals) -> Generator[Retrained, 
         scores = {t.config.seed: score for t, score in fresh.items() if t.trial == row.trial}
         if scores and row.score is not None:
             finalists.append(Finalist(row.trial, row.score, scores, row.summary))
-    finalists.sort(key=lambda finalist: (-driver.sign * finalist.mean, finalist.trial))
+    costs = {row.trial: row.cost(driver.cost) for row in among}
+    finalists.sort(key=lambda one: (-driver.sign * one.mean, costs[one.trial], one.trial))
     made = driver.training(best)
     if finalists:
         winner = finalists[0].trial, finalists[0].typical

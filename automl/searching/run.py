@@ -176,7 +176,7 @@ def run(
             disk=disk,
             leave=leave,
         )
-        done, resumed = driver.done, len(driver.waiting)
+        done, resumed = driver.done, len(driver.waiting) + len(driver.paused)
         heard: list[Trained | Paused | Closed] = []
         if not driver.over:
             driver.start()  # workers import and load while the baseline is found

@@ -94,6 +94,8 @@ class ClassTask(SourceTask):
         }
 
     def chance(self, data: Data) -> tuple[str, float]:
+        if self.score == "macro_f1":  # for each class F1 is its share then, and no guess has more
+            return "guessing classes as often as they occur", 1 / len(data.valid.y.unique())
         most = data.train.y.bincount().argmax()
         return "the most frequent class", self.judged(most.expand_as(data.valid.y), data.valid.y)
 

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import math
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from optuna.trial import FrozenTrial
 
+from automl import amounts
 from automl.data import Data, Metric
 from automl.results import artifact, leaderboard
 from automl.results.artifact import Artifact
@@ -41,6 +43,7 @@ HALTS = 6  # epochs at which a line says that trials left there
 LISTED = 10  # rows of a table
 COSTS = {
     "params": "parameters",
+    "macs": "multiply-accumulates of one example",
     "latency_ms": "milliseconds for one example",
     "seconds": "seconds of training",
 }
@@ -249,6 +252,8 @@ def tradeoffs(made: Page, facts: Facts, scored: Sequence[Scored]) -> None:
     made.told["tradeoffs"] = []
     made.told["front"] = [one.number for one in scored if one.row.front]
     for cost, what in COSTS.items():
+        if cost == "macs" != facts.space.search.cost:
+            continue  # much like parameters
         known = [one for one in scored if getattr(one.row, cost)]
         points = [(float(getattr(one.row, cost)), one) for one in known]
         done = [point for point in points if point[1].finished]
@@ -282,7 +287,8 @@ def judged(made: Page, facts: Facts, metrics: Metrics, model: Artifact) -> None:
         made.told["confused"] = examples.confused(counts, model.labels)
         made.told["counted"] = len(counts) <= figures.COUNTED  # the plot says it, too
     if metrics.classes:
-        worst = sorted(metrics.classes, key=lambda one: 1.0 if one.f1 is None else one.f1)
+        occur = [one for one in metrics.classes if one.examples != 0]
+        worst = sorted(occur, key=lambda one: 1.0 if one.f1 is None else one.f1)
         made.told["classes"] = worst[:LISTED]
         made.told["all_classes"] = len(worst)
     if metrics.calibration and metrics.calibration.bins:
@@ -333,6 +339,8 @@ def render(made: Page) -> str:
     environment.filters |= {
         "score": score,
         "lasted": lasted,
+        "amount": amounts.told,
+        "quoted": shlex.quote,
         "breakable": breakable,
         "value": lambda value: f"{value:.4g}" if isinstance(value, float) else str(value),
     }

@@ -186,7 +186,7 @@ def curves(
     for some, name, color, width, opacity in (
         ([one for one in rest if not one.finished], EARLY, "muted", 1.0, 0.55),
         ([one for one in rest if one.finished], DONE, "blue", 1.3, 0.8),
-        ([one for one in scored if one.number == best], "the one delivered", "orange", 3.0, 1.0),
+        ([one for one in scored if one.number == best], "the trial delivered", "orange", 3.0, 1.0),
     ):
         x: list[int | None] = []
         y: list[float | None] = []
