@@ -172,6 +172,7 @@ def test_files_of_somebody_else_in_the_folder_of_a_trial_stay(tmp_path: Path) ->
 def test_a_journal_that_was_lost_or_is_of_another_study_is_not_begun_anew(tmp_path: Path) -> None:
     list(opened(tmp_path / "s", Table(), 3).run())
     list(opened(tmp_path / "t", Table(), 3, text=SPACE.replace("64", "65")).run())
+    (tmp_path / "s" / "best").mkdir()
     journal, other = (tmp_path / name / "journal.log" for name in "st")
     for raw, told in ((b"", "got 0 studies"), (other.read_bytes(), "it is of another space")):
         journal.write_bytes(raw)

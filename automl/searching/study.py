@@ -305,7 +305,7 @@ def begin(
     journal = path / "journal.log"
     kept = storage(journal)
     known = _only(kept, journal)
-    if file.exists() and known is None:
+    if known is None and (path / "best").exists():  # that model would be replaced
         raise _damaged(journal, "got 0 studies; want one")
     study = optuna.create_study(
         study_name=known or path.name,
