@@ -25,5 +25,5 @@ def size(text: str) -> int:
 
 
 def told(number: float) -> str:
-    """Three digits that count and no exponent: `0.032`, `48.7`, `1,520`."""
+    """Three digits that count, without exponent from 0.0001 on: `0.032`, `48.7`, `1,523`."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from automl.errors import AutomlError, OptionError
@@ -15,7 +16,8 @@ def here(given: str | Path, where: str, kind: type[AutomlError] = OptionError) -
         raise kind(f"{where}: got {str(given)!r}; want a place on this machine")
     try:
         path = Path(given).expanduser()
-        path.exists()  # raises where a name is too long
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()  # raises where a name is too long
     except (OSError, RuntimeError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         told = f"got {str(given)[:60]!r}; want a place on this machine: {why}"

@@ -181,7 +181,8 @@ class Screen:
             self._told_again()
         what = "on the validation split too" if training.whole else "from fresh seeds"
         short = "" if event.done == event.of else f" of {event.of}, for time was up"
-        self.again = f"trained again {what}: {event.done}{short or ' trainings'}"
+        all_ = " training" if event.of == 1 else " trainings"
+        self.again = f"trained again {what}: {event.done}{short or all_}"
         score = event.reason if event.score is None else f"{event.score:.4f}"
         told = f"trial {training.trial} seed {training.config.seed} {score}"
         self.bar.update(self.task, left="", now=f"{event.done} of {event.of} again   {told}")
@@ -204,8 +205,8 @@ class Screen:
         print()
         front = [row for row in rows if row.front]
         table(front or rows[:TOP], metric)
-        again = ", this time" if self.opened.done or self.opened.resumed else ""
-        print(f"\n{counted(rows)}{again}, in {duration(event.seconds)}")
+        again = " this time" if self.opened.done or self.opened.resumed else ""
+        print(f"\n{counted(rows)}, in {duration(event.seconds)}{again}")
         best = event.metrics
         valid = best["valid"][metric.name]
         print(*answer(best), sep="\n")

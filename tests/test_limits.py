@@ -509,22 +509,23 @@ def test_the_memory_of_a_training_is_that_of_its_weights_and_more(
     assert peak("again", 16) < small + weights, "the larger one before it is gone"
 
 
-@only_where_memory_is_told
-def test_latency_is_that_of_one_thread(digits: Data) -> None:
-    seen = []
+def test_latency_is_that_of_one_thread() -> None:
+    seen, before = [], torch.get_num_threads()
 
     class Counting(nn.Flatten):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             seen.append(torch.get_num_threads())
             return super().forward(x)
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    assert latency_ms(Counting(), Task.of("digits").shape(None)[0], 4, CPU) > 0
-    assert (set(seen), torch.get_num_threads()) == ({1}, 2)
-    torch.set_num_threads(before)
+    try:
+        torch.set_num_threads(2)
+        assert latency_ms(Counting(), Task.of("digits").shape(None)[0], 4, CPU) > 0
+        assert (set(seen), torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(before)
 
 
+@only_where_memory_is_told
 def test_what_one_training_has_freed_counts_for_the_next_one() -> None:
     memory = Memory(CPU)
     for _ in range(3):

@@ -550,6 +550,15 @@ OTHERS: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
+def test_a_study_of_another_version_is_not_gone_on_with(searched: Searched, tmp_path: Path) -> None:
+    studies = searched.copy(tmp_path)
+    file = studies / "s" / "manifest.json"
+    told = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in told.items() if key != "format"}))
+    with pytest.raises(StudyError, match="s: begun by another version of automl; use another"):
+        go(studies)
+
+
 @pytest.mark.parametrize("other", OTHERS)
 def test_a_study_is_not_gone_on_with_by_another_search(
     other: str, searched: Searched, tmp_path: Path

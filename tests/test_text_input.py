@@ -24,6 +24,7 @@ from automl.inputs.text import (
     Texts,
     Tokens,
     Words,
+    cut,
     pack,
     unpack,
 )
@@ -217,6 +218,13 @@ def test_a_small_vocabulary_is_the_beginning_of_a_larger_one() -> None:
     ours = json.loads(small.files()["tokenizer.json"])["model"]["merges"]
     theirs = json.loads(large.files()["tokenizer.json"])["model"]["merges"]
     assert ours == theirs[: len(ours)]
+
+
+def test_texts_are_cut_once_for_each_way_to_read_them() -> None:
+    data, before = classes([*TEXTS, "these alone"]), cut.cache_info().misses
+    for kind in ("words", "bpe", "words", "bpe"):
+        fitted(kind, data).encode(data.train)
+    assert cut.cache_info().misses == before + 2
 
 
 def test_words_that_are_rare_are_not_told_apart() -> None:

@@ -107,8 +107,8 @@ class Pieces:
         return dict(zip(self.table, number, strict=True))
 
 
-@functools.lru_cache(maxsize=4)  # training and validation split, asked for in every trial
-def cut(x: Rows, normal: bool = False) -> Pieces:
+@functools.lru_cache(maxsize=8)  # training and validation split, asked for in every trial
+def cut(x: Rows, normal: bool, /) -> Pieces:  # by name it would be cut, and kept, once more
     """As they are, or as `NORMAL` makes them, which comes first in a tokenizer.json, too."""
     numbers: dict[str, int] = {}
     rows = []
@@ -292,7 +292,7 @@ class Characters(TextInput):
 
     def learn(self, data: Data) -> tuple[list[str], list[tuple[str, str]]]:
         counts: Counter[str] = Counter()
-        for piece, number in cut(data.train.x).counts.items():
+        for piece, number in cut(data.train.x, False).counts.items():
             for character in piece:
                 counts[character] += number
         return _most_frequent(counts, self.vocab), []
@@ -314,7 +314,7 @@ class Words(TextInput):
 
     def learn(self, data: Data) -> tuple[list[str], list[tuple[str, str]]]:
         counts: Counter[str] = Counter()
-        for piece, number in cut(data.train.x, normal=True).counts.items():
+        for piece, number in cut(data.train.x, True).counts.items():
             counts[piece.strip()] += number
         del counts[""]
         often = Counter({word: number for word, number in counts.items() if number >= self.seen})

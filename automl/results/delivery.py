@@ -254,6 +254,7 @@ def fit(
     measure(config, config.input.fit(data), len(data.labels))
     baseline = config.task.baseline(data)
     file = folder.with_name(folder.name + ".checkpoint")
+    folder.parent.mkdir(parents=True, exist_ok=True)
     yield from train(config, data, device=device, checkpoint=file)
     delivery = Delivery(folder, folder.name, data, baseline)
     delivery.write(Training(0, config, file), trial=None)  # the only one, and of no study
@@ -268,9 +269,12 @@ def _writable(folder: Path) -> None:
         free = folder.is_dir() and {p.name for p in folder.iterdir()} <= FILES
         if folder.exists() and not free:
             raise OptionError(f"--out: {folder} holds more than a model; give a folder of its own")
+        missing = [parent for parent in folder.parents if not parent.exists()]
         folder.parent.mkdir(parents=True, exist_ok=True)
         probe = folder.with_name(folder.name + ".checkpoint.new")  # as the first to be written
         probe.touch()
         probe.unlink()
+        for parent in missing:
+            parent.rmdir()  # until there is something to write
     except (OSError, ValueError) as error:  # the latter where it has no name: `.`
         raise OptionError(f"--out: {folder}: cannot be written ({error})") from error

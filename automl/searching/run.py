@@ -144,6 +144,7 @@ def run(
         device=precision.describe(where),
         versions=on_disk.versions(),
         start_from=str(start_from or ""),
+        format=on_disk.FORMAT,
     )
     first = []
     if (path / "manifest.json").exists():  # before the folder is touched
@@ -307,8 +308,8 @@ def loaded_again(
 
 def answer(reader: subprocess.Popen[bytes]) -> float | None:
     """The validation score that it found; None where it found none."""
-    out, _ = reader.communicate()  # the last line of it, behind whatever parts print
-    return float(json.loads(out.splitlines()[-1])["now"]) if reader.returncode == 0 else None
+    lines = reader.communicate()[0].splitlines()  # the last one, behind whatever parts print
+    return float(json.loads(lines[-1])["now"]) if lines and reader.returncode == 0 else None
 
 
 def prove(space: Space, labels: int, inputs: Callable[[Input], Inputs]) -> tuple[int, int]:

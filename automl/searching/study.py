@@ -63,6 +63,7 @@ DAMAGED = (  # what Optuna raises on a journal that it did not write
 FORCED = 1.0  # seconds from one time that the journal is forced to the disk to the next
 OURS = {"journal.log", "manifest.json", "space.yaml", "report.html", "leaderboard.md",
         "leaderboard.csv", "workers.log"}  # fmt: skip
+FORMAT = 2  # raise it when a study that was begun cannot go on with what is new
 RESERVED = {"con", "prn", "aux", "nul", *(f"{n}{i}" for n in ("com", "lpt") for i in range(10))}
 
 
@@ -100,6 +101,7 @@ class Manifest:
     device: str
     versions: dict[str, str]
     start_from: str = ""  # another study or a portfolio, if one was named
+    format: int = 1  # of what trainings of a study have in common
 
     def compare(self, begun: Manifest, name: str) -> None:
         told = {
@@ -115,9 +117,12 @@ class Manifest:
                     f"{name}: begun with {what} ({key} {was}, now {now}); "
                     "use another --name, or delete the study"
                 )
-        if self.start_from not in ("", begun.start_from):  # too late
-            began = f"begun with --from {begun.start_from or 'nothing'}; got {self.start_from}"
-            raise StudyError(f"{name}: {began}; use another --name")
+        if self.format != begun.format:
+            raise StudyError(f"{name}: begun by another version of automl; use another --name")
+        was, now = (Path(one.start_from).name for one in (begun, self))
+        if now not in ("", was):  # too late
+            began = f"begun with --from {was}" if was else "begun without --from"
+            raise StudyError(f"{name}: {began}; got --from {now}; use another --name")
 
 
 def versions() -> dict[str, str]:
@@ -192,6 +197,9 @@ def alone(path: Path) -> Iterator[None]:
         pid = (owner.exists() and owner.read_text()) or "not told yet"
         raise StudyError(f"{path}: another search holds this study (process {pid})") from None
     except OSError as error:
+        lock.release()
+        if is_full(error):
+            raise
         raise StudyError(f"{path}: cannot be written: {error.strerror}") from error
     try:
         yield

@@ -26,12 +26,9 @@ def latency_ms(model: nn.Module, inputs: Inputs, count: int, device: torch.devic
     The fastest of several runs: whatever else runs on the machine only ever adds to it. On a CPU by
     one thread, as a worker has, whoever measures.
     """
-    threads = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
     with device:
         x = inputs.example(count)
-    was_training = model.training
+    was_training, threads = model.training, torch.get_num_threads()
     model.eval()
 
     def run() -> None:
@@ -40,6 +37,8 @@ def latency_ms(model: nn.Module, inputs: Inputs, count: int, device: torch.devic
             torch.cuda.synchronize(device)
 
     try:
+        if device.type == "cpu":
+            torch.set_num_threads(1)
         return fastest_ms(run)
     finally:
         torch.set_num_threads(threads)
