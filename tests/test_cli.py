@@ -218,6 +218,10 @@ WRONG = {
         ["portfolio", "build", "none", "--out", "dir.json"],
         "--out: got 'dir.json'; want a file that ends in .json",
     ),
+    "data: none to train with": (
+        ["train", "photos.yaml", "--out", "new/place/m"],
+        "no folder train/",
+    ),
     "config: with holes": (["train", "good.yaml"], "left open"),
     "study: none of that name": (["leaderboard", "none"], "no study is called 'none'"),
     "study: none to predict with": (["predict", "none", "a.png"], "no study is called 'none'"),
@@ -238,6 +242,7 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(
     (tmp_path / "knob.yaml").write_text(SPACE.replace("widths", "width"))
     (tmp_path / "limit.yaml").write_text(SPACE + "search: {max_params: 10}\n")
     (tmp_path / "folder.yaml").write_text(SPACE.replace("digits", "imagefolder"))
+    (tmp_path / "photos.yaml").write_text("task: imagefolder\nmodel: mlp\n")
     (tmp_path / "single" / "train" / "a").mkdir(parents=True)
     (tmp_path / "dir.json").mkdir()
     before = snapshot(tmp_path)
