@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 UNSCORED = -100  # a target that counts nowhere: padding, and context that was scored before
 LUCK = 1 / 741  # a normal distribution's share beyond three deviations, on one side
+PERHAPS = 1 / 20  # from which share on a score may be luck, and need not be
 LONGER = 1.5  # times the shortest text of a batch that the longest has, where nothing is learned
 PIECE = 2**22  # numbers, for which 16 MB of float32 are made
 POOL = 50  # batches' worth of rows that are sorted by length together
@@ -256,7 +257,7 @@ class Metric:
             return 0.0
         return max(math.sqrt(max(score * (1 - score), 0.0) / examples) / 2, 1 / examples)
 
-    def beyond(self, score: float, chance: float, examples: int) -> bool:
+    def beyond(self, score: float, chance: float, examples: int, luck: float = LUCK) -> bool:
         """Whether a score, the best of many, is more than luck.
 
         Who guesses has so large a share of right answers in one of 741 splits, beyond three
@@ -268,7 +269,7 @@ class Metric:
             bdtrc,  # of a binomial distribution the share above; as late as all
         )
 
-        return bool(bdtrc(round(score * examples) - 1, examples, chance) < LUCK)
+        return bool(bdtrc(round(score * examples) - 1, examples, chance) < luck)
 
 
 class Raw(ABC):

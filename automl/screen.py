@@ -204,7 +204,8 @@ class Screen:
             return
         print()
         front = [row for row in rows if row.front]
-        table(front or rows[:TOP], metric)
+        made = [row for row in rows if row.front or row.trial == event.metrics["trial"]]
+        table(made if front else rows[:TOP], metric)
         again = " this time" if self.opened.done or self.opened.resumed else ""
         print(f"\n{counted(rows)}, in {duration(event.seconds)}{again}")
         best = event.metrics
@@ -221,7 +222,7 @@ class Screen:
             better = "which are more exact" if gain > 0 else "with better probabilities"
             print(f"several models together, {better}: {study.path / 'ensemble'}")
         if front:
-            print(f"those above, trained and not tested: {study.path / 'front'}")
+            print(f"those marked *, trained and not tested: {study.path / 'front'}")
         took = f"all of the study takes {amounts.told(study.megabytes)} MB"
         print(
             f"saved in {study.path / 'best'}; {took}",

@@ -24,7 +24,7 @@ from torch import nn
 import automl
 from automl import cli
 from automl.config import Task
-from automl.data import Data, Ragged, Split, Windows
+from automl.data import LUCK, PERHAPS, Data, Metric, Ragged, Split, Windows
 from automl.engines import Event, Refused
 from automl.engines.local import Local
 from automl.errors import DataError, OptionError
@@ -573,6 +573,33 @@ def test_finals_are_not_trained_twice(study: Study, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Local, "start", lambda engine, slot: pytest.fail("nothing is to train"))
     go(study.path.parent, SPACE, finals=Finals(2, 2, refit=True))
     assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+@pytest.mark.parametrize(
+    ("surely", "likely", "told"),
+    [
+        (True, True, None),
+        (False, True, r"perhaps no better than chance: \d+ examples to validate cannot tell"),
+        (False, False, "no better than chance; do not use it"),
+    ],
+)
+def test_what_may_be_luck_is_not_said_to_be(
+    surely: bool,
+    likely: bool,
+    told: str | None,
+    study: Study,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def beyond(_: Metric, score: float, *rest: float, luck: float = LUCK) -> bool:
+        return score == 1 or (likely if PERHAPS in (*rest, luck) else surely)
+
+    shutil.copytree(study.path.parent, tmp_path / "t")
+    shutil.rmtree(tmp_path / "t" / "s" / "best")
+    monkeypatch.setattr(Metric, "beyond", beyond)
+    go(tmp_path / "t", SPACE, finals=Finals(2, 2, refit=True))
+    found = Study.open("s", tmp_path / "t").best.metrics.get("warning")
+    assert found == told if told is None else re.fullmatch(told, found)
 
 
 def test_a_search_that_goes_on_says_so_of_the_same_model(study: Study, tmp_path: Path) -> None:

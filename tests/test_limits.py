@@ -422,6 +422,14 @@ def test_the_first_epoch_warms_up_and_foretells_nothing(tmp_path: Path) -> None:
     assert {(row.reason, row.epochs) for row in rows} == {("too slow", 1)}, "it is over already"
 
 
+@pytest.mark.parametrize("limit", ["max_train_seconds: 200", "max_train_seconds: 32.5"])
+def test_a_first_epoch_does_not_say_what_the_test_will_take(limit: str, tmp_path: Path) -> None:
+    driver = opened(tmp_path / "s", Costly(warmup=20), 14, text=limited(limit))
+    list(driver.run())
+    widest = max(width(driver.config(r.trial).dump()) for r in driver.rows() if r.score is not None)
+    assert 0 < driver.pace <= widest / 3 / 100, "seconds an example, without the warm-up"
+
+
 def test_latency_is_measured_where_it_is_limited_and_once_a_trial(tmp_path: Path) -> None:
     unlimited = Costly()
     searched(tmp_path / "s", unlimited, limited())

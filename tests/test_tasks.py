@@ -865,6 +865,21 @@ def test_a_folder_that_cannot_be_used_is_one_line(case: str, tmp_path: Path) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_what_a_folder_of_images_holds_besides_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = photographs(tmp_path / "mine")
+    task = Task.of({"name": "imagefolder", "path": str(place)})
+    task.load(None)
+    assert not caplog.messages
+    (place / "train" / "cat" / "more").mkdir()
+    (place / "train" / "dog" / "a.heic").write_bytes(b"")
+    (place / "train" / "dog" / ".hidden").touch()
+    task.load(None)
+    told = f"{place}: passing over 2 of 18 entries, the first: {place}/train/cat/more; want .jpg"
+    assert [message[: len(told)] for message in caplog.messages] == [told]
+
+
 def test_a_folder_task_without_a_path_reads_the_data_folder(tmp_path: Path) -> None:
     for label in "ab":
         (tmp_path / "train" / label).mkdir(parents=True)

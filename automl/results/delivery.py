@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from automl.config import Config
-from automl.data import Data, Epoch, Split
+from automl.data import PERHAPS, Data, Epoch, Split
 from automl.errors import DataError, OptionError, StudyError
 from automl.results import artifact, card, ensemble
 from automl.results.architecture import layers
@@ -145,7 +145,8 @@ class Delivery:
         metric, examples = config.task.metric, len(self.data.valid)
         if not metric.beyond(last["metrics"][name], score, examples):
             told["warning"] = "no better than chance; do not use it"
-            if metric.higher_is_better and not metric.beyond(1.0, score, examples):
+            likely = metric.beyond(last["metrics"][name], score, examples, PERHAPS)
+            if metric.higher_is_better and (likely or not metric.beyond(1.0, score, examples)):
                 few = f"{examples} example{'s' if examples != 1 else ''}"
                 told["warning"] = f"perhaps no better than chance: {few} to validate cannot tell"
         return told

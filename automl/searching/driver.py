@@ -423,8 +423,6 @@ class Driver:
         epochs = active.config.train.epochs
         score = epoch.metrics[self.metric.name]
         active.history.append(epoch)
-        if self.sign * score > self.top:
-            self.top, self.pace = self.sign * score, epoch.seconds / epoch.examples
         entry = active.entry
         fresh, undecided = epoch.number > active.reported, epoch.number > active.decided
         if fresh:
@@ -447,6 +445,9 @@ class Driver:
         if excess:
             yield self._give_up(slot, *excess)
             return
+        if self.sign * score > self.top:  # the first epoch is slow, as all begins with it
+            seconds = min(told.seconds for told in active.history)
+            self.top, self.pace = self.sign * score, seconds / epoch.examples
         if epoch.number == epochs:
             self._release(slot)
             yield self._finish(active, score)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from automl.errors import DataError
 from automl.places import here
+
+log = logging.getLogger("automl")
 
 
 def home(task: str, path: str, root: Path | None, want: str) -> Path:
@@ -39,8 +42,8 @@ def parts(place: Path) -> dict[str, str]:
 
 
 def listed(place: Path, suffixes: Sequence[str], what: str) -> dict[str, Path]:
-    """All files of these kinds, sorted, by `<folder>/<class>/<name>`."""
-    known = labels(place)
+    """All files of these kinds, sorted, by `<folder>/<class>/<name>`; says what else lies there."""
+    known, over = labels(place), list[Path]()
     files: dict[str, Path] = {}
     for folder in parts(place).values():
         for label in _classes(place / folder):
@@ -56,6 +59,10 @@ def listed(place: Path, suffixes: Sequence[str], what: str) -> dict[str, Path]:
             if not found:
                 raise DataError(f"{label}: holds no {what}; want {' '.join(suffixes)}")
             files |= {f"{folder}/{label.name}/{path.name}": path for path in found}
+            over += [path for path in label.iterdir() if _visible(path) and path not in found]
+    if over:
+        told = f"{place}: passing over {len(over):,} of {len(over) + len(files):,} entries"
+        log.warning("%s, the first: %s; want %s", told, min(over), " ".join(suffixes))
     return files
 
 
