@@ -373,7 +373,7 @@ def test_what_metrics_tell_is_said(thousand: Study) -> None:
     trial = thousand.best.metrics["trial"]
     assert f"automl reproduce thousand --trial {trial} --studies {place}\n" in page
     assert "gain 0.0041" in page
-    assert "0.14 ms" in page
+    assert "0.137 ms" in page
 
 
 def test_the_same_study_gives_the_same_page(digits: Study) -> None:
