@@ -361,8 +361,7 @@ def photographs(channels: int = 3, count: int = 300) -> tuple[Images, Split]:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_example_lies_in_memory_as_what_is_prepared_does(channels: int) -> None:
     inputs, split = photographs(channels, 4)
-    for x in inputs.example(4), inputs.prepare(split.x):
-        assert x.is_contiguous(memory_format=torch.channels_last)
+    assert inputs.example(4).stride() == inputs.prepare(split.x).stride()
 
 
 @pytest.mark.parametrize("shape", [(600, 2), (7, 3, 800, 800), (1, 2**23)])

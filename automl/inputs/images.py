@@ -62,7 +62,8 @@ class Images(Inputs):
         return (x - mean).div_(std).contiguous(memory_format=torch.channels_last)
 
     def example(self, count: int) -> Tensor:
-        return torch.empty((count, *self.shape), memory_format=torch.channels_last)
+        x = torch.empty(count, *self.shape)
+        return x.contiguous(memory_format=torch.channels_last)  # of one channel it stays as it is
 
     def recipe(self) -> dict[str, Any]:
         channels, height, width = self.shape
