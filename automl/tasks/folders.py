@@ -51,18 +51,15 @@ def listed(place: Path, suffixes: Sequence[str], what: str) -> dict[str, Path]:
                 raise DataError(
                     f"{label}: class {label.name!r} is not in train/, which has {', '.join(known)}"
                 )
-            found = sorted(
-                path
-                for path in label.iterdir()
-                if _visible(path) and path.suffix.lower() in suffixes
-            )
+            visible = sorted(path for path in label.iterdir() if _visible(path))
+            found = [path for path in visible if path.suffix.lower() in suffixes]
+            over += [path for path in visible if path.suffix.lower() not in suffixes]
             if not found:
                 raise DataError(f"{label}: holds no {what}; want {' '.join(suffixes)}")
             files |= {f"{folder}/{label.name}/{path.name}": path for path in found}
-            over += [path for path in label.iterdir() if _visible(path) and path not in found]
     if over:
         told = f"{place}: passing over {len(over):,} of {len(over) + len(files):,} entries"
-        log.warning("%s, the first: %s; want %s", told, min(over), " ".join(suffixes))
+        log.warning("%s, the first: %s; want %s", told, over[0], " ".join(suffixes))
     return files
 
 
