@@ -246,7 +246,7 @@ def run(
                     search=about,
                     environment={**manifest.versions, "device": manifest.device},
                 )
-            elif delivery.metrics["search"]["states"] != about["states"]:  # it went on
+            elif delivery.metrics.get("search", {}).get("states") != about["states"]:  # it went on
                 delivery.note(search=about)
         proof = delivery.metrics.get("proof", {}).get("loaded")
         if decided and (proof is None or "latency_ms" not in delivery.metrics):  # known last
@@ -379,9 +379,10 @@ def search(
         load_plugin(file)
     if not isinstance(space, Space):
         space = Space.load(find(str(space)))
+    name = Path(space.source).stem if name is None else name
     for _ in run(
         space,
-        name=Path(space.source).stem if name is None else name,
+        name=name,
         studies=Path(studies),
         trials=trials,
         seconds=amounts.seconds(time) if isinstance(time, str) else time,
@@ -396,7 +397,7 @@ def search(
         disk=amounts.size(disk) if isinstance(disk, str) else disk,
     ):
         pass
-    return Study.open(Path(space.source).stem if name is None else name, studies)
+    return Study.open(name, studies)
 
 
 def threads(device: torch.device) -> int:

@@ -145,7 +145,7 @@ def below(path: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in (*folders, *files))
 
 
-def no_links(path: Path) -> None:
+def only_plain(path: Path) -> None:
     """Raises StudyError where a study has what is neither a file nor a folder in its place.
 
     To write to a link is to write elsewhere, and who reads a pipe waits without end.
@@ -183,7 +183,7 @@ def room(path: Path) -> Iterator[None]:
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Hold the study: one driver at a time. Raises StudyError with the holder's process number."""
-    no_links(path)
+    only_plain(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -366,7 +366,7 @@ class Study:
             known = sorted(file.parent.name for file in Path(studies).glob("*/manifest.json"))
             told = f"Known: {', '.join(known)}." if known else "There is none yet."
             raise StudyError(f"{studies}: no study is called {name!r}. {told}")
-        no_links(path)
+        only_plain(path)
         return cls(path)
 
     @property
