@@ -21,6 +21,7 @@ from rich.text import Text
 from automl import amounts
 from automl.data import Metric
 from automl.holes import Choice, Hole
+from automl.results.card import sure
 from automl.results.leaderboard import Row, counted, measures, trained_again
 from automl.searching.driver import Closed, Paused, Trained
 from automl.searching.finals import Retrained
@@ -261,11 +262,8 @@ def answer(best: dict[str, Any]) -> list[str]:
             f" again from {seeds} seed{'s' if seeds > 1 else ''}"
             + (f"; {luck:.4f} of it was luck" if f"{luck:.4f}" > "0.0000" else "")
         )
-    sure = "too few to say how sure"
-    if bounds := best["test_interval"]:
-        sure = "95 % sure: {:.4f} to {:.4f}".format(*bounds)
     on = f"{best['test_examples']:,} {'examples' if 'classes' in best else 'characters'}"
-    told.append(f"test {name} {best['test'][name]:.4f} ({sure}) on {on}")
+    told.append(f"test {name} {best['test'][name]:.4f} ({sure(best)}) on {on}")
     told.append(
         f"validation {best['valid'][name]:.4f}, by {best['baseline']['name']}"
         f" {best['baseline'][name]:.4f}, by chance {best['chance'][name]:.4f}"

@@ -51,6 +51,13 @@ def cell(label: str) -> str:
     return " ".join(label.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
+def sure(metrics: dict[str, Any]) -> str:
+    """The interval of the test, in words."""
+    if not metrics["test_interval"]:
+        return "too few to say how sure"
+    return "95 % sure: {:.4f} to {:.4f}".format(*metrics["test_interval"])
+
+
 def text(config: Config, metrics: dict[str, Any]) -> str:
     """Markdown, from what metrics.json holds."""
     name, unit = metrics["metric"], "characters" if config.task.gives == "prose" else "examples"
@@ -68,11 +75,8 @@ def text(config: Config, metrics: dict[str, Any]) -> str:
         (f"chance: {metrics['chance']['name']}, validation", metrics["chance"][name]),
     ]
     if tested:
-        sure = "too few to say how sure"
-        if bounds := metrics["test_interval"]:
-            sure = "95 % sure: {:.4f} to {:.4f}".format(*bounds)
         count = f"{metrics['test_examples']:,} {unit}"
-        rows.insert(0, (f"test {name} ({count}; {sure})", tested[name]))
+        rows.insert(0, (f"test {name} ({count}; {sure(metrics)})", tested[name]))
     table = "\n".join(f"| {what} | {value:.4f} |" for what, value in rows)
     state = "" if tested else "\nNot tested: the search was not over when this was written.\n"
     warning = ""
