@@ -246,7 +246,7 @@ class Metric:
         """What is to be said of a baseline of that name, where the score is not above its own."""
         if self.better(score, theirs):
             return ""
-        return f"{name} does {f'better, {theirs:.4f}' if score != theirs else 'as well'}"
+        return f"{name} does as well" if score == theirs else f"{name} does better, {theirs:.4f}"
 
     def blur(self, score: float, examples: int) -> float:
         """The smallest difference between two scores that means anything.
