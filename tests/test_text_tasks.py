@@ -22,8 +22,8 @@ from automl.cli import app
 from automl.config import Config, Input, Task
 from automl.data import Data, Metric, Split
 from automl.errors import DataError, OptionError
-from automl.inputs.text import unpack
-from automl.tasks import shakespeare, source
+from automl.inputs.text import Texts, pack, unpack
+from automl.tasks import shakespeare, source, texts
 from automl.tasks.agnews import AgNews, clean
 from automl.tasks.imdb import Imdb
 from automl.tasks.newsgroups import Newsgroups, stripped
@@ -195,6 +195,20 @@ def test_the_baseline_is_better_than_chance_and_the_same_twice(name: str, small:
     called, score = task.baseline(data)
     assert task.baseline(data) == (called, score)
     assert task.metric.better(score, task.chance(data)[1])
+
+
+def test_the_baseline_reads_so_many_texts_and_some_of_every_class(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 400 texts three are of the other class."""
+    train = Split(pack(["aa bb"] * 397 + ["cc dd"] * 3), torch.tensor([0] * 397 + [1] * 3))
+    valid = Split(pack(["aa bb", "cc dd"]), torch.tensor([0, 1]))
+    data = Data(train, valid, Texts(), ("one", "other"), "few")
+    read: list[int] = []
+    monkeypatch.setattr(texts, "MOST", 10)
+    monkeypatch.setattr(texts, "unpack", lambda x: read.append(len(x)) or unpack(x))
+    assert Task.of("trec").baseline(data)[1] == 1
+    assert read == [10, 2]
 
 
 def test_a_film_is_on_one_side_of_the_split(small: Any) -> None:

@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from automl.data import Data, Metric, Raw, Split
 from automl.tasks.source import SourceTask, cached, stratified
 
+FEW = 5  # examples of each class that a baseline learns from before it sees more of any
+
 
 class ClassTask(SourceTask):
     """Examples in classes. A member says where they come from; cache and splits are common."""
@@ -116,6 +118,17 @@ def fitting() -> Iterator[None]:
         warnings.simplefilter("ignore", ConvergenceWarning)  # its steps come close enough
         warnings.filterwarnings("ignore", "The number of unique classes")  # few examples of each
         yield
+
+
+def drawn(y: Tensor, most: int) -> Tensor:
+    """Which examples a baseline learns from: so many at random, and of every class some."""
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    by_class = y[order].argsort(stable=True)
+    counts = y.bincount()
+    before = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    turn = torch.empty_like(order)
+    turn[by_class] = torch.arange(len(y)) - before  # 0: the first of its class
+    return order[(turn >= FEW).int().argsort(stable=True)][:most]
 
 
 def macro_f1(confusion: Tensor) -> float:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from automl.data import Data, Raw, Rows, Split, pieces
 from automl.errors import DataError
 from automl.inputs.images import UNREADABLE, Images, picture
-from automl.tasks.classes import ClassTask, fitting
+from automl.tasks.classes import ClassTask, drawn, fitting
 from automl.tasks.source import Published
 
 log = logging.getLogger("automl")
@@ -47,8 +47,8 @@ class ImageTask(ClassTask):
             shrunk = [F.adaptive_avg_pool2d(part.float(), (height, width)) for part in pieces(x)]
             return torch.cat(shrunk).flatten(1)
 
-        drawn = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:5000]
-        x, y = features(data.train[drawn].x), data.train.y[drawn]
+        train = data.train[drawn(data.train.y, 5000)]
+        x, y = features(train.x), train.y
         mean, std = x.mean(0), x.std(0, correction=0).clamp_min(1)  # 1: a step of one grey level
         with fitting():
             model = LogisticRegression(max_iter=50).fit((x - mean) / std, y)

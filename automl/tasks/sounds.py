@@ -14,7 +14,7 @@ from torch import Tensor
 from automl.data import Data, Rows, pieces
 from automl.errors import DataError
 from automl.inputs.sound import UNREADABLE, LogMel, sound
-from automl.tasks.classes import ClassTask, fitting
+from automl.tasks.classes import ClassTask, drawn, fitting
 
 log = logging.getLogger("automl")
 
@@ -39,8 +39,8 @@ class SoundTask(ClassTask):
             loud = map(inputs.loudness, pieces(x))
             return torch.cat([torch.cat([c.mean(2), c.std(2, correction=0)], 1) for c in loud])
 
-        drawn = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:5000]
-        x, y = features(data.train[drawn].x), data.train.y[drawn]
+        train = data.train[drawn(data.train.y, 5000)]
+        x, y = features(train.x), train.y
         mean, std = x.mean(0), x.std(0, correction=0).clamp_min(1e-2)
         with fitting():
             model = LogisticRegression(max_iter=100).fit((x - mean) / std, y)

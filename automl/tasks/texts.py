@@ -16,11 +16,12 @@ from torch.nn import functional as F
 
 from automl.data import UNSCORED, Data, Metric, Split
 from automl.inputs.text import UNKNOWN, Texts, unpack
-from automl.tasks.classes import ClassTask, fitting
+from automl.tasks.classes import ClassTask, drawn, fitting
 from automl.tasks.source import SourceTask, cached
 
 SPELLED_OUT = math.log(0x110000)  # nats for one of all characters there are
 ORDER = 6  # characters of the n-gram baseline
+MOST = 50_000  # training texts of the baseline by words
 
 
 class TextTask(ClassTask):
@@ -30,22 +31,23 @@ class TextTask(ClassTask):
     input: ClassVar[str] = "words"
 
     def baseline(self, data: Data) -> tuple[str, float]:
-        """Logistic regression on TF-IDF of words and pairs of words."""
+        """A linear SVM (Joachims 1998) on TF-IDF of words and pairs, of at most 50,000 texts."""
         from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
+        from sklearn.svm import LinearSVC
 
-        rare = 2 if len(data.train) >= 1000 else 1
+        train = data.train[drawn(data.train.y, MOST)]
+        rare = 2 if len(train) >= 1000 else 1
         model = make_pipeline(
             TfidfVectorizer(
                 ngram_range=(1, 2), min_df=rare, sublinear_tf=True, token_pattern=r"\S+"
             ),
-            LogisticRegression(C=10, max_iter=100),
+            LinearSVC(random_state=0),
         )
         with fitting():
-            model.fit(unpack(data.train.x), data.train.y)
+            model.fit(unpack(train.x), train.y)
         answers = torch.from_numpy(model.predict(unpack(data.valid.x)))
-        return "TF-IDF with logistic regression", self.judged(answers, data.valid.y)
+        return "a linear SVM on TF-IDF", self.judged(answers, data.valid.y)
 
 
 class ProseTask(SourceTask):
