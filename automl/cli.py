@@ -106,12 +106,15 @@ def search(
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print the result only")] = False,
 ) -> None:
-    """Search a space for the best model. The same command again goes on where it was."""
+    """Search a space for the best model. The same command again goes on where it was.
+
+    Status 1 where there is no model in the end, 130 where it was stopped.
+    """
     begun = context.with_resource(early())  # it imports while this process does
 
     from automl.screen import Screen
     from automl.searching.finals import Finals
-    from automl.searching.run import root, run
+    from automl.searching.run import Finished, root, run
 
     seconds = None if time is None else amounts.seconds(time)
     loaded = _space(space, plugin)
@@ -151,6 +154,8 @@ def search(
         with screen:
             for event in events:
                 screen.show(event)
+        if isinstance(event, Finished) and event.metrics is None:
+            raise typer.Exit(1)
     except KeyboardInterrupt:
         screen.interrupted()
         raise typer.Exit(130) from None

@@ -229,6 +229,17 @@ WRONG = {
 }
 
 
+def test_a_search_without_a_model_does_not_end_as_if_it_had_one(
+    tmp_path: Path, automl: Command
+) -> None:
+    """So that `automl search ... && deploy` deploys nothing."""
+    space = tmp_path / "slow.yaml"
+    space.write_text("search: {max_train_seconds: 1e-6}" + SPACE)
+    ended = automl("search", space, "--trials", 1, "--studies", tmp_path, "--device", "cpu")
+    assert "no trial was scored; 1 trial: 1 too slow; more --trials try others" in ended.out
+    assert ended.status == 1
+
+
 @pytest.mark.parametrize(("words", "told"), WRONG.values(), ids=WRONG.keys())
 def test_what_is_wrong_is_one_line_and_writes_nothing(
     words: list[str],
