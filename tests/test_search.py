@@ -23,6 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import automl
+from automl import amounts
 from automl.cache import folder as cache
 from automl.config import load_plugin
 from automl.data import Split
@@ -31,6 +32,7 @@ from automl.results.artifact import Artifact, Prediction
 from automl.results.delivery import fit
 from automl.screen import Screen, nothing
 from automl.searching.driver import Closed, Trained
+from automl.searching.finals import Finals
 from automl.searching.run import Finished, Opened, Told, run
 from automl.searching.study import Study, alone, below, folder
 from automl.space import Space
@@ -204,6 +206,16 @@ def test_a_search_that_scored_nothing_has_a_page_too(
     shown = capsys.readouterr().out
     assert "no trial was scored; 1 trial: 1 too slow; the same command goes on" in shown
     assert str(tmp_path / "s" / "report.html") in shown
+
+
+@pytest.mark.parametrize(("disk", "warned"), [(10**9, False), (10**4, True)])
+def test_a_study_that_takes_more_than_it_may_says_so(
+    disk: int, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    *_, finished = go(tmp_path, SPACE, trials=1, disk=disk, finals=Finals(0))
+    assert isinstance(finished, Finished)
+    told = f"the study takes {amounts.told(finished.study.megabytes)} MB, more than 0.01"
+    assert [told in line for line in caplog.messages] == [True] * warned
 
 
 @pytest.mark.parametrize(("hole", "count"), [("{choice: [8, 16]}", 2), ("16", 1)])
@@ -466,6 +478,7 @@ from typing import Literal
 from torch import nn
 
 import automl
+from automl import amounts
 
 
 print("so it is with parts of one's own")

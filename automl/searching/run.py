@@ -255,6 +255,10 @@ def run(
                 finish(delivery, decided, split, where, reader)
         best = [row.trial for row in rows if row.state == "finished"][:PICTURED]
         page = reported(found, [driver.training(trial) for trial in best], loaded)
+        if disk is not None and (size := on_disk.taken(path)) > disk:
+            took, most = amounts.told(size / 1e6), amounts.told(disk / 1e6)
+            stays = "the model and what tells of the search are never deleted"
+            log.warning("--disk: the study takes %s MB, more than %s: %s", took, most, stays)
         metrics = delivery.metrics if decided else None
         yield Finished(found, metrics, page, time.monotonic() - began)
 
