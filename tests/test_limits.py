@@ -316,6 +316,13 @@ def test_a_limit_below_all_models_is_refused_in_one_line(limit: str, has: str) -
     assert str(caught.value) == f"my.yaml: search: the smallest model has {has}; {limit}"
 
 
+@pytest.mark.parametrize(("most", "told"), [(99, 99), (10**6, 76 * 1000 + 10)])
+def test_no_more_parameters_are_told_of_than_may_be(most: int, told: int) -> None:
+    space = Space.parse(limited(f"max_params: {most}").replace("64]", "1000]"), "my.yaml")
+    raw, labels = space.task.shape(None)
+    assert prove(space, len(labels), lambda part: part.expect(raw)) == (86, told)
+
+
 @pytest.mark.parametrize("limit", ["max_params: 770", "max_macs: 740"])
 def test_what_breaks_a_limit_is_not_even_proposed(limit: str, tmp_path: Path) -> None:
     table = Table(slots=2)

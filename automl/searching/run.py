@@ -60,7 +60,7 @@ class Opened:
     chance: tuple[str, float]
     knobs: int
     configs: int | None  # that the space has, if fewer than the trials asked for
-    params: tuple[int, int]  # fewest and most, over the probes of the space
+    params: tuple[int, int]  # fewest and most, over the probes of the space, up to its limit
     done: int  # trials closed by earlier runs of the same command
     trials: int
     resumed: int  # trials that earlier runs left under way
@@ -317,9 +317,10 @@ def answer(reader: subprocess.Popen[bytes]) -> float | None:
 
 
 def prove(space: Space, labels: int, inputs: Callable[[Input], Inputs]) -> tuple[int, int]:
-    """Build the models of every probe and of what is tried first; the fewest and most parameters.
+    """Build the models of every probe and of what is tried first, each once.
 
-    Raises SpaceError where one does not fit. No model is built twice.
+    Returns the fewest parameters and, up to `max_params`, the most. Raises SpaceError where a model
+    does not fit.
     """
     counts: dict[str, Size] = {}
     first = (space.with_values(values) for values in space.beginnings())
@@ -330,7 +331,7 @@ def prove(space: Space, labels: int, inputs: Callable[[Input], Inputs]) -> tuple
     excess = space.search.excess(Size(min(params), min(size.macs for size in counts.values())))
     if excess:
         raise SpaceError(f"{space.source}: search: the smallest model has {excess}")
-    return min(params), max(params)
+    return min(params), min(max(params), space.search.max_params or max(params))
 
 
 def sizes(space: Space, labels: int, inputs: Callable[[Input], Inputs], draws: int) -> list[Size]:
