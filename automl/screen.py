@@ -45,7 +45,7 @@ class Screen:
         self.opened: Opened | None = None
         self.forecast_told = False
         self.again = ""  # what is to be said of trainings after the search
-        self.under_way: dict[int, str] = {}
+        self.under_way: dict[int, Trained] = {}
         self.bar = Progress(
             TextColumn("{task.completed}/{task.total} trials"),
             BarColumn(40),
@@ -71,9 +71,12 @@ class Screen:
                 self.opened = event
                 self._open(event)
             case Trained():
-                share = f"{event.epoch.number}/{event.epochs}"
-                self.under_way[event.trial] = f"trial {event.trial} epoch {share}"
-                self.bar.update(self.task, now="   ".join(self.under_way.values()))
+                self.under_way[event.trial] = event
+                now = (
+                    f"trial {e.trial} epoch {e.epoch.number}/{e.epochs}"
+                    for e in self.under_way.values()
+                )
+                self.bar.update(self.task, now="   ".join(now))
             case Paused():
                 self.under_way.pop(event.trial, None)
             case Retrained():
@@ -101,7 +104,9 @@ class Screen:
 
     def leaving(self) -> None:
         """Said when Ctrl-C or SIGTERM is heard for the first time."""
-        self.out.print("\nfinishing the epoch under way, to save it; Ctrl-C again: now")
+        seconds = [event.epoch.seconds for event in self.under_way.values()]
+        about = f", about {duration(max(seconds))} each" if seconds else ""
+        self.out.print(f"\nfinishing the epochs under way, to save them{about}; Ctrl-C again: now")
 
     def interrupted(self) -> None:
         """Said last when Ctrl-C or SIGTERM ended the search."""

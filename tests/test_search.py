@@ -232,6 +232,17 @@ def test_a_search_ends_when_all_configs_are_tried(hole: str, count: int, tmp_pat
     assert finished.metrics is not None
 
 
+def test_whoever_leaves_is_told_how_long_it_takes(
+    searched: Searched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen = Screen(quiet=False, as_json=False, command="")
+    trained = next(event for event in searched.events if isinstance(event, Trained))
+    for trial, seconds in enumerate([4.0, 75.0, 9.0]):
+        screen.show(replace(trained, trial=trial, epoch=replace(trained.epoch, seconds=seconds)))
+    screen.leaving()
+    assert "to save them, about 75s each; Ctrl-C again: now" in capsys.readouterr().err
+
+
 def test_a_search_without_a_model_says_why_and_what_can_be_done(searched: Searched) -> None:
     rows = searched.study.leaderboard
     opened = next(event for event in searched.events if isinstance(event, Opened))

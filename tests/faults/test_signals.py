@@ -117,7 +117,7 @@ def test_one_signal_lets_the_epochs_under_way_end_and_the_same_command_goes_on(
         workers = children(command.process.pid)
         command.process.send_signal(number)
         told = ended(command, workers)
-        assert "finishing the epoch under way" in told
+        assert "finishing the epochs under way" in told
         assert command.reports() == len(command.trained()), "what was trained is told"
     with under_way(tmp_path) as again:
         again.process.kill()
