@@ -32,7 +32,7 @@ from automl.inputs.text import Tokens
 from automl.results import artifact, card, delivery, ensemble
 from automl.results.delivery import Training, latencies
 from automl.results.ensemble import Ensemble
-from automl.results.judgement import averaged, judge, judged, temperature, wilson
+from automl.results.judgement import Interval, averaged, judge, judged, temperature, wilson
 from automl.screen import Screen, answer
 from automl.searching import finals, run
 from automl.searching.driver import ATTEMPTS, Closed, Driver
@@ -367,6 +367,17 @@ def test_an_interval_holds_the_score_and_narrows_with_examples(score: str) -> No
         assert found.interval.by == {"accuracy": "Wilson", "macro_f1": "bootstrap"}[score]
         widths.append(found.interval.high - found.interval.low)
     assert widths[1] < widths[0] / 2
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_an_interval_of_answers_that_are_all_alike_has_a_width(right: bool) -> None:
+    task, y = Task.of({"name": "digits", "score": "macro_f1"}), torch.tensor([0, 1, 1, 3, 3, 3])
+    found = judged(torch.eye(4)[y if right else (y + 1) % 4], y, task)
+    few = [wilson(count * right, count) for count in (1, 2, 3)]  # examples of a class
+    off = math.hypot(*(one.high - one.low for one in few)) / 3
+    wanted = Interval(1 - off, 1.0, "Wilson") if right else Interval(0.0, off, "Wilson")
+    assert found.interval == wanted
+    assert found.scores["macro_f1"] == right
 
 
 def test_no_guess_without_looking_has_more_macro_f1_than_chance() -> None:

@@ -137,6 +137,8 @@ def judged(logits: Tensor, y: Tensor, task: Task, temperature: float = 1.0) -> J
     sampled = (torch.from_numpy(drawn).view_as(cells) for drawn in draws)
     nats = torch.zeros(())
     told = [task.scores({"nats": nats, "confusion": drawn}, split)[name] for drawn in sampled]
+    if min(told) == max(told) in (0.0, 1.0):  # who draws from right answers alone draws no other
+        return replace(found, interval=_unvaried(cells, max(told)))
     return replace(found, interval=_bootstrap(told))
 
 
@@ -171,6 +173,15 @@ def wilson(right: int, examples: int) -> Interval:
     centre = (share + z / 2) / (1 + z)
     half = math.sqrt(z * share * (1 - share) + z**2 / 4) / (1 + z)
     return Interval(max(0.0, centre - half), min(1.0, centre + half), "Wilson")
+
+
+def _unvaried(cells: Tensor, score: float) -> Interval:
+    """Of a mean over the classes that occur, from their Wilson intervals (Zou and Donner 2008)."""
+    counts = zip(cells.diag().tolist(), cells.sum(1).tolist(), strict=True)
+    each = [wilson(right, examples) for right, examples in counts if examples]
+    down = math.hypot(*(score - one.low for one in each)) / len(each)
+    up = math.hypot(*(one.high - score for one in each)) / len(each)
+    return Interval(max(0.0, score - down), min(1.0, score + up), "Wilson")
 
 
 def averaged(probabilities: Tensor, y: Tensor, task: Task) -> Judgement:
