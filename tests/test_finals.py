@@ -14,9 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
+from numpy.random import default_rng
 from test_driver import Config, Table, opened, width
 from test_search import SPACE, children, go
 from torch import nn
@@ -378,6 +380,19 @@ def test_an_interval_of_answers_that_are_all_alike_has_a_width(right: bool) -> N
     wanted = Interval(1 - off, 1.0, "Wilson") if right else Interval(0.0, off, "Wilson")
     assert found.interval == wanted
     assert found.scores["macro_f1"] == right
+
+
+def test_only_cells_that_hold_examples_are_drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, made, sizes = Task.of({"name": "digits", "score": "macro_f1"}), default_rng(0), set()
+
+    def drawn(count: int, shares: Any) -> Any:
+        sizes.add(len(shares))
+        return made.multinomial(count, shares)
+
+    monkeypatch.setattr("numpy.random.default_rng", lambda seed: Mock(multinomial=drawn))
+    y = torch.arange(300) // 2  # 150 classes, and 22,500 cells
+    judged(torch.eye(150)[y.roll(1)], y, task)
+    assert sizes == {300}
 
 
 def test_no_guess_without_looking_has_more_macro_f1_than_chance() -> None:

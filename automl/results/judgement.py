@@ -132,11 +132,13 @@ def judged(logits: Tensor, y: Tensor, task: Task, temperature: float = 1.0) -> J
     if name == "accuracy":
         return replace(found, interval=wilson(round(scores[name] * len(y)), len(y)))
     cells = found.confusion  # whoever draws examples anew draws their cells
-    rng, shares = np.random.default_rng(0), (cells.double() / len(y)).flatten().numpy()
-    draws = (rng.multinomial(len(y), shares) for _ in range(DRAWS))
-    sampled = (torch.from_numpy(drawn).view_as(cells) for drawn in draws)
-    nats = torch.zeros(())
-    told = [task.scores({"nats": nats, "confusion": drawn}, split)[name] for drawn in sampled]
+    drawn, rng = torch.zeros_like(cells), np.random.default_rng(0)
+    some = cells.view(-1).nonzero().flatten()  # of a thousand classes nearly all cells are empty
+    shares = (cells.view(-1)[some].double() / len(y)).numpy()
+    nats, told = torch.zeros(()), list[float]()
+    for _ in range(DRAWS):
+        drawn.view(-1)[some] = torch.from_numpy(rng.multinomial(len(y), shares))
+        told.append(task.scores({"nats": nats, "confusion": drawn}, split)[name])
     if min(told) == max(told) in (0.0, 1.0):  # who draws from right answers alone draws no other
         return replace(found, interval=_unvaried(cells, max(told)))
     return replace(found, interval=_bootstrap(told))
