@@ -676,6 +676,17 @@ def test_more_than_eight_bits_keep_their_levels(case: str, tmp_path: Path) -> No
     assert (first_cat(folder, size=8) == level).all()
 
 
+@pytest.mark.parametrize(
+    ("shape", "count"),
+    [((3, 8, 8), 1), ((8, 8, 3), 1), ((3, 9, 9), 1), ((5, 8, 8), 5), ((1, 8, 8), 1), ((8, 8), 1)],
+)
+def test_an_array_of_three_axes_is_one_image_or_a_batch_of_grey_ones(
+    shape: tuple[int, ...], count: int
+) -> None:
+    assert len(Images((3, 8, 8)).read(np.zeros(shape, np.uint8))) == count
+    assert len(Images((3, 8, 8)).read(torch.zeros(shape))) == count
+
+
 OUTSIDE: dict[str, tuple[list[float], str, str]] = {
     "height in metres": ([-3, 4095], "float32", "from -3.0 to 4095.0; want 0 to 255, or fractions"),
     "no number": ([0, np.nan], "float32", "holds values that are not finite numbers"),

@@ -96,7 +96,7 @@ class Images(Inputs):
         Raises DataError where that is not possible.
         """
         if isinstance(raw, np.ndarray | Tensor):
-            grey_batch = raw.ndim == 3 and (self.shape[0], *raw.shape[1:]) == self.shape
+            grey_batch = self.shape[1:] == raw.shape[1:] and self.shape != raw.shape
             one = raw.ndim < 3 or (raw.ndim == 3 and not grey_batch)
         elif isinstance(raw, str | Path | Image.Image):
             one = True
