@@ -748,6 +748,7 @@ def test_truth_values_are_black_and_white() -> None:
     ("raw", "told"),
     [
         (np.ones((8, 8), complex), "image: holds complex128; want real numbers"),
+        (b"GIF", "image: is none of JPEG, PNG"),
         (np.array([["a"]]), "image: holds <U1; want real numbers"),
         ([], "image: got nothing; want at least one image"),
         (np.zeros((0, 8, 8)), "image: got nothing; want at least one image"),

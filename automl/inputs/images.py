@@ -90,15 +90,17 @@ class Images(Inputs):
     def read(self, raw: Any) -> Split:
         """Anything that is an image or several, to uint8 (N, C, H, W) of this size.
 
-        Takes a path, a PIL image, an array or tensor (H, W), (H, W, C) or (C, H, W) of numbers
-        0..255, fractions 0..1 or truth values, a batch of these, or a list of any of them. Files
-        are read exactly as for training, large JPEGs at a lower resolution than PIL opens them.
+        Takes a path, the bytes of a file, a PIL image, an array or tensor (H, W), (H, W, C) or
+        (C, H, W) of numbers 0..255, fractions 0..1 or truth values, a batch of these, or a list of
+        any of them. Files are read exactly as for training, large JPEGs at a lower resolution than
+        PIL opens them.
         Raises DataError where that is not possible.
         """
         if isinstance(raw, np.ndarray | Tensor):
             grey_batch = self.shape[1:] == raw.shape[1:] and self.shape != raw.shape
-            one = raw.ndim < 3 or (raw.ndim == 3 and not grey_batch)
-        elif isinstance(raw, str | Path | Image.Image):
+            column = isinstance(raw, np.ndarray) and raw.ndim == 1 and raw.dtype.kind in "OU"
+            one = (raw.ndim < 3 and not column) or (raw.ndim == 3 and not grey_batch)
+        elif isinstance(raw, str | Path | bytes | Image.Image):
             one = True
         elif isinstance(raw, Iterable):
             one = False
@@ -113,12 +115,12 @@ class Images(Inputs):
 
     def _one(self, raw: Any) -> Tensor:
         try:
-            if not isinstance(raw, str | Path):
+            if not isinstance(raw, str | Path | bytes):
                 return pixels(raw if isinstance(raw, Image.Image) else drawn(raw), self.shape)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # odd, but readable
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
-                return picture(Path(raw), self.shape)
+                return picture(raw if isinstance(raw, bytes) else Path(raw), self.shape)
         except UNREADABLE as error:
             named = isinstance(raw, str | Path)
             where = f"{raw}: cannot be read as an image" if named else "image"
