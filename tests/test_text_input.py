@@ -233,7 +233,15 @@ def test_words_that_are_rare_are_not_told_apart() -> None:
     assert fitted("words", data, seen=1).size == 4
 
 
-@pytest.mark.parametrize("raw", [7, ["a", 7], [], None, np.array("a")])
+class Table(list[str]):
+    """What goes through its headers, as a data frame of pandas does."""
+
+    ndim = 2
+
+
+@pytest.mark.parametrize(
+    "raw", [7, ["a", 7], [], None, np.array("a"), {"text": ["a", "b"]}, Table(["text"])]
+)
 def test_what_is_no_text_is_told(raw: Any) -> None:
     with pytest.raises(DataError, match=r"text: got .*; want a text or a list of texts"):
         fitted("words", classes(TEXTS)).read(raw)

@@ -16,7 +16,7 @@ import re
 import unicodedata
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from typing import Annotated, Any, ClassVar, Literal
@@ -206,7 +206,8 @@ class Tokens(Inputs):
 
     def read(self, raw: Any) -> Split:
         """One text or several, as tokens."""
-        many = isinstance(raw, Iterable) and getattr(raw, "ndim", 1) > 0  # some arrays have none
+        column = getattr(raw, "ndim", 1) == 1  # who goes through a table meets its headers alone
+        many = isinstance(raw, Iterable) and column and not isinstance(raw, Mapping)
         texts = [raw] if isinstance(raw, str) else list(raw) if many else None
         if texts is None or not all(isinstance(text, str) for text in texts):
             raise DataError(f"text: got {type(raw).__name__}; want a text or a list of texts")
