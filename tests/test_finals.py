@@ -694,6 +694,7 @@ def test_an_ensemble_is_loaded_in_one_line_and_answers_as_its_members_do(tmp_pat
     probabilities = [member.probabilities(pictures) for member in model.members]
     want = ensemble.mean(probabilities, model.weights)
     told = [list(answer.probabilities.values()) for answer in model.predict(pictures)]
+    assert model.predict(iter(pictures)) == model.predict(pictures)
     assert torch.allclose(torch.tensor(told), want, atol=1e-6)
     assert model.evaluate(data.valid)["accuracy"] == model.metrics["valid"]["accuracy"]
     assert Study.open("s", tmp_path).best.metrics["ensemble"] == model.metrics

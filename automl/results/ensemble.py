@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class Ensemble:
 
     def predict(self, raw: Any) -> list[Prediction]:
         """As of one model, see `Artifact.predict`."""
+        raw = list(raw) if isinstance(raw, Iterator) else raw  # each member goes through it
         found = [member.probabilities(raw) for member in self.members]
         return predictions(mean(found, self.weights), self.labels)
 
