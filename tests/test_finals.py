@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -32,7 +33,8 @@ from automl.engines.local import Local
 from automl.errors import DataError, OptionError
 from automl.inputs.text import Tokens
 from automl.results import artifact, card, delivery, ensemble
-from automl.results.delivery import Training, latencies
+from automl.results.artifact import LARGEST
+from automl.results.delivery import Training, latencies, tested
 from automl.results.ensemble import Ensemble
 from automl.results.judgement import Interval, averaged, judge, judged, temperature, wilson
 from automl.screen import Screen, answer
@@ -413,6 +415,15 @@ def test_classes_are_told_apart() -> None:
     first, second, _ = judged(logits, torch.tensor([0, 0, 0, 1, 2, 2]), DIGITS).classes("abc")
     assert (first["examples"], first["recall"], first["precision"]) == (3, 2 / 3, 1.0)
     assert (second["examples"], second["recall"], second["precision"]) == (1, 0.0, 0.0)
+
+
+def test_no_confusion_matrix_is_kept_that_would_make_a_model_too_large_to_load() -> None:
+    for count in (1000, 1001):
+        y = torch.arange(count)
+        found = judged(torch.eye(count), y, DIGITS)
+        told = tested(found, [str(label) for label in range(count)])
+        assert (told["confusion"] is None) == (count > 1000)
+        assert 2 * len(json.dumps(told, indent=2)) < LARGEST  # an ensemble has one of its own
 
 
 class Lengths(nn.Module):

@@ -428,6 +428,17 @@ def test_classes_that_do_not_occur_are_not_the_worst(tmp_path: Path) -> None:
     assert len(re.findall("<tr>", table[0])) == len(LABELS)
 
 
+def test_of_many_classes_no_matrix_is_drawn_but_what_is_mistaken_is_said(tmp_path: Path) -> None:
+    study = synthetic(tmp_path / "many", 5)
+    labels = [f"class {number}" for number in range(250)]
+    deliver(study, labels, **whole(labels))
+    study.report()
+    page = text_of(study)
+    assert 'id="plot-confusion"' not in page
+    assert "What is most often mistaken, on the test split" in page
+    assert (study.path / "report.html").stat().st_size < 5_500_000  # Plotly alone has 4.7
+
+
 @pytest.mark.parametrize(
     ("theirs", "told"), [(None, "forest does as well."), (0.9991, "forest does better, 0.9991.")]
 )

@@ -23,6 +23,8 @@ from automl.training import checkpoint, train
 from automl.training.cost import BATCHES, latency_ms
 from automl.training.run import outputs_of
 
+MATRIX = 1000  # classes, above which metrics.json would have no room for a confusion matrix
+
 
 @dataclass(frozen=True, eq=False)
 class Training:
@@ -213,7 +215,7 @@ def tested(judgement: Judgement, labels: Sequence[str]) -> dict[str, Any]:
         return told
     return told | {
         "classes": judgement.classes(labels),
-        "confusion": judgement.confusion.tolist(),
+        "confusion": judgement.confusion.tolist() if len(labels) <= MATRIX else None,
         "test_ece": judgement.calibration_error,
     }
 

@@ -89,7 +89,7 @@ class Page:
             "parallel": ("Every trial at once", "parallel" in plots),
             "costs": ("Score against cost", told["tradeoffs"]),
             "finalists": ("Finalists", "finalists" in plots),
-            "classes": ("Classes", "confusion" in plots or told["classes"]),
+            "classes": ("Classes", "confusion" in plots or told["confused"] or told["classes"]),
             "mistakes": ("The most confident mistakes", looked and looked.mistakes),
             "writes": ("What it writes", told["gives"] == "prose" and told["sample"]),
             "calibration": ("Calibration", "calibration" in plots),
@@ -282,7 +282,8 @@ def judged(made: Page, facts: Facts, metrics: Metrics, model: Artifact) -> None:
     if counts is None and looked:
         counts, of = looked.confusion, "validation"
     if counts and all(len(row) == len(counts) == len(model.labels) for row in counts):
-        made.plots["confusion"] = figures.confusion(counts, model.labels)
+        if len(counts) <= figures.DRAWN:
+            made.plots["confusion"] = figures.confusion(counts, model.labels)
         made.told["confusion_of"] = of
         made.told["confused"] = examples.confused(counts, model.labels)
         made.told["counted"] = len(counts) <= figures.COUNTED  # the plot says it, too

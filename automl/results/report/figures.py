@@ -24,6 +24,8 @@ UNUSED = -0.17  # where a knob that a config does not have is drawn, left of 0
 MANY = 150  # marks or lines, from which on they are drawn thinner
 LABELLED = 24  # classes whose names stand beside the confusion matrix
 COUNTED = 12  # classes whose counts stand in it
+SPACED = 50  # classes whose cells have room for a gap between them
+DRAWN = 200  # classes that a screen has a pixel for: beyond, no matrix is drawn
 
 EARLY, DONE = "not trained to the end", "finished"
 RING = {"size": 7, "color": "muted", "symbol": "circle-open", "line": {"width": 1.2}}
@@ -391,6 +393,7 @@ def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> Plot:
     shares = [[count / max(1, sum(row)) for count in row] for row in counts]
     places = list(range(len(counts)))
     names = [plain(label) for label in labels]
+    gap = int(len(counts) <= SPACED)
     traces: list[Trace] = [
         {
             "type": "heatmap",
@@ -402,8 +405,8 @@ def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> Plot:
             "zmin": 0,
             "zmax": 1,
             "showscale": False,
-            "xgap": 1,
-            "ygap": 1,
+            "xgap": gap,
+            "ygap": gap,
         }
     ]
     cells = [(i, j) for i in places for j in places if counts[i][j]]
