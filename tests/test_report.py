@@ -288,6 +288,17 @@ def test_every_plot_is_drawn_and_the_page_fits(
 
 
 @pytest.mark.browser
+def test_a_long_name_of_a_class_leaves_room_for_its_numbers(
+    thousand: Study, browser: Browser
+) -> None:
+    shown = opened(browser, thousand.path / "report.html", 360)
+    table = "document.querySelector('[aria-label=\"Scores by class\"] tr:last-child')"
+    first, second = (f"{table}.cells[{n}].getBoundingClientRect().left" for n in (0, 1))
+    assert shown.evaluate(f"{second} - {first}") < 220
+    shown.context.close()
+
+
+@pytest.mark.browser
 def test_plots_follow_when_light_turns_dark(digits: Study, browser: Browser) -> None:
     shown = opened(browser, digits.path / "report.html")
     ink = "getComputedStyle(document.querySelector('.xtick text')).fill"
