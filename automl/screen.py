@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from automl.exports.verified import Exported
 
 TOP = 5  # rows of the leaderboard at the end
+ROOM = 28  # columns of a terminal, below which what a model is stands below its row
 
 
 class Screen:
@@ -321,17 +323,16 @@ def result(event: Finished, rows: list[Row]) -> dict[str, Any]:
 
 
 def table(rows: list[Row], metric: Metric) -> None:
-    """The leaderboard, on standard output; what is on the front has a star."""
-    shown = Table(box=None, pad_edge=False, header_style="bold")
+    """The leaderboard, on standard output; what is on the front has a star.
+
+    Where a terminal is too narrow for what a model is, that stands below its row.
+    """
     known = {k: v for k, v in measures(rows).items() if k in ("macs", "latency_ms")}
     again = ["trained again"] if any(row.seeds for row in rows) else []
     columns = ["rank", "trial", metric.name, *again, "epochs", "params", *known.values()]
     columns += ["time", "state"]
-    for column in columns:
-        shown.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
-    shown.add_column("what it is", overflow="fold")
-    for row in rows:
-        shown.add_row(
+    cells = [
+        (
             f"{'* ' if row.front else ''}{row.rank}",
             str(row.trial),
             "-" if row.score is None else f"{row.score:.4f}",
@@ -341,10 +342,36 @@ def table(rows: list[Row], metric: Metric) -> None:
             *(measured(getattr(row, name)) for name in known),
             duration(row.seconds),
             row.state,
-            row.summary,
         )
+        for row in rows
+    ]
     wide = None if sys.stdout.isatty() else 160
-    Console(highlight=False, width=wide, markup=False).print(shown)
+    console = Console(highlight=False, width=wide, markup=False)
+    shown = _grid(columns, cells)
+    if console.width - console.measure(shown).maximum >= ROOM:
+        told = [(*line, row.summary) for line, row in zip(cells, rows, strict=True)]
+        console.print(_grid([*columns, "what it is"], told))
+        return
+    with console.capture() as taken:
+        console.print(shown)
+    first, *lines = taken.get().splitlines()
+    print(first)
+    for line, row in zip(lines, rows, strict=True):
+        print(line)
+        console.print(Padding(row.summary, (0, 0, 0, 7), expand=False))
+
+
+def _grid(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        if column == "what it is":
+            shown.add_column(column, overflow="fold")
+        else:
+            side: Literal["left", "right"] = "left" if column == "state" else "right"
+            shown.add_column(column, justify=side, no_wrap=True)
+    for line in cells:
+        shown.add_row(*line)
+    return shown
 
 
 def exported(told: Exported) -> None:

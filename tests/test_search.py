@@ -26,11 +26,12 @@ import automl
 from automl import amounts
 from automl.cache import folder as cache
 from automl.config import load_plugin
-from automl.data import Split
+from automl.data import Metric, Split
 from automl.errors import AutomlError, DataError, SpaceError, StudyError
 from automl.results.artifact import Artifact, Prediction
 from automl.results.delivery import fit
-from automl.screen import Screen, nothing
+from automl.results.leaderboard import Row
+from automl.screen import Screen, nothing, table
 from automl.searching.driver import Closed, Trained
 from automl.searching.finals import Finals
 from automl.searching.run import Finished, Opened, Told, run
@@ -216,6 +217,23 @@ def test_a_study_that_takes_more_than_it_may_says_so(
     assert isinstance(finished, Finished)
     told = f"the study takes {amounts.told(finished.study.megabytes)} MB, more than 0.01"
     assert [told in line for line in caplog.messages] == [True] * warned
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, None])
+def test_a_leaderboard_says_what_a_model_is_however_narrow_the_terminal(
+    width: int | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what = "cnn residual 2x64 pool max | adamw lr 0.01 | batch 32"
+    done = Row(
+        1, True, 12, 0.9594, 0.9497, 0.03, 3, 12, 9, 9, 0.1, 2.0, 9.0, 1.0, "finished", "", what
+    )
+    monkeypatch.setattr("sys.stdout.isatty", lambda: width is not None)
+    monkeypatch.setenv("COLUMNS", str(width))
+    table([done] * 2, Metric("macro_f1"))
+    shown = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out)
+    assert " ".join(shown.split()).count(what) == 2
+    if width:
+        assert max(map(len, shown.splitlines())) <= width
 
 
 @pytest.mark.parametrize(("hole", "count"), [("{choice: [8, 16]}", 2), ("16", 1)])
