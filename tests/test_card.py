@@ -9,7 +9,7 @@ from test_exports import CASES, made
 
 from automl.config import Task
 from automl.results.architecture import layers
-from automl.results.card import USAGE, limits
+from automl.results.card import USAGE, cell, limits
 from automl.tasks.digits import Digits
 from automl.tasks.source import Published
 
@@ -50,3 +50,17 @@ def test_every_kind_of_data_has_its_limits() -> None:
     assert all(told.values())
     kinds = {made(*case).config.task.gives for case in CASES.values()}
     assert kinds == set(USAGE)
+
+
+@pytest.mark.parametrize(
+    ("label", "told"),
+    [
+        ("sea_lion 2.5 (young)", "sea_lion 2.5 (young)"),
+        ("![x](http://a/b.png)", r"!\[x\](http://a/b.png)"),
+        ("*a* _b_ `c` ~~d~~ $e$", r"\*a\* \_b\_ \`c\` \~\~d\~\~ \$e\$"),
+        ("a\\|b", r"a\\\|b"),
+        ("<b>\n&lt;", "&lt;b> &amp;lt;"),
+    ],
+)
+def test_a_label_is_no_markup_of_a_card(label: str, told: str) -> None:
+    assert cell(label) == told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -37,6 +38,7 @@ OF_CLASSES = [
     "Decisions in which an error harms somebody: errors were counted over all test examples, not"
     " for groups of people among them, and nobody tried to deceive it.",
 ]
+MARKUP = re.compile(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)")  # `_` within a word is none
 SHOWN = 40  # layers on the card; metrics.json has all
 
 
@@ -48,7 +50,8 @@ def limits(config: Config) -> list[str]:
 
 def cell(label: str) -> str:
     """A label as a cell of a table: nobody's markup, and one line."""
-    return " ".join(label.split()).replace("|", "\\|").replace("<", "&lt;")
+    told = " ".join(label.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return MARKUP.sub(r"\\\g<0>", told)
 
 
 def sure(metrics: dict[str, Any]) -> str:
