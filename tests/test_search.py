@@ -312,6 +312,7 @@ def test_the_config_that_is_delivered_trains_to_the_same_model_again(
     config = Space.load(searched.studies / "s" / "best" / "config.yaml").config()
     assert config == best.config
     list(fit(config, tmp_path / "again", root=None, device=torch.device("cpu")))
+    assert 'automl.load("again")' in (tmp_path / "again" / "card.md").read_text()
     again = automl.load(tmp_path / "again")
     for split in ("valid", "test"):
         assert again.metrics[split] == best.metrics[split]

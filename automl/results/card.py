@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -61,8 +62,8 @@ def sure(metrics: dict[str, Any]) -> str:
     return "95 % sure: {:.4f} to {:.4f}".format(*metrics["test_interval"])
 
 
-def text(config: Config, metrics: dict[str, Any]) -> str:
-    """Markdown, from what metrics.json holds."""
+def text(config: Config, metrics: dict[str, Any], folder: str = "best") -> str:
+    """Markdown, from what metrics.json holds, for a folder of this name."""
     name, unit = metrics["metric"], "characters" if config.task.gives == "prose" else "examples"
     trained_on = metrics["train_examples"] + bool(metrics.get("refit")) * metrics["valid_examples"]
     baseline = metrics["baseline"]
@@ -131,7 +132,7 @@ until the end; this model was tested on it once.
 ```python
 import automl
 
-model = automl.load("best")  # this folder
+model = automl.load({json.dumps(folder, ensure_ascii=False)})  # this folder
 {usage}
 ```
 

@@ -94,7 +94,7 @@ class Delivery:
         with artifact.replaced(self.folder) as fresh:
             artifact.write(fresh, config, weights, inputs, self.data.labels, heat)
             metrics["size_mb"] = round((fresh / "model.safetensors").stat().st_size / 1e6, 3)
-            artifact.describe(fresh, metrics, card.text(config, metrics))
+            artifact.describe(fresh, metrics, card.text(config, metrics, self.folder.name))
 
     def _facts(self, made: Training, state: dict[str, Any]) -> dict[str, Any]:
         """What is known before the test, from the state of the training that was validated."""
@@ -164,7 +164,7 @@ class Delivery:
         """What else is known of the model in the folder, into metrics.json and the card."""
         metrics = artifact.noted(self.folder) | more
         config = Space.load(self.folder / "config.yaml").config()
-        artifact.describe(self.folder, metrics, card.text(config, metrics))
+        artifact.describe(self.folder, metrics, card.text(config, metrics, self.folder.name))
 
 
 @dataclass(frozen=True)
