@@ -32,6 +32,7 @@ from automl.holes import random_value
 from automl.results import artifact, report
 from automl.results.report import examples, figures
 from automl.results.report.knobs import ENOUGH, Scored, best_of, importance
+from automl.results.report.metrics import Finalist
 from automl.searching.run import search
 from automl.searching.study import Manifest, Study, storage, versions
 from automl.space import Space
@@ -555,6 +556,20 @@ def test_plots_look_at_what_is_near_the_best_and_say_what_is_beyond(thousand: St
     assert focus[0] > 0.85
     assert focus[1] > 0.939
     assert figures.outside((one.score for one in far), focus) >= 1
+
+
+def test_equal_scores_lie_on_an_axis_of_what_is_near(tmp_path: Path) -> None:
+    some = scored_of(synthetic(tmp_path / "s", 5))
+    equal = [Scored(one.trial, one.row, 0.96) for one in some]
+    name, hole = next(iter(Space.parse(CONDITIONAL).all_knobs().items()))
+    again = [Finalist(trial=0, search=0.96, mean=0.96, scores=[0.96])]
+    for axis in (
+        figures.slice_of(name, hole, equal, ACCURACY).layout["yaxis"],
+        figures.tradeoff([(1.0, one) for one in equal], [], "cost", ACCURACY).layout["yaxis"],
+        figures.finalists(again, ACCURACY).layout["xaxis"],
+    ):
+        assert axis["range"] == pytest.approx([0.912, 1.008])
+    assert "range" not in figures.slice_of(name, hole, some, ACCURACY).layout["yaxis"]
 
 
 def test_the_mistakes_are_those_that_the_model_is_surest_of(digits: Study) -> None:

@@ -90,8 +90,15 @@ def outside(scores: Iterable[float], focus: Range | None) -> int:
     return 0 if focus is None else sum(not focus[0] <= score <= focus[1] for score in scores)
 
 
-def score_axis(metric: Metric, focus: Range | None = None) -> dict[str, Any]:
+def score_axis(
+    metric: Metric, focus: Range | None = None, scores: Iterable[float] = ()
+) -> dict[str, Any]:
+    """Of equal `scores` it says no more than is near: Plotly would go from 0 to twice as much."""
     axis: dict[str, Any] = {"title": {"text": named(metric)}}
+    if focus is None and len(found := {*scores}) == 1:
+        (score,) = found
+        pad = 0.05 * abs(score) or 0.05
+        focus = score - pad, score + pad
     return axis if focus is None else axis | {"range": list(focus)}
 
 
@@ -250,7 +257,8 @@ def slice_of(name: str, hole: Hole, scored: Sequence[Scored], metric: Metric) ->
         elif isinstance(hole, Int) and (hole.high - hole.low) // hole.step <= 8:
             axis["tickvals"] = list(range(hole.low, hole.high + 1, hole.step))
     focus = focus_on(having, metric)
-    layout = {"xaxis": axis, "yaxis": score_axis(metric, focus), "showlegend": False}
+    level = score_axis(metric, focus, (one.score for one in having))
+    layout = {"xaxis": axis, "yaxis": level, "showlegend": False}
     return Plot(both(points), layout, 230, outside((one.score for one in having), focus))
 
 
@@ -347,7 +355,7 @@ def tradeoff(
     focus = focus_on((one for _, one in points), metric)
     layout = {
         "xaxis": {**axis, "title": {"text": what}},
-        "yaxis": score_axis(metric, focus),
+        "yaxis": score_axis(metric, focus, (one.score for _, one in points)),
         "showlegend": False,
     }
     return Plot(traces, layout, 270, outside((one.score for _, one in points), focus))
@@ -385,7 +393,11 @@ def finalists(told: Sequence[Finalist], metric: Metric) -> Plot:
     ]  # fmt: skip
     names = [f"trial {one.trial}" for one in told]
     axis = {"tickvals": places, "ticktext": names, "range": [len(told) - 0.5, -0.5]}
-    return Plot(traces, {"yaxis": axis, "xaxis": score_axis(metric)}, 130 + 56 * len(told))
+    seen = [*(score for _, score in single), *(one.mean for one in told)]
+    seen += [one.search for one in told if one.search is not None]
+    return Plot(
+        traces, {"yaxis": axis, "xaxis": score_axis(metric, None, seen)}, 130 + 56 * len(told)
+    )
 
 
 def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> Plot:
