@@ -149,9 +149,8 @@ class Screen:
                     " loss, unless train.class_weights says otherwise"
                 )
         if event.done or event.resumed:
-            facts["goes on"] = (
-                f"{event.done} of {event.trials} trials done, {event.resumed} under way"
-            )
+            of = f" of {event.trials}" if event.done <= event.trials else ""  # fewer are asked for
+            facts["goes on"] = f"{event.done}{of} trials done, {event.resumed} under way"
         for what, told in facts.items():
             self.line(f"[bold]{what:<8}[/] {escape(told)}")
         if event.done < event.trials:

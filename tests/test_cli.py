@@ -112,6 +112,13 @@ def test_the_same_command_again_prints_the_answer_and_changes_nothing(
     assert snapshot(studies / "small" / "best") == before
 
 
+def test_fewer_trials_than_are_done_is_no_odd_share(studies: Path, automl: Command) -> None:
+    space = studies.parent / "small.yaml"
+    done = automl("search", space, "--trials", 2, "--studies", studies, "--device", "cpu")
+    assert done.status == 0
+    assert "goes on  3 trials done, 0 under way" in done.err
+
+
 def test_the_line_that_loads_the_model_does(studies: Path, automl: Command) -> None:
     space = studies.parent / "small.yaml"
     done = automl("search", space, "--trials", 3, "--studies", studies, "-q")
