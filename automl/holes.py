@@ -239,6 +239,20 @@ def shape_of(node: Node) -> Any:
     return type(node).__name__, node.low, node.high, node.step, node.log
 
 
+def unlike(one: Any, other: Any, place: Place = ()) -> Place | None:
+    """The first place at which two shapes differ; None where they do not."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        if odd := sorted({*one} ^ {*other}):
+            return (*place, odd[0])
+        pairs = [(one[key], other[key], key) for key in one]
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = [(*both, i) for i, both in enumerate(zip(one, other, strict=True))]
+    else:
+        return None if one == other else place
+    found = (unlike(was, now, (*place, key)) for was, now, key in pairs)
+    return next((there for there in found if there is not None), None)
+
+
 def holes_in(node: Node) -> Iterator[Int | Float | Choice | Repeat]:
     match node:
         case Int() | Float() | Choice() | Repeat():

@@ -23,7 +23,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator
 
-from automl.config import Config, Place, Pruner, Sampler, Strict, Task, nearest, problems, shown
+from automl.config import (
+    Config,
+    Place,
+    Pruner,
+    Sampler,
+    Strict,
+    Task,
+    dotted,
+    nearest,
+    problems,
+    shown,
+)
 from automl.data import Inputs
 from automl.errors import OptionError, SpaceError
 from automl.holes import (
@@ -53,6 +64,7 @@ from automl.holes import (
     nth_value,
     random_value,
     shape_of,
+    unlike,
     within,
     worded,
 )
@@ -316,6 +328,10 @@ class Space:
             (shape_of(self.root), self.search.model_dump(mode="json", exclude={"portfolio"}))
         )
         return hashlib.sha256(shown.encode()).hexdigest()[:16]
+
+    def unlike(self, other: Space) -> str:
+        """Where it first differs from another one; `search` where only that does."""
+        return dotted(unlike(shape_of(other.root), shape_of(self.root)) or ("search",))
 
 
 def measure(config: Config, inputs: Inputs, labels: int) -> Size:

@@ -589,8 +589,14 @@ def test_however_a_driver_ends_the_same_command_goes_on_as_if_nothing_had_been(
 
 
 OTHERS: dict[str, tuple[str, dict[str, Any], str]] = {
-    "space": (SPACE.replace("64", "65"), {}, "another space"),
-    "fixed value": (SPACE.replace("batch_size: 32", "batch_size: 33"), {}, "another space"),
+    "space": (SPACE.replace("64", "65"), {}, r"another space \(model.widths\[0\] is not as in /"),
+    "fixed value": (
+        SPACE.replace("batch_size: 32", "batch_size: 33"),
+        {},
+        r"another space \(train.batch_size is not as in /.*/s/space.yaml\); use another --name",
+    ),
+    "one knob more": (SPACE + "augment: none", {}, r"another space \(augment is not as in "),
+    "how to look": (SPACE.replace("none", "auto"), {}, r"another space \(search is not as in "),
     "seed": (SPACE, {"seed": 1}, "another seed"),
     "data": (SPACE.replace("per_class: 30", "per_class: 31"), {}, "another space|other data"),
 }

@@ -148,7 +148,7 @@ def run(
     )
     first = []
     if (path / "manifest.json").exists():  # before the folder is touched
-        manifest.compare(on_disk.read_manifest(path), name)
+        manifest.compare(on_disk.read_manifest(path), path, space)
     else:
         first = portfolio.first(space, loaded, start_from, studies)
     logging.getLogger("optuna").setLevel(logging.WARNING)

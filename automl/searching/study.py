@@ -45,7 +45,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, TypeAdapter, Validation
 
 from automl.config import Task, dotted, problems, shown
 from automl.data import Data, Metric
-from automl.errors import StudyError, is_full
+from automl.errors import SpaceError, StudyError, is_full
 from automl.results import artifact, leaderboard
 from automl.results.artifact import Artifact, put
 from automl.results.leaderboard import Row
@@ -103,7 +103,9 @@ class Manifest:
     start_from: str = ""  # another study or a portfolio, if one was named
     format: int = 1  # of what trainings of a study have in common
 
-    def compare(self, begun: Manifest, name: str) -> None:
+    def compare(self, begun: Manifest, path: Path, space: Space) -> None:
+        """Raises StudyError where the study in that folder cannot go on with this space."""
+        name = path.name
         told = {
             "space": "another space",
             "task": "another task",
@@ -113,9 +115,9 @@ class Manifest:
         for key, what in told.items():
             was, now = getattr(begun, key), getattr(self, key)
             if was != now:
+                how = f"{key} {was}, now {now}" if key != "space" else _changed(space, path)
                 raise StudyError(
-                    f"{name}: begun with {what} ({key} {was}, now {now}); "
-                    "use another --name, or delete the study"
+                    f"{name}: begun with {what} ({how}); use another --name, or delete the study"
                 )
         if self.format != begun.format:
             raise StudyError(f"{name}: begun by another version of automl; use another --name")
@@ -123,6 +125,15 @@ class Manifest:
         if now not in ("", was):  # too late
             began = f"begun with --from {was}" if was else "begun without --from"
             raise StudyError(f"{name}: {began}; got --from {now}; use another --name")
+
+
+def _changed(space: Space, path: Path) -> str:
+    """Where a space is not the one that a study was begun with."""
+    file = path / "space.yaml"
+    try:
+        return f"{space.unlike(Space.load(file))} is not as in {file}"
+    except SpaceError:
+        return f"see {file}"
 
 
 def versions() -> dict[str, str]:
@@ -306,7 +317,7 @@ def begin(
     """
     file = path / "manifest.json"
     if file.exists():
-        manifest.compare(read_manifest(path), path.name)
+        manifest.compare(read_manifest(path), path, space)
     mend(path / "journal.log")
     directions = [StudyDirection.MAXIMIZE if metric.higher_is_better else StudyDirection.MINIMIZE]
     directions += [StudyDirection.MINIMIZE] if space.search.cost else []
