@@ -437,6 +437,22 @@ def test_more_trials_go_on_where_the_search_was(searched: Searched, tmp_path: Pa
     assert study.best.metrics["trial"] == study.leaderboard[0].trial
 
 
+def test_a_study_whose_weights_were_deleted_trains_its_finalists_again(
+    searched: Searched, tmp_path: Path
+) -> None:
+    studies, want = searched.copy(tmp_path), searched.study.best.metrics
+    for weights_of in ("trials", "finals"):
+        shutil.rmtree(studies / "s" / weights_of)
+    before = snapshot(studies / "s" / "best")
+    last = go(studies, finals=Finals(0))[-1]  # nothing is left to decide by
+    assert isinstance(last, Finished)
+    assert last.metrics == want, "the model that was tested is there all the same"
+    last = go(studies)[-1]
+    assert isinstance(last, Finished)
+    assert last.metrics == want, "on the same CPU they come to the same"
+    assert snapshot(studies / "s" / "best") == before
+
+
 def test_a_best_model_that_a_crash_left_behind_is_brought_up_to_date(
     searched: Searched, tmp_path: Path
 ) -> None:

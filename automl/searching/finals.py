@@ -256,14 +256,16 @@ class Rerun:
         return training if often else None
 
 
-def decide(driver: Driver, rerun: Rerun, asked: Finals) -> Generator[Retrained, None, Decision]:
+def decide(
+    driver: Driver, rerun: Rerun, asked: Finals
+) -> Generator[Retrained, None, Decision | None]:
     """Train the finalists, choose the winner and an ensemble, and refit these if that is asked for.
 
     The winner is the config of the best mean, as the training that is nearest this mean. Without
-    finalists, or the time for any, it is the best trial of the search. There must be one.
+    finalists, or the time for any, it is the best trial of the search that has its weights; None
+    where there is none either.
     """
     rows, best = driver.rows(), driver.best
-    assert best is not None
     among = asked.among(rows)
     took = {row.trial: row.seconds for row in rows}
 
@@ -288,10 +290,13 @@ def decide(driver: Driver, rerun: Rerun, asked: Finals) -> Generator[Retrained, 
             finalists.append(Finalist(row.trial, row.score, scores, row.summary))
     costs = {row.trial: row.cost(driver.cost) for row in among}
     finalists.sort(key=lambda one: (-driver.sign * one.mean, costs[one.trial], one.trial))
-    made = driver.training(best)
     if finalists:
         winner = finalists[0].trial, finalists[0].typical
         made = next(training for training in fresh if training.key == winner)
+    elif best is not None:
+        made = driver.training(best)
+    else:
+        return None
 
     members: dict[Training, float] = {}
     gain = None

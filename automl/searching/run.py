@@ -214,9 +214,8 @@ def run(
                     wrote, written = time.monotonic() - written, time.monotonic()
             yield event
 
-        decided = None
-        if driver.best is not None:
-            decided = yield from decide(driver, Rerun(engine, loaded, driver), finals)
+        decided = yield from decide(driver, Rerun(engine, loaded, driver), finals)
+        if decided:
             study.set_user_attr("finalists", [one.told() for one in decided.finalists])
         engine.close()  # the test needs the device
 
@@ -259,7 +258,8 @@ def run(
             took, most = amounts.told(size / 1e6), amounts.told(disk / 1e6)
             stays = "the model and what tells of the search are never deleted"
             log.warning("--disk: the study takes %s MB, more than %s: %s", took, most, stays)
-        metrics = delivery.metrics if decided else None
+        held = delivery.metrics  # of an earlier end, where nothing can be decided any more
+        metrics = held if decided or held.get("test") else None
         yield Finished(found, metrics, page, time.monotonic() - began)
 
 
