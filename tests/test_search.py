@@ -694,8 +694,13 @@ def test_there_is_no_best_model_before_a_trial_was_scored(
 ) -> None:
     studies = searched.copy(tmp_path)
     shutil.rmtree(studies / "s" / "best")
-    with pytest.raises(StudyError, match="no trial has been scored yet"):
+    with pytest.raises(StudyError, match="best: there is no model: the same search writes it"):
         automl.load_best("s", studies=studies)
+    begun = begin(tmp_path, name="early")
+    next(begun)
+    begun.close()
+    with pytest.raises(StudyError, match="best: there is no model: no trial has come to its end"):
+        automl.load_best("early", studies=tmp_path)
     with pytest.raises(StudyError, match=r"no study is called 't'\. Known: s\."):
         automl.load_best("t", studies=studies)
 

@@ -397,7 +397,9 @@ class Study:
     def model(self, device: str = "cpu") -> Artifact:
         """The best model so far, there. Raises StudyError while there is none."""
         if not (self.path / "best").is_dir():
-            raise StudyError(f"{self.path}: no trial has been scored yet")
+            ended = any(row.state == "finished" for row in self.leaderboard)
+            why = "the same search writes it again" if ended else "no trial has come to its end yet"
+            raise StudyError(f"{self.path / 'best'}: there is no model: {why}")
         return artifact.load(self.path / "best", device=device)
 
     def report(self, data: Data | None = None, absent: str = "") -> Path:
