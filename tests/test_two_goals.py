@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -298,4 +299,9 @@ def test_every_model_of_the_front_is_there_to_be_loaded(tmp_path: Path) -> None:
     assert {tuple(t.values) for t in study.optuna.best_trials} >= {
         (row.score, row.params) for row in front.values()
     }
+    shutil.rmtree(tmp_path / "s" / "trials")  # whose weights they were written from
+    (tmp_path / "s" / "front" / "9999").mkdir()
+    search(space, name="s", studies=tmp_path, trials=5, workers=1)
+    assert {int(folder.name) for folder in (tmp_path / "s" / "front").iterdir()} == front.keys()
+    assert all(automl.load(folder).metrics["valid"] for folder in folders.values())
     optuna.logging.set_verbosity(optuna.logging.WARNING)

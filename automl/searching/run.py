@@ -219,13 +219,15 @@ def run(
             study.set_user_attr("finalists", [one.told() for one in decided.finalists])
         engine.close()  # the test needs the device
 
-        shutil.rmtree(path / "front", ignore_errors=True)  # another one, if the search went on
         rows = found.leaderboard
         on_disk.write_leaderboard(path, rows, task.metric)
-        for row in rows:
-            if row.front:
-                one = replace(delivery, folder=path / "front" / f"{row.trial:04d}")
-                one.write(driver.training(row.trial))
+        front = {f"{row.trial:04d}": driver.training(row.trial) for row in rows if row.front}
+        for one in (path / "front").glob("*"):
+            if one.name not in front:  # any more, if the search went on
+                shutil.rmtree(one, ignore_errors=True)
+        for number, made in front.items():
+            if made.file.exists():  # else what was written of it before stays
+                replace(delivery, folder=path / "front" / number).write(made)
         finalists = [one.told() for one in decided.finalists] if decided else []
         if decided:
             trial = next(row for row in rows if row.trial == decided.made.trial)
