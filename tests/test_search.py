@@ -498,6 +498,20 @@ def workers() -> list[int]:
     return [pid for pid in children(os.getpid()) if is_worker(pid)]
 
 
+def test_what_the_driver_computes_beside_its_workers_has_one_thread(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        seen = {type(event): torch.get_num_threads() for event in begin(tmp_path, trials=1)}
+        assert (seen[Trained], seen[Closed], seen[Finished]) == (1, 1, 3)
+        events = begin(tmp_path, trials=2)
+        next(event for event in events if isinstance(event, Trained))
+        events.close()
+        assert torch.get_num_threads() == 3, "however it ends"
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_killed_worker_changes_no_score(searched: Searched, tmp_path: Path) -> None:
     killed = 0
     for event in begin(tmp_path, workers=1):
