@@ -112,6 +112,8 @@ class Part(Strict):
             raise PydanticCustomError("no_name", "{told}", {"told": told})
         if name not in cls.members():
             told = f"no {kind} is called {shown(name)}{nearest(name, cls.members())}"
+            if "did you mean" not in told:
+                told += " One of your own: give its file by --plugin, or import it."
             raise PydanticCustomError("unknown_part", "{told}", {"told": told})
         member = cls.members()[name]
         if lacking := sorted(member.__abstractmethods__):

@@ -766,6 +766,12 @@ def test_a_file_that_cannot_be_read_is_named(
     assert str(error.value).startswith(f"{path}{message}")
 
 
+def test_a_part_that_is_like_none_may_be_one_of_the_users_own() -> None:
+    told = "; Known: adamw, .*muon, sgd. One of your own: give its file by --plugin, or import it."
+    with pytest.raises(SpaceError, match=f"no optimizer is called 'mine'{told}"):
+        Space.parse("task: digits\nmodel: mlp\noptimizer: mine\n", "my.yaml")
+
+
 def test_a_folder_is_no_space(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match="cannot be read: Is a directory"):
         Space.load(tmp_path)
