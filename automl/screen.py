@@ -249,8 +249,9 @@ def nothing(rows: Sequence[Row], opened: Opened | None) -> str:
     scored = any(row.score is not None and row.state != "infeasible" for row in rows)
     lost = "no trial that was scored has its weights any more" if scored else "no trial was scored"
     ended = sum(row.state not in ("paused", "waiting") for row in rows)
-    over = opened is not None and ended >= opened.trials
-    what = "more --trials try others" if over else "the same command goes on"
+    over = opened is None or ended >= opened.trials
+    late = "time was up; the same command goes on, best with more --time"
+    what = "more --trials try others" if over else late
     return f"{lost}; {counted(rows)}; {what}"
 
 

@@ -205,7 +205,7 @@ def test_a_search_that_scored_nothing_has_a_page_too(
     assert "No trial has come to its end yet" in (tmp_path / "s" / "report.html").read_text()
     Screen(quiet=False, as_json=False, command="").show(finished)
     shown = capsys.readouterr().out
-    assert "no trial was scored; 1 trial: 1 too slow; the same command goes on" in shown
+    assert "no trial was scored; 1 trial: 1 too slow; more --trials try others" in shown
     assert str(tmp_path / "s" / "report.html") in shown
 
 
@@ -266,7 +266,9 @@ def test_a_search_without_a_model_says_why_and_what_can_be_done(searched: Search
     opened = next(event for event in searched.events if isinstance(event, Opened))
     lost = "no trial that was scored has its weights any more; 4 trials: 4 finished; "
     assert nothing(rows, opened) == f"{lost}more --trials try others"
-    assert nothing(rows, replace(opened, trials=9)) == f"{lost}the same command goes on"
+    assert nothing(rows, replace(opened, trials=9)) == (
+        f"{lost}time was up; the same command goes on, best with more --time"
+    )
 
 
 @pytest.mark.parametrize(
