@@ -385,6 +385,10 @@ class Pruner(Part):
         """The epochs after which a trial may pause: its weights are on disk then."""
         return []
 
+    def earliest(self, epochs: int) -> int:
+        """The first epoch of so many after which it may stop a trial."""
+        return 1
+
 
 class Export(Part):
     """A kind of file from which a trained model runs without this program."""

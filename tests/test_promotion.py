@@ -192,8 +192,39 @@ def test_the_model_learns_from_unfinished_trials_whoever_stops_them(pruner: str)
         curve = [0.1 * number, *[0.2 * number] * 4]
         ledger.entries[number] = Entry(number, model.propose().values, "closed", curve)
     model.propose()
-    assert {score for score in model.at_rungs.scores if score} == {0.2, 0.4, 0.2 * 3}
+    first = {0.1, 0.1 * 3} if pruner == "hyperband" else set()  # it may stop after one epoch
+    assert {score for score in model.at_rungs.scores if score} == {0.2, 0.4, 0.2 * 3} | first
     assert not model.at_ends.scores
+
+
+@pytest.mark.parametrize("pruner", ["hyperband", "median"])
+def test_what_is_stopped_before_the_usual_first_rung_is_learned_too(
+    pruner: str, tmp_path: Path
+) -> None:
+    """Else what is expected of its like stays what it was, and nothing else is tried."""
+    text = SPACE.replace("epochs: 18", "epochs: 100") + f"search: {{pruner: {pruner}}}"
+
+    def slow(config: Config, epoch: int) -> float:
+        return worth(config) * (1 - 0.5 * 0.95**epoch)
+
+    driver = opened(tmp_path / "s", Table(slow), 30, text=text, seed=1)
+    list(driver.run())
+    model, entries = driver.ledger.model, driver.ledger.entries.values()
+    assert isinstance(model, Surrogate)
+    model.propose()  # it notes what the last trial has told
+    assert any(entry.epoch < 12 for entry in entries), "before a ninth of the training"
+    seen = {stand.tobytes() for stand in model.at_rungs.stands}
+    assert all(model.stood[entry.number].tobytes() in seen for entry in entries if entry.curve)
+    assert max(worth(driver.config(entry.number).dump()) for entry in entries) > 0.85
+
+
+@pytest.mark.parametrize(("pruner", "wholes"), [("median", False), ("none", True), ("auto", True)])
+def test_nothing_is_to_train_to_its_end_where_the_pruner_may_stop_it(
+    pruner: str, wholes: bool, tmp_path: Path
+) -> None:
+    driver = opened(tmp_path / "s", Table(rising), 16, text=f"{SPACE}search: {{pruner: {pruner}}}")
+    list(driver.run())
+    assert any(entry.whole for entry in driver.ledger.entries.values()) == wholes
 
 
 def test_the_same_holds_for_workers_side_by_side(tmp_path: Path) -> None:

@@ -205,6 +205,9 @@ class Asha(Pruner):
             return None
         return f"rank {place} of {of} at epoch {entry.epoch}"
 
+    def earliest(self, epochs: int) -> int:
+        return min([epochs, *rungs(self.first, epochs, self.factor)])
+
 
 class Hyperband(Pruner):
     """Brackets of successive halving that begin to stop sooner or later (Li et al. 2018).
@@ -240,6 +243,9 @@ class Hyperband(Pruner):
             return None
         return f"rank {better + 1} of {len(rivals)} of bracket {bracket} at epoch {rung}"
 
+    def earliest(self, epochs: int) -> int:
+        return self.first
+
     def bracket(self, number: int, epochs: int) -> int:
         """By a hash of the number, in proportion to what Hyperband has each bracket begin with."""
         count = 1
@@ -266,6 +272,9 @@ class Median(Pruner):
             return None
         return f"below the median {median:.4g} at epoch {entry.epoch}"
 
+    def earliest(self, epochs: int) -> int:
+        return self.warmup
+
 
 class Never(Pruner):
     """Every trial trains to its end."""
@@ -274,6 +283,9 @@ class Never(Pruner):
 
     def stop(self, entry: Entry, ledger: Ledger) -> str | None:
         return None
+
+    def earliest(self, epochs: int) -> int:
+        return epochs
 
 
 @functools.lru_cache(64)  # asked at every pause, and new only when a trial has finished

@@ -53,8 +53,12 @@ class Surrogate:
         """The first `startup` configs are spread out; the model proposes after that."""
         self.space, self.ledger, self.seed, self.startup = space, ledger, seed, startup
         self.encoder = Encoder(space)
-        # where scores are noted: a pruner without checkpoints on the way lets them be seen, too
-        self.marks = space.search.pruner.saves(ledger.epochs) or rungs(FIRST, ledger.epochs)
+        # where scores are noted: a pruner without checkpoints on the way lets them be seen, too,
+        # from where it may stop a trial, for only scores of the same epoch tell who is better
+        pruner, epochs = space.search.pruner, ledger.epochs
+        earliest = pruner.earliest(epochs)
+        self.marks = pruner.saves(epochs) or rungs(min(FIRST, earliest / epochs), epochs)
+        self.wholes = pruner.pauses or earliest >= epochs  # a trial can be trained to its end
         self.branches = {  # choices whose options have knobs of their own
             name: hole
             for name, hole in zip(self.encoder.names, self.encoder.holes, strict=True)
@@ -113,7 +117,7 @@ class Surrogate:
             scored = self.ledger.scored
             spent = sum(entry.epoch for entry in scored if entry.whole or entry.believed)
             whole = spent < WHOLE * sum(entry.epoch for entry in scored)
-            whole = whole and len(self.ledger.finished) >= FEWEST
+            whole = whole and self.wholes and len(self.ledger.finished) >= FEWEST
             self.proposal = self._improve(self.ends if whole else self.rungs)
         return self.proposal
 
