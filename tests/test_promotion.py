@@ -259,6 +259,25 @@ def test_a_trial_at_chance_stops_at_once_and_so_does_one_that_falls_apart(tmp_pa
             assert row.epochs == 6
 
 
+@pytest.mark.parametrize("until", [0, 3], ids=["at chance", "fell apart"])
+def test_the_model_keeps_away_from_where_nothing_is_better_than_chance(
+    until: int, tmp_path: Path
+) -> None:
+    """Two thirds of all configs are there, and the best others are next to them."""
+
+    def curve(config: Config, epoch: int) -> float:
+        if config["optimizer"]["lr"] > 3e-3:
+            return 0.3 if epoch <= until else 0.1
+        return rising(config, epoch)
+
+    driver = opened(tmp_path / "s", Table(curve), 40, text=SPACE)
+    driver.ledger.chance = 0.1
+    list(driver.run())
+    late = [row for row in driver.rows() if row.trial >= 10]
+    stopped = [row for row in late if row.reason.startswith(("at chance", "fell apart"))]
+    assert len(stopped) < len(late) / 2
+
+
 def test_where_nothing_can_be_better_no_more_is_trained_than_one_look(tmp_path: Path) -> None:
     def curve(config: Config, epoch: int) -> float:
         return 1.0 if epoch > 3 else rising(config, epoch)

@@ -351,9 +351,16 @@ class Surrogate:
                 if self.open[number] < rung <= entry.epoch:
                     self.open[number] = rung
                     self._add(number, share(rung, epochs), entry.curve[rung - 1])
+            if entry.state == "closed" and self._guessed(entry):
+                self._add(number, 1.0, entry.curve[-1])
         if entry.state in ("closed", "infeasible"):
             del self.open[number]
             self.past += entry.epoch
+
+    def _guessed(self, entry: Entry) -> bool:
+        """Whether it was stopped for no more than a guess scores, which is taken for its end."""
+        stopped = self.wholes and 0 < entry.epoch < self.ledger.epochs
+        return stopped and entry.curve[-1] <= self.ledger.chance
 
     def _add(self, number: int, time: float, score: float) -> None:
         for points in (self.at_rungs, self.at_ends) if time == 1.0 else (self.at_rungs,):
