@@ -86,8 +86,7 @@ class Strict(BaseModel):
         try:
             return cls.model_validate(value)
         except ValidationError as error:
-            place, message = problems(error)[0]
-            raise SpaceError(f"{dotted(place)}: {message}" if place else message) from error
+            raise SpaceError(first_problem(error)) from error
 
 
 class Part(Strict):
@@ -490,6 +489,12 @@ def dotted(place: Place) -> str:
 def problems(error: ValidationError) -> list[tuple[Place, str]]:
     """Each problem of a failed check: where it is, and one line that says what, got and wanted."""
     return [_problem(detail) for detail in error.errors(include_url=False)]
+
+
+def first_problem(error: ValidationError) -> str:
+    """`model.depth: got 0; want at least 1`; without a place where all of it is wrong."""
+    place, message = problems(error)[0]
+    return f"{dotted(place)}: {message}" if place else message
 
 
 WANTED = {

@@ -721,3 +721,6 @@ def test_an_ensemble_is_loaded_in_one_line_and_answers_as_its_members_do(tmp_pat
     (folder / "ensemble.json").write_text('{"members": {"../0": 1.0}}')
     with pytest.raises(DataError, match="want members by number"):
         automl.load(folder)
+    (folder / "ensemble.json").write_text("[]")
+    with pytest.raises(DataError, match=r"ensemble\.json: got \[\]; want a mapping$"):
+        automl.load(folder)

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from automl.config import Config, Strict, dotted, problems
+from automl.config import Config, Strict, first_problem
 from automl.data import Inputs, Split
 from automl.errors import DataError, OptionError
 from automl.places import regular
@@ -270,8 +270,7 @@ def load(path: Path | str, *, device: str = "cpu") -> Artifact:
                 told = f"{name!r} holds {state[name].dtype}; want {weight.dtype}"
                 raise DataError(f"{file}: {told}")
     except ValidationError as error:
-        place, message = problems(error)[0]
-        raise DataError(f"{file}: no model of automl: {dotted(place)}: {message}") from error
+        raise DataError(f"{file}: no model of automl: {first_problem(error)}") from error
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as a model: {error}") from error
     model.load_state_dict(state, assign=True)

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from automl.config import Strict, Task, dotted, problems
+from automl.config import Strict, Task, first_problem
 from automl.data import Split
 from automl.errors import DataError
 from automl.results import artifact
@@ -70,8 +70,7 @@ def load(path: Path | str, *, device: str = "cpu") -> Artifact | Ensemble:
     try:
         weights = Weights.model_validate_json(beside(file)).members
     except ValidationError as error:
-        place, message = problems(error)[0]
-        raise DataError(f"{file}: {dotted(place)}: {message}") from error
+        raise DataError(f"{file}: {first_problem(error)}") from error
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error}") from error
     if not all(name.isdigit() for name in weights) or min(weights.values()) <= 0:

@@ -24,8 +24,7 @@ from automl.config import (
     Schedule,
     Strict,
     Train,
-    dotted,
-    problems,
+    first_problem,
 )
 from automl.data import Data
 from automl.errors import OptionError, SpaceError, StudyError
@@ -195,9 +194,7 @@ def read(path: Path) -> list[Belief]:
     try:
         return TypeAdapter(list[Belief]).validate_python(json.loads(raw))
     except ValidationError as error:
-        place, message = problems(error)[0]
-        where = f"{dotted(place)}: " if place else ""
-        raise OptionError(f"{path}: {where}{message}") from error
+        raise OptionError(f"{path}: {first_problem(error)}") from error
     except (ValueError, RecursionError) as error:
         raise OptionError(f"{path}: no portfolio: {error}") from error
 

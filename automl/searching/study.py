@@ -43,7 +43,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from pydantic import BaseModel, ConfigDict, FiniteFloat, TypeAdapter, ValidationError
 
-from automl.config import Task, dotted, problems, shown
+from automl.config import Task, first_problem, shown
 from automl.data import Data, Metric
 from automl.errors import SpaceError, StudyError, is_full
 from automl.results import artifact, leaderboard
@@ -299,8 +299,7 @@ def checked(study: optuna.Study, journal: Path) -> optuna.Study:
             )
             Scores.validate_python([trial.params[name] for name in ranges])
         except ValidationError as error:
-            place, message = problems(error)[0]
-            raise _damaged(journal, f"trial {trial.number}: {dotted(place)}: {message}") from error
+            raise _damaged(journal, f"trial {trial.number}: {first_problem(error)}") from error
     return study
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from automl.config import dotted, problems
+from automl.config import first_problem
 from automl.errors import DataError
 
 
@@ -146,7 +146,6 @@ class Metrics(Told):
         try:
             return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
         except ValidationError as error:
-            place, message = problems(error)[0]
-            raise DataError(f"{path}: {dotted(place)}: {message}") from error
+            raise DataError(f"{path}: {first_problem(error)}") from error
         except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"{path}: cannot be read: {error}") from error
