@@ -10,6 +10,7 @@ import os
 import random
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,15 +138,16 @@ def make(name: str, root: Path, monkeypatch: pytest.MonkeyPatch, **knobs: Any) -
     return Task.of({"name": name, **knobs})
 
 
-def packed(files: dict[str, str]) -> bytes:
+def packed(files: Mapping[str, str | bytes]) -> bytes:
     import tarfile
 
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:xz") as tar:
         for name, content in files.items():
+            raw = content if isinstance(content, bytes) else content.encode()
             member = tarfile.TarInfo(name)
-            member.size = len(content.encode())
-            tar.addfile(member, io.BytesIO(content.encode()))
+            member.size = len(raw)
+            tar.addfile(member, io.BytesIO(raw))
     return file.getvalue()
 
 
@@ -544,6 +546,31 @@ def test_wrong_files_are_one_line(
         task.load(root)
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("imdb", "imdb/train.csv"),
+        ("imdb", "train/neg/0_1.txt"),
+        ("imdb", "train/urls_neg.txt"),
+        ("20newsgroups", "20newsgroups/train.csv"),
+        ("agnews", "train.csv"),
+        ("sst2", "dev.tsv"),
+    ],
+)
+def test_bytes_that_are_no_text_are_one_line(name: str, file: str, small: Any) -> None:
+    task, root = small(name)
+    folder, content = root / name, "caf\xe9".encode("latin-1")
+    if (archive := folder / f"{name}.tar.xz").exists() and file.endswith(".csv"):
+        archive.write_bytes(packed({file: content}))
+    else:
+        archive.unlink(missing_ok=True)
+        path = folder / "aclImdb" / file if name == "imdb" else folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"{file}:? cannot be read to its end: 'utf-8' codec"):
+        task.load(root)
 
 
 def test_a_byte_that_is_no_text_is_told_with_its_place(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -16,7 +14,7 @@ from pydantic import Field
 from automl.data import Split
 from automl.errors import DataError
 from automl.inputs.text import Texts, pack, unpack
-from automl.tasks.source import Parts, Published, Reader, Source, files
+from automl.tasks.source import Parts, Published, Reader, Source, files, table, text
 from automl.tasks.texts import ProseTask, TextTask, written
 
 Review = tuple[str, int, str]  # text, 0 or 1, film
@@ -50,12 +48,9 @@ class Imdb(Published, TextTask):
     def tables(self, place: Path) -> Parts:
         """`train.csv` and `test.csv` with the columns id, label, movie and text."""
         found = files(place, r"(imdb/)?(train|test)\.csv", largest=2**27, most=2)
-        csv.field_size_limit(2**24)
         parts = {}
         for name, raw in found.items():
-            rows = csv.DictReader(io.StringIO(raw.decode("utf-8"), newline=""))
-            if missing := {"label", "movie", "text"} - set(rows.fieldnames or ()):
-                raise DataError(f"{place}: {name} has no column {sorted(missing)[0]!r}")
+            rows = table(place, name, raw, {"label", "movie", "text"})
             reviews = [(row["text"], int(row["label"] == "pos"), row["movie"]) for row in rows]
             parts[Path(name).stem] = self.split(place, Path(name).stem, reviews)
         return self.whole(place, parts)
@@ -69,12 +64,13 @@ class Imdb(Published, TextTask):
 
         def reviews(part: str) -> Iterator[Review]:
             for label, end in enumerate(("neg", "pos")):
-                films = found.get(f"{part}/urls_{end}.txt", b"").decode().splitlines()
+                urls = f"{part}/urls_{end}.txt"
+                films = text(place, urls, found.get(urls, b"")).splitlines()
                 for name, raw in found.items():
                     if match := re.fullmatch(rf"{part}/{end}/(\d+)_\d+\.txt", name):
                         number = int(match[1])
                         film = films[number] if number < len(films) else name
-                        yield raw.decode("utf-8"), label, film
+                        yield text(place, name, raw), label, film
 
         return self.whole(place, {p: self.split(place, p, list(reviews(p))) for p in self.counts})
 
@@ -84,7 +80,7 @@ class Imdb(Published, TextTask):
             film: number for number, film in enumerate(dict.fromkeys(f for _, _, f in reviews))
         }
         return Split(
-            pack(re.sub(r"(<br />)+", "\n", text) for text, _, _ in reviews),
+            pack(re.sub(r"(<br />)+", "\n", review) for review, _, _ in reviews),
             torch.tensor([label for _, label, _ in reviews]),
             torch.tensor([films[film] for _, _, film in reviews]),
         )
@@ -132,15 +128,15 @@ class ImdbProse(Published, ProseTask):
         kept = order[given.groups].argsort(stable=True)[: self.reviews]
         drawn = given[kept]
         assert drawn.groups is not None
-        texts = [" ".join(text.split("\n")) + "\n" for text in unpack(drawn.x)]
+        texts = [" ".join(review.split("\n")) + "\n" for review in unpack(drawn.x)]
         ends = [sum(map(len, texts)) * (1 - s) for s in (self.valid + self.sealed, self.sealed)]
         parts: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
         place_of: dict[int, str] = {}  # film to part
         before = 0
-        for film, text in zip(drawn.groups.tolist(), texts, strict=True):
+        for film, review in zip(drawn.groups.tolist(), texts, strict=True):
             part = ("train", "valid", "test")[sum(before >= end for end in ends)]
-            parts[place_of.setdefault(film, part)].append(text)
-            before += len(text)
+            parts[place_of.setdefault(film, part)].append(review)
+            before += len(review)
         if empty := [part for part, held in parts.items() if not held]:
             told = f"got no film for the {empty[0]} split; want a larger share or more reviews"
             raise DataError(f"{place}: {told}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +14,7 @@ from pydantic import Field
 from automl.data import Split
 from automl.errors import DataError
 from automl.inputs.text import Texts, pack
-from automl.tasks.source import Parts, Published, Reader, Source, fetch, files
+from automl.tasks.source import Parts, Published, Reader, Source, fetch, files, table
 from automl.tasks.texts import TextTask
 
 URL = "https://ndownloader.figshare.com/files/5975967"  # as scikit-learn has it
@@ -63,16 +61,10 @@ class Newsgroups(Published, TextTask):
     def tables(self, place: Path) -> Parts:
         """`train.csv` and `test.csv` with the columns label and text."""
         found = files(place, r"(20newsgroups/)?(train|test)\.csv", largest=2**27, most=2)
-        csv.field_size_limit(2**24)
         posts: dict[str, list[Post]] = {part: [] for part in self.counts}
         for name, raw in found.items():
-            try:
-                rows = csv.DictReader(io.StringIO(raw.decode("utf-8"), newline=""))
-                if missing := {"label", "text"} - set(rows.fieldnames or ()):
-                    raise DataError(f"{place}: {name} has no column {sorted(missing)[0]!r}")
-                posts[Path(name).stem] += [(row["label"], row["text"] or "") for row in rows]
-            except (csv.Error, UnicodeDecodeError) as error:
-                raise DataError(f"{place}: {name} cannot be read to its end: {error}") from error
+            rows = table(place, name, raw, {"label", "text"})
+            posts[Path(name).stem] += [(row["label"], row["text"]) for row in rows]
         return self.parts(place, posts)
 
     def original(self, place: Path) -> Parts:
@@ -90,7 +82,7 @@ class Newsgroups(Published, TextTask):
         made = {}
         for part, given in posts.items():
             self.count(place, part, len(given))
-            if odd := sorted({str(group) for group, _ in given} - set(self.labels)):
+            if odd := sorted({group for group, _ in given} - set(self.labels)):
                 raise DataError(f"{place}: got the group {odd[0][:60]!r}; want one of the 20")
             texts = pack(stripped(text) if self.strip else text for _, text in given)
             y = torch.tensor([self.labels.index(group) for group, _ in given])

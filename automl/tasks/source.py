@@ -6,8 +6,10 @@ Knows no models and no terminal.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import http.client
+import io
 import json
 import logging
 import re
@@ -259,6 +261,26 @@ def files(place: Path, wanted: str, *, largest: int, most: int) -> dict[str, byt
     except (OSError, EOFError, ValueError, tarfile.TarError, LZMAError, zlib.error) as error:
         raise DataError(f"{place}: cannot be read to its end: {error}") from error
     return dict(sorted(found.items()))
+
+
+def text(place: Path, name: str, raw: bytes) -> str:
+    """What a file that was found holds. Raises DataError where it is not UTF-8."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place}: {name} cannot be read to its end: {error}") from error
+
+
+def table(place: Path, name: str, raw: bytes, columns: set[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file that has these columns; cells that a row lacks are empty."""
+    csv.field_size_limit(2**24)
+    rows = csv.DictReader(io.StringIO(text(place, name, raw), newline=""), restval="")
+    try:
+        if missing := columns - set(rows.fieldnames or ()):
+            raise DataError(f"{place}: {name} has no column {sorted(missing)[0]!r}")
+        return list(rows)
+    except csv.Error as error:
+        raise DataError(f"{place}: {name} cannot be read to its end: {error}") from error
 
 
 def _entries(place: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:

@@ -11,7 +11,7 @@ import torch
 from automl.data import Split
 from automl.errors import DataError
 from automl.inputs.text import Texts, pack
-from automl.tasks.source import Parts, Published, Reader, fetch, files
+from automl.tasks.source import Parts, Published, Reader, fetch, files, text
 from automl.tasks.texts import TextTask
 
 URL = (
@@ -48,7 +48,7 @@ class Sst2(Published, TextTask):
         found = files(place, r"(train|dev|test)\.tsv", largest=2**24, most=3)
         parts = {}
         for name, raw in found.items():
-            rows = [line.rpartition("\t") for line in raw.decode("utf-8").splitlines()]
+            rows = [line.rpartition("\t") for line in text(place, name, raw).splitlines()]
             if odd := [end for _, _, end in rows if end not in ("0", "1")]:
                 raise DataError(f"{place / name}: got the label {odd[0][:60]!r}; want 0 or 1")
             part = "valid" if name == "dev.tsv" else name.removesuffix(".tsv")
