@@ -14,9 +14,9 @@ import torch
 
 from automl.data import Split
 from automl.errors import DataError
-from automl.inputs.text import Texts, pack
-from automl.tasks.source import Parts, Published, Reader, fetch, files, stratified
-from automl.tasks.texts import TextTask
+from automl.inputs.text import pack
+from automl.tasks.source import Parts, Reader, fetch, files, stratified
+from automl.tasks.texts import PublishedTexts
 
 URL = (
     "https://raw.githubusercontent.com/mhjabreel/CharCnn_Keras/"
@@ -30,7 +30,7 @@ SHA256 = {
 ENTITY = re.compile(r"(?:[ &]|\b|^)(#\d{1,5}|amp|quot|lt|gt|nbsp);")
 
 
-class AgNews(Published, TextTask):
+class AgNews(PublishedTexts):
     """127,600 items (Zhang et al. 2015) in 4 equal classes; 7,600 are the test split.
 
     Where only `test.csv` is found, it is a small set of its own: 1,600 of its items are the test
@@ -42,9 +42,6 @@ class AgNews(Published, TextTask):
     labels: ClassVar[tuple[str, ...]] = ("World", "Sports", "Business", "Sci/Tech")
     counts: ClassVar[Mapping[str, int]] = {"train": 120_000, "test": 7_600}
     folders: ClassVar[Sequence[str]] = ("agnews-test",)
-
-    def shape(self, root: Path | None) -> tuple[Texts, tuple[str, ...]]:
-        return Texts(), self.labels
 
     def places(self) -> Mapping[str, Reader]:
         return {"train.csv": self.whole, "test.csv": self.small}

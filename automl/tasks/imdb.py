@@ -13,16 +13,16 @@ from pydantic import Field
 
 from automl.data import Split
 from automl.errors import DataError
-from automl.inputs.text import Texts, pack, unpack
+from automl.inputs.text import pack, unpack
 from automl.tasks.source import Parts, Published, Reader, Source, files, table, text
-from automl.tasks.texts import ProseTask, TextTask, written
+from automl.tasks.texts import ProseTask, PublishedTexts, written
 
 Review = tuple[str, int, str]  # text, 0 or 1, film
 URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 MD5 = "7c2ac02c03563afcf9b574c7e56c153a"
 
 
-class Imdb(Published, TextTask):
+class Imdb(PublishedTexts):
     """50,000 reviews (Maas et al. 2011), at most 30 of a film; validation takes whole films.
 
     The rating that comes with a review gives the answer away and is not read.
@@ -32,9 +32,6 @@ class Imdb(Published, TextTask):
     origin: ClassVar[str] = "Large Movie Review Dataset (Maas et al. 2011); no licence stated"
     labels: ClassVar[tuple[str, ...]] = ("negative", "positive")
     counts: ClassVar[Mapping[str, int]] = {"train": 25_000, "test": 25_000}
-
-    def shape(self, root: Path | None) -> tuple[Texts, tuple[str, ...]]:
-        return Texts(), self.labels
 
     def places(self) -> Mapping[str, Reader]:
         original = dict.fromkeys(("aclImdb_v1.tar.gz", "aclImdb"), self.original)
@@ -101,8 +98,6 @@ class ImdbProse(Published, ProseTask):
     origin: ClassVar[str] = "Large Movie Review Dataset (Maas et al. 2011); no licence stated"
     reviews: int = Field(5_000, ge=100, le=25_000, description="how many, about 1,300 bytes each")
 
-    labels: ClassVar[tuple[str, ...]] = ()
-    counts: ClassVar[Mapping[str, int]] = {}
     folders: ClassVar[tuple[str, ...]] = ("imdb",)
 
     def places(self) -> Mapping[str, Reader]:

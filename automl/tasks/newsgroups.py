@@ -13,9 +13,9 @@ from pydantic import Field
 
 from automl.data import Split
 from automl.errors import DataError
-from automl.inputs.text import Texts, pack
-from automl.tasks.source import Parts, Published, Reader, Source, fetch, files, table
-from automl.tasks.texts import TextTask
+from automl.inputs.text import pack
+from automl.tasks.source import Parts, Reader, Source, fetch, files, table
+from automl.tasks.texts import PublishedTexts
 
 URL = "https://ndownloader.figshare.com/files/5975967"  # as scikit-learn has it
 SHA256 = "8f1b2514ca22a5ade8fbb9cfa5727df95fa587f4c87b786e15c759fa66d95610"
@@ -29,7 +29,7 @@ talk.politics.misc talk.religion.misc
 Post = tuple[str, str]  # group, text
 
 
-class Newsgroups(Published, TextTask):
+class Newsgroups(PublishedTexts):
     """18,846 posts (Lang 1995) in 20 groups; those of the test split were written later.
 
     Headers, quotes and signatures tell who writes rather than of what, and are dropped as
@@ -43,9 +43,6 @@ class Newsgroups(Published, TextTask):
     labels: ClassVar[tuple[str, ...]] = tuple(GROUPS.split())
     counts: ClassVar[Mapping[str, int]] = {"train": 11_314, "test": 7_532}
     folders: ClassVar[Sequence[str]] = ("newsgroups",)
-
-    def shape(self, root: Path | None) -> tuple[Texts, tuple[str, ...]]:
-        return Texts(), self.labels
 
     def places(self) -> Mapping[str, Reader]:
         original = dict.fromkeys((ARCHIVE, "20news-bydate-train"), self.original)

@@ -28,8 +28,6 @@ class Shakespeare(Published, ProseTask):
 
     name: Literal["shakespeare"] = "shakespeare"
     origin: ClassVar[str] = "Tiny Shakespeare (Karpathy 2015); public domain"
-    labels: ClassVar[tuple[str, ...]] = ()
-    counts: ClassVar[Mapping[str, int]] = {}
     folders: ClassVar[tuple[str, ...]] = ("tinyshakespeare",)
 
     def places(self) -> Mapping[str, Reader]:

@@ -65,7 +65,7 @@ class SourceTask(Task):
 class Published(SourceTask):
     """A data set all have the same copy of: found on disk, else downloaded, and counted."""
 
-    labels: ClassVar[tuple[str, ...]]
+    labels: ClassVar[tuple[str, ...]]  # a text to go on with has none, and no counts
     counts: ClassVar[Mapping[str, int]]  # examples in "train" and "test"
     folders: ClassVar[Sequence[str]] = ()  # where it lies if not in one of its own name
     pickles: ClassVar[Sequence[str]] = ()  # the forms of the set that are not read
@@ -114,7 +114,7 @@ class Published(SourceTask):
         return Source(traces(paths), decode)
 
     def count(self, place: Path, part: str, got: int) -> None:
-        """Raises DataError unless the part has as many images as were published."""
+        """Raises DataError unless the part has as many examples as were published."""
         if got != self.counts[part]:
             raise DataError(
                 f"{place}: got {got:,} {part} examples of {self.name}; want {self.counts[part]:,}"
@@ -234,7 +234,7 @@ def traces(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
         try:
             status = path.stat()
             found.append((str(path.absolute()), status.st_size, status.st_mtime_ns))
-        except OSError:  # a link to nowhere: counted among the unreadable images later
+        except OSError:  # a link to nowhere: counted among the unreadable files later
             found.append((str(path.absolute()), 0, 0))
     return found
 

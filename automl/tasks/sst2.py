@@ -10,9 +10,9 @@ import torch
 
 from automl.data import Split
 from automl.errors import DataError
-from automl.inputs.text import Texts, pack
-from automl.tasks.source import Parts, Published, Reader, fetch, files, text
-from automl.tasks.texts import TextTask
+from automl.inputs.text import pack
+from automl.tasks.source import Parts, Reader, fetch, files, text
+from automl.tasks.texts import PublishedTexts
 
 URL = (
     "https://raw.githubusercontent.com/clairett/pytorch-sentiment-classification/"
@@ -25,16 +25,13 @@ SHA256 = {
 }
 
 
-class Sst2(Published, TextTask):
+class Sst2(PublishedTexts):
     """9,613 sentences (Socher et al. 2013), with a validation split of their own."""
 
     name: Literal["sst2"] = "sst2"
     origin: ClassVar[str] = "Stanford Sentiment Treebank (Socher et al. 2013); no licence stated"
     labels: ClassVar[tuple[str, ...]] = ("negative", "positive")
     counts: ClassVar[Mapping[str, int]] = {"train": 6920, "valid": 872, "test": 1821}
-
-    def shape(self, root: Path | None) -> tuple[Texts, tuple[str, ...]]:
-        return Texts(), self.labels
 
     def places(self) -> Mapping[str, Reader]:
         return {"train.tsv": self.read}

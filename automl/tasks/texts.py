@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from automl.data import UNSCORED, Data, Metric, Split
 from automl.inputs.text import UNKNOWN, Texts, unpack
 from automl.tasks.classes import ClassTask, drawn, fitting
-from automl.tasks.source import SourceTask, cached
+from automl.tasks.source import Published, SourceTask, cached
 
 SPELLED_OUT = math.log(0x110000)  # nats for one of all characters there are
 ORDER = 6  # characters of the n-gram baseline
@@ -48,6 +48,13 @@ class TextTask(ClassTask):
             model.fit(unpack(train.x), train.y)
         answers = torch.from_numpy(model.predict(unpack(data.valid.x)))
         return "a linear SVM on TF-IDF", self.judged(answers, data.valid.y)
+
+
+class PublishedTexts(Published, TextTask):
+    """Texts that all have the same copy of."""
+
+    def shape(self, root: Path | None) -> tuple[Texts, tuple[str, ...]]:
+        return Texts(), self.labels
 
 
 class ProseTask(SourceTask):

@@ -12,8 +12,8 @@ from pydantic import Field
 from automl.data import Split
 from automl.errors import DataError
 from automl.inputs.text import Texts, pack
-from automl.tasks.source import Parts, Published, Reader, fetch, files
-from automl.tasks.texts import TextTask
+from automl.tasks.source import Parts, Reader, fetch, files
+from automl.tasks.texts import PublishedTexts
 
 URL = "https://cogcomp.seas.upenn.edu/Data/QA/QC"
 SHA256 = {
@@ -30,7 +30,7 @@ NUM:period NUM:speed NUM:temp NUM:volsize NUM:weight
 """
 
 
-class Trec(Published, TextTask):
+class Trec(PublishedTexts):
     """5,952 questions in 6 kinds, from ABBR (86 to train) to ENTY (1,250). Li and Roth 2002."""
 
     name: Literal["trec"] = "trec"
