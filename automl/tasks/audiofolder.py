@@ -10,12 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from automl.data import Split
 from automl.errors import DataError
 from automl.inputs.sound import Sounds
 from automl.tasks import folders
 from automl.tasks.sounds import SoundTask, recordings
-from automl.tasks.source import Parts, Source, stratified, traces
+from automl.tasks.source import Parts, Source, traces
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga")
 
@@ -57,16 +56,7 @@ class AudioFolder(SoundTask):
             x, readable = recordings(
                 place, files, sounds.rate, sounds.samples, threads=os.cpu_count() or 1
             )
-            paths = [name.split("/") for name in files]
-            y = torch.tensor([labels.index(label) for _, label, _ in paths])[readable]
-            whole = Split(x, y, None if groups is None else groups[readable])
-            splits = {}
-            for part, folder in parts.items():
-                inside = torch.tensor([first == folder for first, _, _ in paths])[readable]
-                splits[part] = whole[inside]
-            if "test" not in splits:
-                splits["train"], splits["test"] = stratified(splits["train"], 0.15, 0, labels)
-            return splits
+            return folders.splits(parts, labels, files, x, readable, groups)
 
         settings = [sounds.rate, sounds.samples, self.speaker]
         return Source([settings, traces(files.values())], decode)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from automl.data import Split
 from automl.errors import DataError
 from automl.places import here
+from automl.tasks.source import Parts, with_test
 
 log = logging.getLogger("automl")
 
@@ -61,6 +66,25 @@ def listed(place: Path, suffixes: Sequence[str], what: str) -> dict[str, Path]:
         told = f"{place}: passing over {len(over):,} of {len(over) + len(files):,} entries"
         log.warning("%s, the first: %s; want %s", told, over[0], " ".join(suffixes))
     return files
+
+
+def splits(
+    parts: Mapping[str, str],
+    labels: Sequence[str],
+    names: Iterable[str],
+    x: Tensor,
+    readable: Tensor,
+    groups: Tensor | None = None,
+) -> Parts:
+    """Examples by part. `names` and `groups` are of all files `listed`, `x` of the `readable`."""
+    paths = [name.split("/") for name in names]
+    numbers = {label: number for number, label in enumerate(labels)}
+    y = torch.tensor([numbers[label] for _, label, _ in paths])[readable]
+    whole = Split(x, y, None if groups is None else groups[readable])
+    made = {}
+    for part, folder in parts.items():
+        made[part] = whole[torch.tensor([first == folder for first, _, _ in paths])[readable]]
+    return with_test(made, labels)
 
 
 def _classes(folder: Path) -> list[Path]:

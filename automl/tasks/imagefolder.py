@@ -6,14 +6,12 @@ import os
 from pathlib import Path
 from typing import Literal
 
-import torch
 from pydantic import Field
 
-from automl.data import Split
 from automl.inputs.images import Images
 from automl.tasks import folders
 from automl.tasks.images import ImageTask, pictures
-from automl.tasks.source import Parts, Source, stratified, traces
+from automl.tasks.source import Parts, Source, traces
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 
@@ -48,15 +46,7 @@ class ImageFolder(ImageTask):
 
         def decode() -> Parts:
             x, readable = pictures(place, images, inputs.shape, threads=os.cpu_count() or 1)
-            paths = [name.split("/") for name in images]
-            y = torch.tensor([labels.index(label) for _, label, _ in paths])[readable]
-            splits = {}
-            for part, folder in parts.items():
-                inside = torch.tensor([first == folder for first, _, _ in paths])[readable]
-                splits[part] = Split(x, y)[inside]
-            if "test" not in splits:
-                splits["train"], splits["test"] = stratified(splits["train"], 0.15, 0, labels)
-            return splits
+            return folders.splits(parts, labels, images, x, readable)
 
         return Source([inputs.shape, traces(images.values())], decode)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,14 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from automl.data import Data, Raw, Rows, Split, pieces
-from automl.errors import DataError
 from automl.inputs.images import UNREADABLE, Images, picture
 from automl.tasks.classes import ClassTask, drawn, fitting
-from automl.tasks.source import Published
-
-log = logging.getLogger("automl")
-
-CORRUPT = 0.01  # share of the images of a set that may be unreadable
+from automl.tasks.source import Published, readable
 
 
 class ImageTask(ClassTask):
@@ -73,35 +67,13 @@ def pictures(
     *,
     threads: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """uint8 (N, C, H, W) of the images that can be read, and bool (all,) that says which.
+    """uint8 (N, C, H, W) of the images that can be read, and bool (all,), as `readable` gives them.
 
-    Up to one in a hundred may be corrupt: one line of the log names them, and says what is wrong
-    with the first. Beyond: DataError.
     Threads halve the time of photographs on 2 cores, and double that of 32x32 pixels.
     """
     x = torch.empty((len(images), *shape), dtype=torch.uint8)
-    given = list(images.values())
-
-    def read(number: int) -> str:
-        """What is wrong with it."""
-        try:
-            x[number] = picture(given[number], shape)
-        except UNREADABLE as error:
-            return " ".join(str(error).split()) or type(error).__name__
-        return ""
-
-    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # odd, but readable
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        faults = list(pool.map(read, range(len(given))))
-
-    readable = torch.tensor([not fault for fault in faults])
-    corrupt = [name for name, fault in zip(images, faults, strict=True) if fault]
-    if corrupt:
-        named = ", ".join(corrupt[:5]) + (", ..." if len(corrupt) > 5 else "")
-        told = f"{place}: {len(corrupt):,} of {len(given):,} images cannot be read: {named}"
-        why = f"the first: {next(filter(None, faults))}"
-        if len(corrupt) > CORRUPT * len(given):
-            raise DataError(f"{told}; want at most {CORRUPT:.0%}; {why}")
-        log.warning("%s; going on without them; %s", told, why)
-    return (x[readable] if corrupt else x), readable
+        read = partial(picture, shape=shape)
+        return readable(place, "images", images, x, read, UNREADABLE, threads)

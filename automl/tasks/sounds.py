@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,10 +14,8 @@ from automl.data import Data, Rows, pieces
 from automl.errors import DataError
 from automl.inputs.sound import UNREADABLE, LogMel, sound
 from automl.tasks.classes import ClassTask, drawn, fitting
+from automl.tasks.source import readable
 
-log = logging.getLogger("automl")
-
-CORRUPT = 0.01  # share of the recordings of a set that may be unreadable
 LARGEST = 2**33  # bytes of all samples of a set, which are held in memory
 
 
@@ -52,33 +49,12 @@ class SoundTask(ClassTask):
 def recordings(
     place: Path, files: Mapping[str, bytes | Path], rate: int, samples: int, *, threads: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """int16 (N, samples) of the recordings that can be read, and bool (all,) that says which.
-
-    Up to one in a hundred may be corrupt: one line of the log names them. Beyond: DataError.
-    """
+    """int16 (N, samples) of the recordings that can be read, and bool (all,); see `readable`."""
     if (size := 2 * samples * len(files)) > LARGEST:
         told = (
             f"{len(files):,} recordings of {samples / rate:g} s at {rate:,} Hz are {size:,} bytes"
         )
         raise DataError(f"{place}: {told}; want at most {LARGEST:,}")
     x = torch.empty((len(files), samples), dtype=torch.int16)
-    given = list(files.values())
-
-    def read(number: int) -> bool:
-        try:
-            x[number] = sound(given[number], rate, samples)
-        except UNREADABLE:
-            return False
-        return True
-
-    with ThreadPoolExecutor(threads) as pool:
-        readable = torch.tensor(list(pool.map(read, range(len(given)))), dtype=torch.bool)
-
-    corrupt = [name for name, fine in zip(files, readable.tolist(), strict=True) if not fine]
-    if corrupt:
-        named = ", ".join(corrupt[:5]) + (", ..." if len(corrupt) > 5 else "")
-        told = f"{place}: {len(corrupt):,} of {len(given):,} recordings cannot be read: {named}"
-        if len(corrupt) > CORRUPT * len(given):
-            raise DataError(f"{told}; want at most {CORRUPT:.0%}")
-        log.warning("%s; going on without them", told)
-    return (x[readable] if corrupt else x), readable
+    read = partial(sound, rate=rate, samples=samples)
+    return readable(place, "recordings", files, x, read, UNREADABLE, threads)

@@ -20,6 +20,7 @@ import warnings
 import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from lzma import LZMAError
 from pathlib import Path
@@ -36,6 +37,8 @@ from automl.errors import DataError
 log = logging.getLogger("automl")
 
 LARGEST = 2**28  # bytes of a download
+TEST = 0.15  # share of the training examples of a user who has none to test
+CORRUPT = 0.01  # share of the files of a set that may be unreadable
 FORMAT = 4  # of the cache; raise it when the same files are to give other examples
 
 Parts = dict[str, Split]  # "train", "test" and, where the data comes with one, "valid"
@@ -203,6 +206,14 @@ def stratified(split: Split, share: float, seed: int, labels: Sequence[str]) -> 
     return split[~drawn], split[drawn]
 
 
+def with_test(parts: Parts, labels: Sequence[str]) -> Parts:
+    """The parts; where none is to test, a share of each class to train, drawn with seed 0."""
+    if "test" in parts:
+        return parts
+    train, test = stratified(parts["train"], TEST, 0, labels)
+    return {**parts, "train": train, "test": test}
+
+
 def _whole_groups(groups: Tensor, y: Tensor, share: float, seed: int) -> Tensor:
     """Which examples are drawn, bool (N,): groups at random, classes as even as they allow.
 
@@ -261,6 +272,45 @@ def files(place: Path, wanted: str, *, largest: int, most: int) -> dict[str, byt
     except (OSError, EOFError, ValueError, tarfile.TarError, LZMAError, zlib.error) as error:
         raise DataError(f"{place}: cannot be read to its end: {error}") from error
     return dict(sorted(found.items()))
+
+
+def readable(
+    place: Path,
+    what: str,
+    files: Mapping[str, bytes | Path],
+    x: Tensor,
+    read: Callable[[bytes | Path], Tensor],
+    faults: tuple[type[Exception], ...],
+    threads: int,
+) -> tuple[Tensor, Tensor]:
+    """Of `x` (all, ...), filled with what `read` gives of each file, the rows that could be read.
+
+    And bool (all,) that says which. Up to one in a hundred may raise one of `faults`: one line of
+    the log names them, and says what is wrong with the first. Beyond: DataError.
+    """
+    given = list(files.values())
+
+    def fault(number: int) -> str:
+        try:
+            x[number] = read(given[number])
+        except faults as error:
+            return " ".join(str(error).split()) or type(error).__name__
+        return ""
+
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(fault, range(len(given))))
+
+    fine = torch.tensor([not told for told in found], dtype=torch.bool)
+    corrupt = [name for name, told in zip(files, found, strict=True) if told]
+    if not corrupt:
+        return x, fine
+    named = ", ".join(corrupt[:5]) + (", ..." if len(corrupt) > 5 else "")
+    told = f"{place}: {len(corrupt):,} of {len(given):,} {what} cannot be read: {named}"
+    why = f"the first: {next(filter(None, found))}"
+    if len(corrupt) > CORRUPT * len(given):
+        raise DataError(f"{told}; want at most {CORRUPT:.0%}; {why}")
+    log.warning("%s; going on without them; %s", told, why)
+    return x[fine], fine
 
 
 def text(place: Path, name: str, raw: bytes) -> str:

@@ -20,7 +20,7 @@ from automl.data import Split
 from automl.errors import DataError
 from automl.inputs.text import Texts, pack
 from automl.places import here
-from automl.tasks.source import Parts, Source, stratified, traces
+from automl.tasks.source import Parts, Source, traces, with_test
 from automl.tasks.texts import TextTask
 
 log = logging.getLogger("automl")
@@ -70,19 +70,18 @@ class TextCsv(TextTask):
     def source(self, root: Path | None) -> Source:
         parts = self._parts(root)
         _, labels = self.shape(root)
+        numbers = {label: number for number, label in enumerate(labels)}
 
         def decode() -> Parts:
             splits = {}
             for part, path in parts.items():
                 rows = _rows(path, *self._columns, warn=log.warning)
-                if odd := sorted({label for _, label in rows} - set(labels)):
+                if odd := sorted({label for _, label in rows} - numbers.keys()):
                     told = f"got the label {odd[0][:60]!r}, which is not in {parts['train'].name}"
                     raise DataError(f"{path}: {told}{nearest(odd[0], labels)}")
-                y = torch.tensor([labels.index(label) for _, label in rows])
+                y = torch.tensor([numbers[label] for _, label in rows])
                 splits[part] = Split(pack(text for text, _ in rows), y)
-            if "test" not in splits:
-                splits["train"], splits["test"] = stratified(splits["train"], 0.15, 0, labels)
-            return splits
+            return with_test(splits, labels)
 
         return Source([*self._columns, traces(parts.values())], decode)
 
