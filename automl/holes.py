@@ -354,4 +354,5 @@ def is_number(value: Any) -> TypeGuard[int | float]:
 
 
 def never(name: str, hole: Hole) -> NoReturn:
-    raise AssertionError(f"{name} is open, {hole}")  # _closed has looked
+    """The `Draw` for nodes that were found to have no holes."""
+    raise AssertionError(f"{name} is open, {hole}")

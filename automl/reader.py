@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -63,7 +64,7 @@ for _tag, _pattern, _first in (
 
 
 class Reader:
-    """YAML text to nodes. Everything odd is refused here, with its line."""
+    """Reads one text, which messages call `source`."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -137,8 +138,7 @@ class Reader:
                     if other not in {key, *extras}:
                         told = f"no {key} hole has {other!r}{nearest(other, {key, *extras})}"
                         self.fail(value, place, told)
-                hole: Node = parse(self, node, entries, place)
-                return hole
+                return parse(self, entries, place)
         return Fields({k: self.node(v, (*place, k)) for k, v in entries.items()}, line)
 
     def entries(self, node: yaml.MappingNode, place: Place) -> dict[str, yaml.Node]:
@@ -278,9 +278,10 @@ class Reader:
         return made
 
 
-HOLES: dict[str, tuple[Any, set[str]]] = {
-    "int": (lambda r, _n, e, p: r.number(e, p), {"step", "log", "prior"}),
-    "float": (lambda r, _n, e, p: r.number(e, p), {"step", "log", "prior"}),
-    "choice": (lambda r, _n, e, p: r.choice(e, p), {"prior"}),
-    "repeat": (lambda r, _n, e, p: r.repeat(e, p), {"each", "same"}),
+Parse = Callable[[Reader, dict[str, yaml.Node], Place], Node]
+HOLES: dict[str, tuple[Parse, set[str]]] = {  # by the key that tells one; other keys it may have
+    "int": (Reader.number, {"step", "log", "prior"}),
+    "float": (Reader.number, {"step", "log", "prior"}),
+    "choice": (Reader.choice, {"prior"}),
+    "repeat": (Reader.repeat, {"each", "same"}),
 }
