@@ -13,8 +13,8 @@ from torch import Generator, Tensor
 
 UNSCORED = -100  # a target that counts nowhere: padding, and context that was scored before
 LUCK = 1 / 741  # a normal distribution's share beyond three deviations, on one side
-PERHAPS = 1 / 20  # from which share on a score may be luck, and need not be
-LONGER = 1.5  # times the shortest text of a batch that the longest has, where nothing is learned
+PERHAPS = 1 / 20  # a score that guessing reaches less often than that may be luck or not
+LONGER = 1.5  # in evaluation: the longest text of a batch, in lengths of the shortest
 PIECE = 2**22  # numbers, for which 16 MB of float32 are made
 POOL = 50  # batches' worth of rows that are sorted by length together
 
@@ -43,11 +43,18 @@ class Ragged:
     def __getitem__(self, index: Tensor) -> Ragged:
         """The rows of an index or a mask, in its order."""
         rows = index.nonzero().flatten() if index.dtype == torch.bool else index
-        lengths = self.lengths[rows]
+        return self._parts(self.offsets[rows], self.lengths[rows])
+
+    def cut(self, longest: int) -> Ragged:
+        """The beginnings of all rows."""
+        return self._parts(self.offsets[:-1], self.lengths.clamp_max(longest))
+
+    def _parts(self, starts: Tensor, lengths: Tensor) -> Ragged:
+        """A row of each of these lengths (N,), from where it starts among the values (N,)."""
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         within = torch.arange(int(offsets[-1]), device=offsets.device)
         within = within - offsets[:-1].repeat_interleave(lengths)
-        return Ragged(self.values[self.offsets[rows].repeat_interleave(lengths) + within], offsets)
+        return Ragged(self.values[starts.repeat_interleave(lengths) + within], offsets)
 
     def joined(self, other: Ragged) -> Ragged:
         offsets = torch.cat([self.offsets, other.offsets[1:] + self.offsets[-1]])
@@ -154,8 +161,8 @@ class Split:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of `size` rows in random order; fewer than `size` rows wait for another epoch.
 
-        Rows of different length come with others nearly as long. So that batches have but a `few`
-        lengths they are padded by up to an eighth more.
+        Rows of different length come with others nearly as long. With `few`, lengths are rounded
+        up, by an eighth at most, so that batches come in few different lengths.
         """
         device = self.y.device
         if isinstance(self.x, Windows):
@@ -163,7 +170,7 @@ class Split:
             order = starts[torch.randperm(len(starts), generator=generator, device=device)]
         else:
             order = torch.randperm(len(self.x), generator=generator, device=device)
-        order = order[: max(size, len(order) // size * size)]  # by chance: none waits for ever
+        order = order[: max(size, len(order) // size * size)]  # others each time
         if isinstance(self.x, Ragged):
             lengths = self.x.lengths
             pool = torch.arange(len(order), device=device) // (POOL * size)
@@ -260,16 +267,15 @@ class Metric:
     def beyond(self, score: float, chance: float, examples: int, luck: float = LUCK) -> bool:
         """Whether a score, the best of many, is more than luck.
 
-        Who guesses has so large a share of right answers in one of 741 splits, beyond three
-        deviations of a normal distribution, or in fewer; a loss must be below chance.
+        A share of right answers is, if guessing reaches it with a probability below `luck`; a loss
+        is, if it is below that of a guess.
         """
         if not self.higher_is_better:
             return score < chance
-        from scipy.special import (
-            bdtrc,  # of a binomial distribution the share above; as late as all
-        )
+        from scipy.special import bdtrc  # late, as all of SciPy
 
-        return bool(bdtrc(round(score * examples) - 1, examples, chance) < luck)
+        as_good = bdtrc(round(score * examples) - 1, examples, chance)  # how likely a guess is
+        return bool(as_good < luck)
 
 
 class Raw(ABC):

@@ -187,11 +187,7 @@ class Tokens(Inputs):
         whole = self._whole(split.x)
         if self.causal:
             return Split(Windows(whole.values, self.length, len(split)), split.y)
-        lengths = whole.lengths.clamp_max(self.length)
-        ends = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        within = torch.arange(int(ends[-1])) - ends[:-1].repeat_interleave(lengths)
-        places = whole.offsets[:-1].repeat_interleave(lengths) + within
-        return Split(Ragged(whole.values[places], ends), split.y)
+        return Split(whole.cut(self.length), split.y)
 
     def _whole(self, x: Rows) -> Ragged:
         """All tokens of each text."""
