@@ -236,17 +236,14 @@ def verify(
 ) -> None:
     """Load the best model and evaluate it on the validation split: is it what was trained?"""
     from automl.searching.run import root
-    from automl.searching.study import Study, read_manifest
+    from automl.searching.study import Study
     from automl.training.precision import pick
 
     _load(plugin)
     study = Study.open(name, studies)
     model = study.model(str(pick(device)))
-    task = model.config.task
-    found = task.load(root(data))
-    if found.fingerprint != read_manifest(study.path).data:
-        raise DataError(f"{task.name}: is not the data that {study.name} was begun with")
-    now = model.evaluate(found.valid)[task.metric.name]
+    metric = study.task.metric.name
+    now = model.evaluate(study.data(root(data)).valid)[metric]
     try:
         was = float(model.metrics["proof"]["trained"])
     except (LookupError, TypeError, ValueError) as error:
@@ -255,7 +252,7 @@ def verify(
     if as_json:
         print(json.dumps({"now": now, "trained": was}))
         return
-    print(f"validation {task.metric.name} {now:.4f}, as trained {was:.4f}")
+    print(f"validation {metric} {now:.4f}, as trained {was:.4f}")
     if f"{now:.4f}" != f"{was:.4f}":
         raise StudyError(f"{study.path / 'best'}: the model is not the one that was trained")
 
@@ -395,7 +392,6 @@ def report(
     plugin: Plugins = None,
 ) -> None:
     """Write a study as one page that opens anywhere, offline: report.html in its folder."""
-    from automl.errors import DataError
     from automl.searching.run import root
     from automl.searching.study import Study
 

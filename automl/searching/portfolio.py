@@ -33,7 +33,7 @@ from automl.results.artifact import put
 from automl.results.leaderboard import row
 from automl.searching.encoder import Encoder, Values
 from automl.searching.gaussian import Array
-from automl.searching.study import Study, read_manifest
+from automl.searching.study import Study
 from automl.searching.surrogate import Points, View, plain
 from automl.space import Space, measure
 
@@ -95,13 +95,13 @@ class Record:
     @classmethod
     def of(cls, study: Study) -> Record:
         """Raises StudyError where too few have finished."""
-        space = Space.load(study.path / "space.yaml")
+        space = study.space
         trials = study.optuna.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
         if len(trials) < FEWEST:
             told = f"{len(trials)} trials have finished; want at least {FEWEST}"
             raise StudyError(f"{study.path}: {told}, to tell what is good")
         sign = 1 if space.task.metric.higher_is_better else -1
-        device = read_manifest(study.path).device
+        device = study.manifest.device
         beliefs = [_belief(trial, space, study.name, device) for trial in trials]
         return cls(
             space,

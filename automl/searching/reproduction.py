@@ -10,12 +10,11 @@ import torch
 
 from automl.config import Config
 from automl.data import Data, Metric
-from automl.errors import DataError, StudyError
+from automl.errors import StudyError
 from automl.results import leaderboard
 from automl.results.leaderboard import Row
 from automl.searching.run import threads
-from automl.searching.study import Study, read_manifest, versions
-from automl.space import Space
+from automl.searching.study import Study, versions
 from automl.training import Diverged, precision, train
 
 NOISE = 4  # times `Metric.blur`: two standard errors of the validation split
@@ -41,7 +40,7 @@ class Reproduction:
         cls, study: Study, number: int, *, root: Path | None, device: torch.device
     ) -> Reproduction:
         """Raises StudyError for a trial that was never scored, DataError for other data."""
-        space, begun = Space.load(study.path / "space.yaml"), read_manifest(study.path)
+        space, begun = study.space, study.manifest
         trials = study.optuna.get_trials(deepcopy=False)
         if not 0 <= number < len(trials):
             known = f"0 to {len(trials) - 1}" if trials else "none yet"
@@ -51,9 +50,7 @@ class Reproduction:
         if not was:
             why = f": {row.reason}" if row.reason else ""
             raise StudyError(f"--trial: {number} was never scored, it is {row.state}{why}")
-        data = space.task.load(root)
-        if data.fingerprint != begun.data:
-            raise DataError(f"{space.task.name}: is not the data that {study.name} was begun with")
+        data = study.data(root)
         config = space.with_values(trial.params).model_copy(update={"seed": begun.seed})
 
         there = {"device": begun.device, **begun.versions}

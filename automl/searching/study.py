@@ -45,7 +45,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, TypeAdapter, Validation
 
 from automl.config import Task, first_problem, shown
 from automl.data import Data, Metric
-from automl.errors import SpaceError, StudyError, is_full
+from automl.errors import DataError, SpaceError, StudyError, is_full
 from automl.results import artifact, leaderboard
 from automl.results.artifact import Artifact, put
 from automl.results.leaderboard import Row
@@ -409,12 +409,11 @@ class Study:
         """
         from automl.results import report
 
-        space = Space.load(self.path / "space.yaml")
-        begun = read_manifest(self.path)
+        begun = self.manifest
         if data is not None and data.fingerprint != begun.data:
             data, absent = None, "the data is not what was searched with"
         trials = self.optuna.get_trials(deepcopy=False)
-        told = report.Facts(self.path, space, asdict(begun), trials, data, absent)
+        told = report.Facts(self.path, self.space, asdict(begun), trials, data, absent)
         file, page = self.path / "report.html", report.page(told)
         try:
             put(file, page)
@@ -423,8 +422,26 @@ class Study:
         return file
 
     @property
+    def space(self) -> Space:
+        """As searched."""
+        return Space.load(self.path / "space.yaml")
+
+    @property
     def task(self) -> Task:
-        return Space.load(self.path / "space.yaml").task
+        return self.space.task
+
+    @property
+    def manifest(self) -> Manifest:
+        """What it was begun with."""
+        return read_manifest(self.path)
+
+    def data(self, root: Path | None) -> Data:
+        """What it was searched with, read again. Raises DataError where that is not the same."""
+        task = self.task
+        data = task.load(root)
+        if data.fingerprint != self.manifest.data:
+            raise DataError(f"{task.name}: is not the data that {self.name} was begun with")
+        return data
 
     @property
     def optuna(self) -> optuna.Study:
@@ -440,8 +457,7 @@ class Study:
 
     @property
     def leaderboard(self) -> list[Row]:
-        space = Space.load(self.path / "space.yaml")
-        study = self.optuna
+        space, study = self.space, self.optuna
         finalists = study.user_attrs.get("finalists", [])
         trials = study.get_trials(deepcopy=False)
         return leaderboard.rows(trials, space.task.metric, space.search.cost, finalists)
