@@ -64,50 +64,16 @@ def sure(metrics: dict[str, Any]) -> str:
 
 def text(config: Config, metrics: dict[str, Any], folder: str = "best") -> str:
     """Markdown, from what metrics.json holds, for a folder of this name."""
-    name, unit = metrics["metric"], "characters" if config.task.gives == "prose" else "examples"
+    unit = unit_of(config)
     trained_on = metrics["train_examples"] + bool(metrics.get("refit")) * metrics["valid_examples"]
-    baseline = metrics["baseline"]
-    tested = metrics["test"]
-    again = metrics.get("finalists") or []
-    rows = [
-        *(
-            (f"validation, mean of {len(one['seeds'])} seeds, trial {one['trial']}", one["mean"])
-            for one in again
-        ),
-        (f"validation {name} ({metrics['valid_examples']:,} {unit})", metrics["valid"][name]),
-        (f"baseline: {baseline['name']}, validation", baseline[name]),
-        (f"chance: {metrics['chance']['name']}, validation", metrics["chance"][name]),
-    ]
-    if tested:
-        count = f"{metrics['test_examples']:,} {unit}"
-        rows.insert(0, (f"test {name} ({count}; {sure(metrics)})", tested[name]))
-    table = "\n".join(f"| {what} | {value:.4f} |" for what, value in rows)
-    state = "" if tested else "\nNot tested: the search was not over when this was written.\n"
-    warning = ""
+    state = warning = refit = ""
+    if not metrics["test"]:
+        state = "\nNot tested: the search was not over when this was written.\n"
     if "warning" in metrics:
         warning = f"\n**This model is {metrics['warning']}.**\n"
-    refit = ""
     if metrics.get("refit"):
         refit = (
             "It was then trained on the validation split, too; its scores there are those before.\n"
-        )
-    classes = ""
-    if tested and metrics.get("classes"):
-        lines = [
-            f"| {cell(one['label'])} | {one['examples']} | {one['precision']:.3f} |"
-            f" {one['recall']:.3f} | {one['recall_interval'][0]:.3f} to"
-            f" {one['recall_interval'][1]:.3f} | {one['f1']:.3f} |"
-            for one in metrics["classes"]
-            if one["examples"]
-        ]
-        head = "| class | examples | precision | recall | 95 % sure | F1 |\n" + "|---" * 6 + "|\n"
-        classes = "\n## By class, on the test split\n\n" + head + "\n".join(lines) + "\n"
-    calibration = ""
-    if calm := metrics.get("calibration"):
-        calibration = (
-            f"\nProbabilities are calibrated: logits are divided by {calm['temperature']:.3f}. In"
-            f" the mean\nthey lie {calm['ece_after']:.3f} from the share of right answers in"
-            f" validation, {calm['ece_before']:.3f} before.\n"
         )
     usage = USAGE[config.task.gives]
     avoid = "\n".join(f"- {one}" for one in metrics["limits"])
@@ -120,13 +86,11 @@ def text(config: Config, metrics: dict[str, Any], folder: str = "best") -> str:
 {metrics["params"]:,} parameters{trial}, {metrics["epochs"]} epochs on
 {trained_on:,} {unit} of `{config.task.name}`.
 {refit}{warning}{state}
-| | {name} |
-|---|---|
-{table}
+{scores(config, metrics)}
 
 A validation score that chose a model among many is a little too high. The test split was sealed
 until the end; this model was tested on it once.
-{calibration}{classes}
+{calibration(metrics)}{classes(metrics)}
 ## Use
 
 ```python
@@ -157,9 +121,61 @@ model = automl.load({json.dumps(folder, ensure_ascii=False)})  # this folder
 {environment(metrics)}"""
 
 
+def unit_of(config: Config) -> str:
+    """What the size of a split is counted in."""
+    return "characters" if config.task.gives == "prose" else "examples"
+
+
+def scores(config: Config, metrics: dict[str, Any]) -> str:
+    """The test, each finalist, the validation split, and what these are held against."""
+    name, baseline, chance = metrics["metric"], metrics["baseline"], metrics["chance"]
+    rows = [
+        *(
+            (f"validation, mean of {len(one['seeds'])} seeds, trial {one['trial']}", one["mean"])
+            for one in metrics.get("finalists") or []
+        ),
+        (
+            f"validation {name} ({metrics['valid_examples']:,} {unit_of(config)})",
+            metrics["valid"][name],
+        ),
+        (f"baseline: {baseline['name']}, validation", baseline[name]),
+        (f"chance: {chance['name']}, validation", chance[name]),
+    ]
+    if metrics["test"]:
+        count = f"{metrics['test_examples']:,} {unit_of(config)}"
+        rows.insert(0, (f"test {name} ({count}; {sure(metrics)})", metrics["test"][name]))
+    lines = (f"| {what} | {value:.4f} |" for what, value in rows)
+    return f"| | {name} |\n|---|---|\n" + "\n".join(lines)
+
+
+def calibration(metrics: dict[str, Any]) -> str:
+    """What the temperature changed; nothing for a text to go on with."""
+    if not (told := metrics.get("calibration")):
+        return ""
+    return f"""
+Probabilities are calibrated: logits are divided by {told["temperature"]:.3f}. In the mean
+they lie {told["ece_after"]:.3f} from the share of right answers in validation, \
+{told["ece_before"]:.3f} before.
+"""
+
+
+def classes(metrics: dict[str, Any]) -> str:
+    """Those that the test has, once there was one."""
+    if not (metrics["test"] and metrics.get("classes")):
+        return ""
+    rows = [
+        f"| {cell(one['label'])} | {one['examples']} | {one['precision']:.3f} |"
+        f" {one['recall']:.3f} | {one['recall_interval'][0]:.3f} to"
+        f" {one['recall_interval'][1]:.3f} | {one['f1']:.3f} |"
+        for one in metrics["classes"]
+        if one["examples"]
+    ]
+    head = "| class | examples | precision | recall | 95 % sure | F1 |\n" + "|---" * 6 + "|\n"
+    return "\n## By class, on the test split\n\n" + head + "\n".join(rows) + "\n"
+
+
 def data(config: Config, metrics: dict[str, Any]) -> str:
-    told = metrics["dataset"]
-    unit = "characters" if config.task.gives == "prose" else "examples"
+    told, unit = metrics["dataset"], unit_of(config)
     classes = f", {told['classes']} classes" if told["classes"] else ""
     return f"""- {cell(told["task"])}: {told["kind"]}{classes}
 - source and licence: {told["origin"]}
