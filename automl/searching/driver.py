@@ -45,18 +45,17 @@ from automl.results.delivery import Training
 from automl.results.leaderboard import Ranking, Row
 from automl.searching.costs import Costs
 from automl.searching.ledger import Entry, Ledger
-from automl.searching.study import asked, taken
+from automl.searching.study import FULL, asked, taken
 from automl.size import Size
 from automl.space import Space, measure
 from automl.training import checkpoint as disk
 
-BATCH = "train.batch_size"  # a knob of it counts in what an epoch takes
-HOPELESS = 2  # times what a training may take, from which on what is foretold so is not proposed
+BATCH = "train.batch_size"  # where this is a knob, what an epoch takes depends on it
+HOPELESS = 2  # a config foretold to take more than so many times the limit is not proposed
 ATTEMPTS = 3  # workers a trial may lose over one epoch before it is given up
-STARTS = 30  # workers that may be lost in a row as they start, once one has started
-FULL = "the disk is full ({}); make room, and the same command goes on"
+STARTS = 30  # starts that may fail in a row once a worker has started; ATTEMPTS before that
 KEPT = 3  # finished trials whose weights stay on disk, whatever they take
-MORE, ROOM = 10, 2**29  # for an ensemble so many may stay, while they take no more bytes than that
+MORE, ROOM = 10, 2**29  # for an ensemble as many may stay as fit into so many bytes
 
 
 @dataclass(frozen=True)

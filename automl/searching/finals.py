@@ -34,7 +34,8 @@ from automl.errors import DataError, OptionError, PartBug, StudyError
 from automl.results import ensemble
 from automl.results.delivery import Training, choose
 from automl.results.leaderboard import Row
-from automl.searching.driver import ATTEMPTS, FULL, Driver
+from automl.searching.driver import ATTEMPTS, Driver
+from automl.searching.study import FULL
 from automl.training.loop import ended
 
 SHARE = 1 / 4  # of a time budget that all of this may take, at most

@@ -30,6 +30,7 @@ from automl.errors import AutomlError, OptionError, SpaceError
 from automl.places import here
 from automl.results import artifact
 from automl.results.delivery import Delivery, Joined, Training, latencies
+from automl.results.leaderboard import Row
 from automl.searching import portfolio
 from automl.searching import study as on_disk
 from automl.searching.dashboard import PICTURED, illustrate
@@ -231,27 +232,8 @@ def run(
         for number, made in front.items():
             if made.file.exists():  # else what was written of it before stays
                 replace(delivery, folder=path / "front" / number).write(made)
-        finalists = [one.told() for one in decided.finalists] if decided else []
         if decided:
-            trial = next(row for row in rows if row.trial == decided.made.trial)
-            about = {
-                "score": trial.score,
-                "trials": len(rows),
-                "states": dict(Counter(row.state for row in rows)),
-                "device_seconds": round(sum(row.seconds for row in rows), 1),
-                "foretold_within": driver.costs.error,  # times the seconds of an epoch
-                "memory_foretold_within": driver.memory.error,
-            }
-            if not delivery.holds(decided.made, finalists):
-                delivery.write(
-                    decided.made,
-                    decided.validated,
-                    finalists=finalists,
-                    search=about,
-                    environment={**manifest.versions, "device": manifest.device},
-                )
-            elif delivery.metrics.get("search", {}).get("states") != about["states"]:  # it went on
-                delivery.note(search=about)
+            deliver(delivery, decided, driver, rows, manifest)
         proof = delivery.metrics.get("proof", {}).get("loaded")
         if decided and (proof is None or "latency_ms" not in delivery.metrics):  # known last
             split = task.test(data)
@@ -266,6 +248,32 @@ def run(
         held = delivery.metrics  # of an earlier end, where nothing can be decided any more
         metrics = held if decided or held.get("test") else None
         yield Finished(found, metrics, page, time.monotonic() - began)
+
+
+def deliver(
+    delivery: Delivery, decided: Decision, driver: Driver, rows: list[Row], manifest: Manifest
+) -> None:
+    """The winner into its folder, unless it lies there, with what the search spent."""
+    trial = next(row for row in rows if row.trial == decided.made.trial)
+    finalists = [one.told() for one in decided.finalists]
+    about = {
+        "score": trial.score,
+        "trials": len(rows),
+        "states": dict(Counter(row.state for row in rows)),
+        "device_seconds": round(sum(row.seconds for row in rows), 1),
+        "foretold_within": driver.costs.error,  # times the seconds of an epoch
+        "memory_foretold_within": driver.memory.error,
+    }
+    if not delivery.holds(decided.made, finalists):
+        delivery.write(
+            decided.made,
+            decided.validated,
+            finalists=finalists,
+            search=about,
+            environment={**manifest.versions, "device": manifest.device},
+        )
+    elif delivery.metrics.get("search", {}).get("states") != about["states"]:  # it went on
+        delivery.note(search=about)
 
 
 def finish(

@@ -64,11 +64,12 @@ FORCED = 1.0  # seconds from one time that the journal is forced to the disk to 
 OURS = {"journal.log", "manifest.json", "space.yaml", "report.html", "leaderboard.md",
         "leaderboard.csv", "workers.log"}  # fmt: skip
 FORMAT = 2  # raise it when a study that was begun cannot go on with what is new
+FULL = "the disk is full ({}); make room, and the same command goes on"
 RESERVED = {"con", "prn", "aux", "nul", *(f"{n}{i}" for n in ("com", "lpt") for i in range(10))}
 
 
 class Noted(BaseModel):
-    """What trials are said of; what else there is nobody reads."""
+    """What is read of the attributes of a trial; any others are passed over."""
 
     model_config = ConfigDict(strict=True)
 
@@ -151,7 +152,7 @@ def folder(studies: Path, name: str) -> Path:
 
 
 def below(path: Path) -> Iterator[Path]:
-    """Files and folders in a folder and its folders, as far as they stay while this looks."""
+    """Files and folders below a folder; some may go while this looks."""
     for folder, folders, files in os.walk(path):
         yield from (Path(folder, name) for name in (*folders, *files))
 
@@ -187,8 +188,7 @@ def room(path: Path) -> Iterator[None]:
     except OSError as error:
         if not is_full(error):
             raise
-        told = f"the disk is full ({error.strerror})"
-        raise StudyError(f"{path}: {told}; make room, and the same command goes on") from error
+        raise StudyError(f"{path}: {FULL.format(error.strerror)}") from error
 
 
 @contextmanager
@@ -317,10 +317,10 @@ def begin(
     file = path / "manifest.json"
     if file.exists():
         manifest.compare(read_manifest(path), path, space)
-    mend(path / "journal.log")
+    journal = path / "journal.log"
+    mend(journal)
     directions = [StudyDirection.MAXIMIZE if metric.higher_is_better else StudyDirection.MINIMIZE]
     directions += [StudyDirection.MINIMIZE] if space.search.cost else []
-    journal = path / "journal.log"
     kept = storage(journal)
     known = _only(kept, journal)
     if known is None and (path / "best").exists():  # that model would be replaced
