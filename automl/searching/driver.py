@@ -10,13 +10,13 @@ import contextlib
 import json
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from automl.config import Config
 from automl.data import Data, Epoch
@@ -170,37 +170,50 @@ class Driver:
     def _recall(self) -> None:
         """What an earlier search left: curves of closed trials, and those to go on with."""
         for frozen in self.study.get_trials(deepcopy=False):
-            curve = [self.sign * score for score in leaderboard.curve_of(frozen)]
             if frozen.state == TrialState.WAITING:
                 continue
+            curve = [self.sign * score for score in leaderboard.curve_of(frozen)]
             pace = frozen.user_attrs.get("seconds", 0.0) / max(1, len(curve))
             if frozen.state == TrialState.RUNNING:
-                trial = optuna.Trial(self.study, frozen._trial_id)
-                active = self._opened(trial)  # asks again for what a crash left unasked
-                if active:
-                    active.entry.curve, active.reported = curve, len(curve)
-                    active.entry.seconds = pace
-                    if curve and frozen.user_attrs.get("paused") == len(curve):
-                        active.entry.state, active.decided = "paused", len(curve)
-                        self.paused[frozen.number] = active
-                    else:
-                        active.decided = len(curve) - 1  # a crash may have come before that
-                        self.waiting.append(active)
+                self._resume(frozen, curve, pace)
             else:
-                entry = Entry(frozen.number, frozen.params, "closed", curve, pace)
-                entry.whole = frozen.user_attrs.get("whole", False)
-                entry.believed = "from" in frozen.user_attrs
-                if self.cost:
-                    entry.cost = frozen.user_attrs.get(self.cost, math.inf)
-                if any(value > 0 for value in frozen.constraints.values()):
-                    entry.state = "infeasible"
-                self.ledger.entries[frozen.number] = entry
-                told = frozen.user_attrs
-                if "macs" in told:
-                    size, batch = Size(told["params"], told["macs"]), frozen.params.get(BATCH, 1)
-                    self.costs.learn(frozen.number, size, batch, pace)
-                    self.memory.learn(frozen.number, size, batch, told.get("memory_mb", 0.0))
+                self._remember(frozen, curve, pace)
         self.reserved = self.after(self.rows())  # which ranks them
+
+    def _resume(self, frozen: FrozenTrial, curve: list[float], pace: float) -> None:
+        """A trial to go on with, at once or when the pruner says so."""
+        trial = optuna.Trial(self.study, frozen._trial_id)
+        active = self._opened(trial)  # asks again for what a crash left unasked
+        if active is None:
+            return
+        active.entry.curve, active.entry.seconds = curve, pace
+        active.reported = len(curve)
+        if curve and frozen.user_attrs.get("paused") == len(curve):
+            active.entry.state, active.decided = "paused", len(curve)
+            self.paused[frozen.number] = active
+        else:
+            active.decided = len(curve) - 1  # a crash may have come before that
+            self.waiting.append(active)
+
+    def _remember(self, frozen: FrozenTrial, curve: list[float], pace: float) -> None:
+        """A closed trial, which the sampler, the pruner and the forecasts learn from."""
+        told = frozen.user_attrs
+        entry = Entry(frozen.number, frozen.params, "closed", curve, pace)
+        if any(value > 0 for value in frozen.constraints.values()):
+            entry.state = "infeasible"
+        self._read(entry, told)
+        self.ledger.entries[frozen.number] = entry
+        if "macs" in told:
+            size, batch = Size(told["params"], told["macs"]), frozen.params.get(BATCH, 1)
+            self.costs.learn(frozen.number, size, batch, pace)
+            self.memory.learn(frozen.number, size, batch, told.get("memory_mb", 0.0))
+
+    def _read(self, entry: Entry, told: Mapping[str, Any]) -> None:
+        """What the study notes of a trial before it has a score."""
+        entry.believed = "from" in told
+        entry.whole = told.get("whole", False)
+        if self.cost:
+            entry.cost = told.get(self.cost, math.inf)
 
     @property
     def done(self) -> int:
@@ -349,14 +362,11 @@ class Driver:
             config = self.space.fill(suggest(trial)).model_copy(update={"seed": self.seed})
             entry.values = trial.params
             told = trial.user_attrs  # a copy of all of it, each time
-            entry.believed = "from" in told
             model = self.ledger.model
             if model and model.proposal and model.proposal.values == entry.values:
                 told["whole"] = model.proposal.whole
                 trial.set_user_attr("whole", told["whole"])
-            entry.whole = told.get("whole", False)
-            if self.cost:
-                entry.cost = told.get(self.cost, math.inf)
+            self._read(entry, told)
             self.ledger.entries[trial.number] = entry
             size = self._measure(config)
         except SpaceError as error:  # knobs that are fine alone and do not go together
