@@ -27,3 +27,8 @@ def size(text: str) -> int:
 def told(number: float) -> str:
     """Three digits that count, without exponent from 0.0001 on: `0.032`, `48.7`, `1,523`."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def plural(count: int, word: str) -> str:
+    """`1 trial`, `1,520 trials`."""
+    return f"{count:,} {word}{'s' * (count != 1)}"

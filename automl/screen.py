@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 TOP = 5  # rows of the leaderboard at the end
 ROOM = 28  # columns of a terminal, below which what a model is stands below its row
+SHOWN = {"macs": "MACs", "latency_ms": "ms"}  # second goals with a column in place of params
+LINE = "{} {:>5}  {:>8}  {:>6}  {:>6}  {:>6}  {:>6}  {:<24} {}"
 
 
 class Screen:
@@ -119,16 +121,16 @@ class Screen:
         data, study = event.data, event.study
         name, score = event.baseline
         metric = study.task.metric.name
-        workers = f"{event.workers} worker{'s' if event.workers > 1 else ''}"
+        workers = amounts.plural(event.workers, "worker")
         kind = (
             f"{data.inputs.summary}, {len(data.labels)} classes"
             if data.labels
             else data.inputs.summary
         )
         unit = "" if data.labels else "characters "
-        knobs = f"{event.knobs} knob{'s' if event.knobs != 1 else ''}"
+        knobs = amounts.plural(event.knobs, "knob")
         if event.configs is not None:
-            knobs += f", {event.configs} config{'s' if event.configs != 1 else ''} in all"
+            knobs += f", {amounts.plural(event.configs, 'config')} in all"
         facts = {
             "device": f"{event.device}, {workers}",
             "data": f"{study.task.summary}: {kind}; {len(data.train):,} {unit}"
@@ -266,7 +268,7 @@ def answer(best: dict[str, Any]) -> list[str]:
         spread = "" if first["spread"] is None else f" ± {first['spread']:.4f}"
         told.append(
             f"trial {first['trial']}: {name} {seen:.4f} in the search, {mean:.4f}{spread} trained"
-            f" again from {seeds} seed{'s' if seeds > 1 else ''}"
+            f" again from {amounts.plural(seeds, 'seed')}"
             + (f"; {luck:.4f} of it was luck" if f"{luck:.4f}" > "0.0000" else "")
         )
     on = f"{best['test_examples']:,} {'examples' if 'classes' in best else 'characters'}"
@@ -291,10 +293,6 @@ def answer(best: dict[str, Any]) -> list[str]:
             f" validation, {slower:.1f} times as slow, {amounts.told(joined['size_mb'])} MB"
         )
     return told
-
-
-SHOWN = {"macs": "MACs", "latency_ms": "ms"}  # second goals with a column in place of params
-LINE = "{} {:>5}  {:>8}  {:>6}  {:>6}  {:>6}  {:>6}  {:<24} {}"
 
 
 def loading(path: Path) -> str:
@@ -402,7 +400,7 @@ def knobs(space: Space, sizes: list[Size]) -> str:
     found = space.knobs()
     width = max((len(name) for name in found), default=0)
     lines = [f"{name:<{width}}  {span(hole)}" for name, hole in found.items()]
-    conditions = sum(isinstance(h, Choice) and bool(h.conditional) for h in found.values())
+    conditions = sum(isinstance(h, Choice) and h.conditional for h in found.values())
     lines.append(
         f"\n{len(found)} knobs, {conditions} of which open others, {len(space.start)} starts"
     )

@@ -27,6 +27,7 @@ Run = Callable[[Tensor], Tensor]
 
 NEAR = 1e-4  # how far a float32 probability may be off: sums in another order are off by 1e-6
 WORSE = 0.01  # share that a loss may grow by in other precisions; for scores see `Metric.blur`
+WEIGHTS = {"model.safetensors", "tokenizer.json"}  # of the artifact, what a file holds as well
 FEW, SHORT = (1, 2, 7), (1, 5)  # examples and tokens of batches that no sweep need have
 
 
@@ -106,9 +107,6 @@ def export(
     )
 
 
-WEIGHTS = {"model.safetensors", "tokenizer.json"}  # of the artifact, what a file holds as well
-
-
 def _refuse(to: Export, file: Path, precision: str) -> None:
     """Raises OptionError for what needs no model to be seen."""
     if precision not in to.precisions:
@@ -125,10 +123,10 @@ def _refuse(to: Export, file: Path, precision: str) -> None:
 @torch.inference_mode()
 def _compare(own: Run, run: Run, split: Split, inputs: Inputs, task: Task) -> Compared:
     """All examples, of which some come again in batches of other shapes. Raises ExportError."""
-    runs, sums = (own, run), ({}, {})  # type: tuple[Run, Run], tuple[dict[str, Tensor], ...]
+    sums: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
     answers, equal, difference = 0, 0, 0.0
     for x, y in _batches(split, inputs):
-        a, b = (each(x) for each in runs)
+        a, b = own(x), run(x)
         if a.shape != b.shape:
             raise ExportError(f"gives {tuple(b.shape)} for {tuple(x.shape)}; want {tuple(a.shape)}")
         difference = max(difference, float((a - b).abs().nan_to_num(torch.inf).max()))

@@ -58,7 +58,6 @@ class Crnn(Model):
     """Convolutions over bands and time, then a recurrent network along time (Choi et al. 2017)."""
 
     name: Literal["crnn"] = "crnn"
-    reads: ClassVar[frozenset[str]] = frozenset({"maps"})
     free: ClassVar[set[str]] = {"dropout"}
 
     channels: list[Channels] = Field(

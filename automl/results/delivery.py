@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from automl import amounts
 from automl.config import Config
 from automl.data import PERHAPS, Data, Epoch, Split
 from automl.errors import DataError, OptionError, StudyError
@@ -149,7 +150,7 @@ class Delivery:
             told["warning"] = "no better than chance; do not use it"
             likely = metric.beyond(last["metrics"][name], score, examples, PERHAPS)
             if metric.higher_is_better and (likely or not metric.beyond(1.0, score, examples)):
-                few = f"{examples} example{'s' if examples != 1 else ''}"
+                few = amounts.plural(examples, "example")
                 told["warning"] = f"perhaps no better than chance: {few} to validate cannot tell"
         return told
 

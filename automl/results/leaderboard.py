@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 
 from optuna.trial import FrozenTrial, TrialState
 
+from automl import amounts
 from automl.data import Metric
 from automl.engines import Reason
 
@@ -225,7 +226,7 @@ def counted(rows: Sequence[Row]) -> str:
     """`20 trials: 4 finished, 14 stopped, 2 out of memory`."""
     counts = Counter(row.ending for row in rows).most_common()
     told = ", ".join(f"{count:,} {ending}" for ending, count in counts)
-    return f"{len(rows):,} trial{'s' * (len(rows) != 1)}: {told or 'none'}"
+    return f"{amounts.plural(len(rows), 'trial')}: {told or 'none'}"
 
 
 def trained_again(row: Row) -> str:

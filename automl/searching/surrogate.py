@@ -64,7 +64,7 @@ class Surrogate:
             for name, hole in zip(self.encoder.names, self.encoder.holes, strict=True)
             if isinstance(hole, Choice) and hole.conditional
         }
-        self.rungs, self.ends = View(self.encoder, near), View(self.encoder, plain)
+        self.rungs, self.ends = View(self.encoder, zoomed), View(self.encoder, plain)
         # straight, as costs run evenly along a range: with bends fronts were found later
         self.costs = View(self.encoder, lambda _costs, _blur: np.log, bends=False)
         self.priced: list[float] = []  # what those of known cost, the second goal, cost
@@ -99,7 +99,7 @@ class Surrogate:
     def chance_to_win(self, entries: list[Entry]) -> Array:
         """How likely each is to end clearly above the best that costs no more."""
         mean, deviation = self.predict(entries)
-        return below((mean - self._to_beat(entries)) / deviation)
+        return normal_cdf((mean - self._to_beat(entries)) / deviation)
 
     def unbeatable(self, entry: Entry) -> bool:
         """Whether no score can be clearly above the best that costs no more."""
@@ -158,10 +158,10 @@ class Surrogate:
         ceiling = self._ceiling(rng)
         entries = self.ledger.leading(LOOKED)
         means = view.mean(self._stands(entries))
-        below = [i for i, entry in enumerate(entries) if entry.cost <= ceiling]
-        ends = [i for i in below if entries[i].epoch >= self.ledger.epochs]
-        goal = means[ends or below].max() + MARGIN * (1 + self.stagnant / 2)
-        best = max(entries[i].curve[-1] for i in ends or below)
+        affordable = [i for i, entry in enumerate(entries) if entry.cost <= ceiling]
+        ends = [i for i in affordable if entries[i].epoch >= self.ledger.epochs]
+        goal = means[ends or affordable].max() + MARGIN * (1 + self.stagnant / 2)
+        best = max(entries[i].curve[-1] for i in ends or affordable)
         goal += float(np.diff(view.units(np.array([best, best + self.ledger.blur(best)])))[0])
         leaders = [i for i in np.argsort(-means) if entries[i].cost <= ceiling][:CENTERS]
         branch = self.branch(rng)
@@ -232,7 +232,7 @@ class Surrogate:
             return np.ones(len(many))
         mean, deviation = self.costs.predict(many)
         bound = self.costs.units(np.array([ceiling]))
-        return below((bound - mean) / deviation)
+        return normal_cdf((bound - mean) / deviation)
 
     @property
     def stagnant(self) -> int:
@@ -471,18 +471,18 @@ def improvement(mean: Array, deviation: Array, goal: float | Array) -> Array:
     """Expected improvement over `goal` (Jones et al. 1998); 0 where that is out of reach."""
     possible = np.isfinite(goal)
     z = (mean - np.where(possible, goal, 0.0)) / deviation
-    gain = deviation * (z * below(z) + np.exp(-z * z / 2) / math.sqrt(2 * math.pi))
+    gain = deviation * (z * normal_cdf(z) + np.exp(-z * z / 2) / math.sqrt(2 * math.pi))
     return np.asarray(gain * possible)
 
 
-def below(z: Array) -> Array:
-    """The share of a standard normal distribution that is below."""
+def normal_cdf(z: Array) -> Array:
+    """Of the standard normal distribution."""
     from scipy.special import ndtr  # as Sobol
 
     return np.asarray(ndtr(z))
 
 
-def near(scores: Array, blur: float) -> Scale:
+def zoomed(scores: Array, blur: float) -> Scale:
     """A scale on which differences near the best count, and far below it hardly any."""
     best = scores.max()
     unit = max(best - np.median(scores), blur, 1e-12)

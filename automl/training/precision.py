@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from dataclasses import dataclass
 
@@ -53,8 +54,6 @@ def pick(name: str = "auto") -> torch.device:
 
 def describe(device: torch.device) -> str:
     """`NVIDIA H100 (bf16)`, `CPU, 2 cores (bf16)`."""
-    import os
-
     name = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
