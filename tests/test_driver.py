@@ -675,7 +675,7 @@ def test_every_row_of_the_markdown_table_has_all_its_cells(
 
 def test_the_csv_reads_back_as_it_was(mixed: list[optuna.trial.FrozenTrial]) -> None:
     rows = leaderboard.rows(mixed, ACCURACY)
-    read = list(csv.DictReader(io.StringIO(leaderboard.table(rows))))
+    read = list(csv.DictReader(io.StringIO(leaderboard.as_csv(rows))))
     assert [int(row["trial"]) for row in read] == [row.trial for row in rows]
     assert [row["summary"] for row in read] == [row.summary for row in rows]
     assert [row["score"] and float(row["score"]) for row in read] == [
@@ -693,7 +693,7 @@ def test_lines_of_a_table_that_are_kept_are_those_of_fresh_rows(
         ours = leaderboard.rows(mixed[:count], ACCURACY, None, finalists, kept)
         fresh = leaderboard.rows(mixed[:count], ACCURACY, None, finalists)
         assert leaderboard.markdown(ours, ACCURACY) == leaderboard.markdown(fresh, ACCURACY)
-        assert leaderboard.table(ours) == leaderboard.table(fresh)
+        assert leaderboard.as_csv(ours) == leaderboard.as_csv(fresh)
 
 
 def test_a_manifest_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:

@@ -15,19 +15,19 @@ from automl.data import Inputs
 from automl.inputs.text import Tokens
 from automl.models.layers import Embedding, Pool
 
-Turn = tuple[Tensor, Tensor]  # cosine and sine (T, head / 2) of each place's angles
-Cache = tuple[Tensor, Tensor]  # of one layer: keys, not turned yet, and values (N, heads, T, head)
+Rotation = tuple[Tensor, Tensor]  # cosine and sine (T, head / 2) of each place's angles
+Cache = tuple[Tensor, Tensor]  # of one layer: keys, not rotated yet, and values (N, heads, T, head)
 
 
-def turn(places: Tensor, head: int) -> Turn:
-    """Rotary positions (Su et al. 2021)."""
+def rotation(places: Tensor, head: int) -> Rotation:
+    """Of rotary positions (Su et al. 2021)."""
     pairs = torch.arange(0, head, 2, device=places.device)
     angles = places.unsqueeze(1) * 10_000.0 ** (-pairs / head)
     return angles.cos(), angles.sin()
 
 
-def turned(x: Tensor, by: Turn) -> Tensor:
-    """(N, heads, T, head) in and out: each pair of numbers turned by its place's angle."""
+def rotated(x: Tensor, by: Rotation) -> Tensor:
+    """(N, heads, T, head) in and out: each pair of numbers rotated by its place's angle."""
     cos, sin = (part.to(x.dtype) for part in by)
     a, b = x.chunk(2, 3)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], 3)
@@ -51,20 +51,20 @@ class Layer(nn.Module):
             nn.init.zeros_(leaving.weight)  # a shortcut at first (Zhang et al. 2019)
             nn.init.zeros_(leaving.bias)
 
-    def forward(self, x: Tensor, by: Turn, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, by: Rotation, mask: Tensor | None) -> Tensor:
         """(N, T, width) in and out. `mask` (N, 1, 1, T): who is listened to; None: all before."""
         queries, keys, values = self.asked(x)
         heard = F.scaled_dot_product_attention(
-            turned(queries, by), turned(keys, by), values, mask, is_causal=mask is None
+            rotated(queries, by), rotated(keys, by), values, mask, is_causal=mask is None
         )
         return self.thought(x, heard)
 
-    def step(self, x: Tensor, by: Turn, cache: Cache) -> tuple[Tensor, Cache]:
+    def step(self, x: Tensor, by: Rotation, cache: Cache) -> tuple[Tensor, Cache]:
         """One token further: x (N, 1, width), listening to the cached ones and to itself."""
         queries, *new = self.asked(x)
         keys, values = (torch.cat([old, one], 2) for old, one in zip(cache, new, strict=True))
         last = by[0][-1:], by[1][-1:]
-        heard = F.scaled_dot_product_attention(turned(queries, last), turned(keys, by), values)
+        heard = F.scaled_dot_product_attention(rotated(queries, last), rotated(keys, by), values)
         return self.thought(x, heard), (keys, values)
 
     def asked(self, x: Tensor) -> list[Tensor]:
@@ -105,7 +105,7 @@ class Net(nn.Module):
             listened = mask.clone()
             listened[:, 0] = True  # a text without tokens listens to something, too
             listened = listened[:, None, None]
-        by = turn(torch.arange(x.shape[1], device=x.device), self.head_width)
+        by = rotation(torch.arange(x.shape[1], device=x.device), self.head_width)
         states = self.dropout(self.embedding(x) * self.scale)
         for layer in self.layers:
             states = layer(states, by, listened)
@@ -126,7 +126,7 @@ class Net(nn.Module):
             nothing = states.new_empty(len(x), heads, 0, self.head_width)
             state = [(nothing, nothing)] * len(self.layers)
         state = [(k[:, :, 1 - self.length :], v[:, :, 1 - self.length :]) for k, v in state]
-        by = turn(torch.arange(state[0][0].shape[2] + 1, device=x.device), self.head_width)
+        by = rotation(torch.arange(state[0][0].shape[2] + 1, device=x.device), self.head_width)
         remembered = []
         for layer, cache in zip(self.layers, state, strict=True):
             assert isinstance(layer, Layer)

@@ -237,8 +237,8 @@ def trained_again(row: Row) -> str:
     return f"{row.mean:.4f}{spread} ({row.seeds})"
 
 
-def table(rows: list[Row]) -> str:
-    """The same as CSV."""
+def as_csv(rows: list[Row]) -> str:
+    """All fields of the rows."""
     first, second, *names = (field.name for field in fields(Row))
     told, values, out = tuple(names), attrgetter(*names), io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -359,7 +359,7 @@ def read_manifest(path: Path) -> Manifest:
 def write_leaderboard(path: Path, rows: list[Row], metric: Metric) -> None:
     told = f"{leaderboard.markdown(rows, metric)}\n{leaderboard.counted(rows)}\n"
     put(path / "leaderboard.md", told)
-    put(path / "leaderboard.csv", leaderboard.table(rows))
+    put(path / "leaderboard.csv", leaderboard.as_csv(rows))
 
 
 @dataclass(frozen=True)
