@@ -65,6 +65,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def clipped(text: str, most: int) -> str:
+    """At most so many characters of it."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 class Strict(BaseModel):
     """Text from outside, checked: no unknown keys, no guessed types, no infinities, no changes."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from automl.config import Config
+from automl.config import Config, clipped
 from automl.data import Inputs
 from automl.size import weigh, weightless
 
@@ -38,8 +38,8 @@ def layers(config: Config, inputs: Inputs, outputs: int) -> list[Layer]:
             same = given and isinstance(given[0], Tensor) and given[0].shape == out.shape
             if params or not same:
                 kind = type(module).__name__ if list(module.children()) else repr(module)
-                kind = kind if len(kind) <= LONGEST else f"{kind[: LONGEST - 1]}…"
-                found.setdefault(name, Layer(name or ".", kind, list(out.shape[1:]), params))
+                shape = list(out.shape[1:])
+                found.setdefault(name, Layer(name or ".", clipped(kind, LONGEST), shape, params))
 
         return told
 

@@ -186,6 +186,13 @@ def _unvaried(cells: Tensor, score: float) -> Interval:
     return Interval(max(0.0, score - down), min(1.0, score + up), "Wilson")
 
 
+def mistakes(probabilities: Tensor, y: Tensor) -> Tensor:
+    """Which examples are answered wrong, the most confident answer first."""
+    confidence, answers = probabilities.max(1)
+    wrong = (answers != y).nonzero().flatten()
+    return wrong[confidence[wrong].argsort(descending=True, stable=True)]
+
+
 def averaged(probabilities: Tensor, y: Tensor, task: Task) -> Judgement:
     """Of probabilities (N, K) that no temperature is needed for."""
     return judged(probabilities.clamp_min(1e-12).log(), y, task)

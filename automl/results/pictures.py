@@ -9,9 +9,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from automl.config import clipped
 from automl.data import Data, Ragged
 from automl.inputs.sound import Sounds
 from automl.inputs.text import unpack
+from automl.results import judgement
 
 PAPER, INK, LINE, BLUE = "#ffffff", "#222222", "#cccccc", (31, 98, 178)
 WIDE, HIGH, EDGE = 640, 360, 56  # pixels
@@ -86,8 +88,7 @@ def mistakes(data: Data, shares: Tensor) -> bytes | None:
     None where there is none, and of sounds, which no picture tells.
     """
     said, answers = shares.max(1)
-    wrong = (answers != data.valid.y).nonzero().flatten()
-    worst = wrong[said[wrong].argsort(descending=True, stable=True)][:SHOWN]
+    worst = judgement.mistakes(shares, data.valid.y)[:SHOWN]
     if not len(worst) or isinstance(data.inputs, Sounds):
         return None
     told = [
@@ -120,5 +121,4 @@ def mistakes(data: Data, shares: Tensor) -> bytes | None:
 
 def _clipped(text: str, most: int) -> str:
     """In one line; half a surrogate pair is no text."""
-    text = " ".join(text.encode("utf-8", "replace").decode().split())
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return clipped(" ".join(text.encode("utf-8", "replace").decode().split()), most)

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from automl.config import clipped
 from automl.data import Data, Ragged, Split
 from automl.inputs.sound import Sounds
 from automl.inputs.text import unpack
 from automl.results.artifact import Artifact
-from automl.results.report.figures import clipped
+from automl.results.judgement import mistakes
 
 SEEN = 2_000  # validation examples that are looked at: seconds on a CPU
 SHOWN = 12  # mistakes on the page
@@ -62,16 +63,15 @@ def look(model: Artifact, data: Data) -> Looked:
     split = data.valid[drawn]
     judged = model.judge(split)
     told, answers = judged.probabilities.max(1)
-    wrong = (answers != split.y).nonzero().flatten()
-    order = wrong[told[wrong].argsort(descending=True, stable=True)].tolist()
+    wrong = mistakes(judged.probabilities, split.y).tolist()
 
     def example(place: int) -> Example:
         kind = _shown(split, place, data)
         label, answer = (model.labels[int(of[place])] for of in (split.y, answers))
         return Example(int(drawn[place]), label, answer, float(told[place]), **kind)
 
-    mistakes = list(_fitting(example(place) for place in order[:SHOWN]))
-    return Looked(len(drawn), len(wrong), example(0), mistakes, judged.confusion.tolist())
+    worst = list(_fitting(example(place) for place in wrong[:SHOWN]))
+    return Looked(len(drawn), len(wrong), example(0), worst, judged.confusion.tolist())
 
 
 def _fitting(found: Iterator[Example]) -> Iterator[Example]:

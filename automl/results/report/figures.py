@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from automl.config import clipped
 from automl.data import Metric
 from automl.holes import Choice, Hole, Int
 from automl.results.report.knobs import Scored, ends_of, place_of
@@ -48,10 +49,6 @@ class Plot:
 def plain(value: object) -> str:
     """Any text as Plotly shows it literally: it takes a few tags and entities for markup."""
     return html.escape(clipped(" ".join(str(value).split()), LONGEST), quote=False)
-
-
-def clipped(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def named(metric: Metric) -> str:
