@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from automl.data import Data, Metric, Raw, Split
+from automl.data import Data, Metric, Raw, Rows, Split
 from automl.tasks.source import SourceTask, cached, stratified
 
 FEW = 5  # examples of each class that a baseline learns from before it sees more of any
@@ -105,6 +105,23 @@ class ClassTask(SourceTask):
         """The metric of answers (N,)."""
         logits = F.one_hot(answers, int(max(answers.max(), y.max())) + 1).float()
         return self.scores(self.tally(logits, y), Split(y, y))[self.metric.name]
+
+    def regressed(
+        self, data: Data, features: Callable[[Rows], Tensor], *, least: float, steps: int
+    ) -> float:
+        """What logistic regression scores on features (N, F) of at most 5,000 training examples.
+
+        These have mean 0 and deviation 1; a deviation counts as `least` at least.
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        train = data.train[drawn(data.train.y, 5000)]
+        x, y = features(train.x), train.y
+        mean, std = x.mean(0), x.std(0, correction=0).clamp_min(least)
+        with fitting():
+            model = LogisticRegression(max_iter=steps).fit((x - mean) / std, y)
+        answers = torch.from_numpy(model.predict((features(data.valid.x) - mean) / std))
+        return self.judged(answers, data.valid.y)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from automl.data import Data, Raw, Rows, Split, pieces
 from automl.inputs.images import UNREADABLE, Images, picture
-from automl.tasks.classes import ClassTask, drawn, fitting
+from automl.tasks.classes import ClassTask
 from automl.tasks.source import Published, readable
 
 
@@ -31,8 +31,6 @@ class ImageTask(ClassTask):
 
     def baseline(self, data: Data) -> tuple[str, float]:
         """Logistic regression on at most 5,000 training images, shrunk to at most 8x8 pixels."""
-        from sklearn.linear_model import LogisticRegression
-
         assert isinstance(data.inputs, Images)
         height, width = (min(8, side) for side in data.inputs.shape[1:])
 
@@ -41,13 +39,7 @@ class ImageTask(ClassTask):
             shrunk = [F.adaptive_avg_pool2d(part.float(), (height, width)) for part in pieces(x)]
             return torch.cat(shrunk).flatten(1)
 
-        train = data.train[drawn(data.train.y, 5000)]
-        x, y = features(train.x), train.y
-        mean, std = x.mean(0), x.std(0, correction=0).clamp_min(1)  # 1: a step of one grey level
-        with fitting():
-            model = LogisticRegression(max_iter=50).fit((x - mean) / std, y)
-        guesses = torch.from_numpy(model.predict((features(data.valid.x) - mean) / std))
-        score = self.judged(guesses, data.valid.y)
+        score = self.regressed(data, features, least=1, steps=50)  # 1: a step of one grey level
         return f"logistic regression on {height}x{width} pixels", score
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from automl.data import Data, Rows, pieces
 from automl.errors import DataError
 from automl.inputs.sound import UNREADABLE, LogMel, sound
-from automl.tasks.classes import ClassTask, drawn, fitting
+from automl.tasks.classes import ClassTask
 from automl.tasks.source import readable
 
 LARGEST = 2**33  # bytes of all samples of a set, which are held in memory
@@ -27,8 +27,6 @@ class SoundTask(ClassTask):
 
     def baseline(self, data: Data) -> tuple[str, float]:
         """Logistic regression on mean and deviation over time of at most 5,000 spectrograms."""
-        from sklearn.linear_model import LogisticRegression
-
         inputs = LogMel().expect(data.inputs)
 
         def features(x: Rows) -> Tensor:
@@ -36,13 +34,7 @@ class SoundTask(ClassTask):
             loud = map(inputs.loudness, pieces(x))
             return torch.cat([torch.cat([c.mean(2), c.std(2, correction=0)], 1) for c in loud])
 
-        train = data.train[drawn(data.train.y, 5000)]
-        x, y = features(train.x), train.y
-        mean, std = x.mean(0), x.std(0, correction=0).clamp_min(1e-2)
-        with fitting():
-            model = LogisticRegression(max_iter=100).fit((x - mean) / std, y)
-        guesses = torch.from_numpy(model.predict((features(data.valid.x) - mean) / std))
-        score = self.judged(guesses, data.valid.y)
+        score = self.regressed(data, features, least=1e-2, steps=100)
         return "logistic regression on the mean spectrogram", score
 
 
