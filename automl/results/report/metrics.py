@@ -1,12 +1,15 @@
-"""metrics.json of a model, as text from outside: what is not there is None, what is odd is told."""
+"""What a page reads of a model's metrics.json, as text from outside.
+
+What is not there is None, what is odd is told.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from automl.config import first_problem
@@ -77,7 +80,6 @@ class Member(Told):
 
 class Ensemble(Told):
     members: list[Member] = []
-    valid: dict[str, float] = {}
     test: dict[str, float] = {}
     gain: float | None = None
     latency_ms: dict[str, float] = {}
@@ -94,10 +96,7 @@ class Metrics(Told):
     valid_examples: int
     test_examples: int | None = None
     trial: int | None = None
-    seed: int | None = None
-    epochs: int
     params: int
-    macs: int | None = None
     size_mb: float | None = None
     finalists: list[Finalist] | None = None
     refit: bool | None = None
@@ -107,11 +106,9 @@ class Metrics(Told):
     classes: list[OfClass] | None = None
     confusion: list[list[int]] | None = None
     calibration: Calibration | None = None
-    latency_ms: dict[str, float] | None = Field(None, description="by batch size")
+    latency_ms: dict[str, float] | None = None  # by number of examples at once
     proof: Proof | None = None
     ensemble: Ensemble | None = None
-    environment: dict[str, Any] | None = None
-    data: str = ""
     warning: str | None = None
 
     @model_validator(mode="after")
