@@ -420,11 +420,9 @@ def list_() -> None:
         Task,
     )
     from automl.models.cnn import Stage
-    from automl.space import shipped
+    from automl.space import named
 
-    folders = dict.fromkeys([Path("search_spaces"), *shipped()])
-    found = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
-    print(f"{'space':<10} {', '.join(found)}")
+    print(f"{'space':<10} {', '.join(sorted(named()))}")
     families = Task, Input, Model, Stage, Optimizer, Schedule, Augment, Sampler, Pruner, Export
     for family in families:
         print(f"{family.__name__.lower():<10} {', '.join(family.members())}")

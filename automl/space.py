@@ -360,12 +360,18 @@ def find(name: str) -> Path:
     """A space by path, by name in ./search_spaces, or by name among those that are shipped."""
     if name.endswith((".yaml", ".yml")) or "/" in name:
         return Path(name)
-    folders = [Path("search_spaces"), *shipped()]
-    for folder in folders:
-        if (folder / f"{name}.yaml").is_file():
-            return folder / f"{name}.yaml"
-    known = {path.stem for folder in folders for path in folder.glob("*.yaml")}
+    if name in (known := named()):
+        return known[name]
     raise OptionError(f"no space is called {name!r}{nearest(name, known)} Or give a file: my.yaml")
+
+
+def named() -> dict[str, Path]:
+    """The spaces that can be named: those in ./search_spaces, then those that are shipped."""
+    found: dict[str, Path] = {}
+    for folder in (Path("search_spaces"), *shipped()):
+        for file in folder.glob("*.yaml"):
+            found.setdefault(file.stem, file)
+    return found
 
 
 def shipped() -> list[Path]:
