@@ -174,7 +174,7 @@ def pixels(x: Tensor) -> Tensor:
 
 
 def places(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Of the pixels (N * H * W) of a batch those in some rows and columns of each image."""
+    """Which pixels of a batch (N * H * W) lie in these rows and columns (N, ...) of each image."""
     count, _, height, width = x.shape
     rows = rows + height * torch.arange(count, device=x.device).view(-1, 1)
     return ((rows * width).unsqueeze(2) + columns.unsqueeze(1)).flatten()

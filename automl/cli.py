@@ -148,7 +148,7 @@ def search(
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number, handler in before.items():
-        if handler != signal.SIG_IGN:  # as a shell starts what shall not hear it
+        if handler != signal.SIG_IGN:  # a shell may have started this to ignore it
             signal.signal(number, hear)
     try:
         with screen:

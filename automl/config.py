@@ -55,7 +55,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """A text for a terminal, which signs that nobody sees may command."""
+    """A text for a terminal: characters that do not show, and may command it, are spelled out."""
     return text if text.isprintable() else repr(text)
 
 

@@ -14,11 +14,11 @@ The command line prints them as one line and exits with 2; a PartBug with its tr
 import errno
 import re
 
-SECRET = re.compile(r"(?<=:/)(/?)[^@\s]+@")  # who may enter an address, and with which password
+SECRET = re.compile(r"(?<=:/)(/?)[^@\s]+@")  # user and password in an address
 
 
 class AutomlError(Exception):
-    """The root: `str(error)` is the whole message for a person. No password of an address is."""
+    """The root: `str(error)` is the whole message for a person, without passwords in addresses."""
 
     def __str__(self) -> str:
         return SECRET.sub(r"\1***@", super().__str__())

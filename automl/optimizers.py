@@ -75,7 +75,7 @@ class Muon(Optimizer):
 
 
 def _groups(weights: Iterable[nn.Parameter], lr: float, **decay: float) -> list[dict[str, Any]]:
-    """Weights that decay and weights that do not; `decay` names the optimizer's word for it."""
+    """Weights that decay and weights that do not; `decay` is under the optimizer's name for it."""
     trained = [p for p in weights if p.requires_grad]
     shared = {"lr": lr, "peak": lr}
     groups: list[dict[str, Any]] = [

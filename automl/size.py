@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 aten = torch.ops.aten
-FILLS = {  # in place, of weights that are none
+FILLS = {  # in place; on the meta device there is nothing to fill
     aten.normal_.default,
     aten.uniform_.default,
     aten.fill_.Scalar,

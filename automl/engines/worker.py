@@ -167,14 +167,14 @@ def whole(data: Data) -> Data:
 
 
 def timed(config: Config, data: Data, device: torch.device) -> Measured:
-    """A model of its own, for random numbers are drawn for it: training begins after its seed."""
+    """By a model of its own. The random numbers for it change nothing: training sets its seed."""
     inputs = config.input.fit(data)
     model = config.model.build(inputs, outputs_of(inputs, data)).to(device)
     return Measured(*(latency_ms(model, inputs, count, device) for count in BATCHES))
 
 
 def step(events: Told, *, save: bool = False) -> Event:
-    """The next event of a job, or why its config cannot have one; or the last one is saved."""
+    """The next event of a job, or why its config cannot be trained; to `save`, that it is saved."""
     try:
         event = events.send(True if save else None)
         return Saved() if save else event

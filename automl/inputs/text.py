@@ -34,7 +34,7 @@ from automl.errors import DataError
 
 PAD, UNKNOWN = 0, 1
 SPECIAL = ("<pad>", "<unk>")  # never pieces: marks and letters are cut apart
-NORMAL = normalizers.Sequence([normalizers.Lowercase(), normalizers.NFC()])  # twice is as once
+NORMAL = normalizers.Sequence([normalizers.Lowercase(), normalizers.NFC()])  # idempotent
 LARGEST = 32_768  # tokens of a vocabulary
 LONGEST = 16_384  # tokens of an example
 
@@ -58,7 +58,7 @@ def _in_words(c: str) -> bool:
 SPACE = _ranges(str.isspace)
 BEYOND = "\U00010000-\U0001cfff\U0001d400-\U0001efff\U00020000-\U0003ffff"  # hundreds are slow
 WORD = _ranges(_in_words) + BEYOND
-LONG = "{1,256}"  # BPE takes time by the square of a piece
+LONG = "{1,256}"  # BPE takes time quadratic in the length of a piece
 PIECE = re.compile(  # leaves nothing out
     f" ?[{WORD}]{LONG}(?:'[{WORD}]{LONG}){{0,9}}| ?[^{WORD}{SPACE}]{LONG}"
     f"|[{SPACE}]{LONG}(?![^{SPACE}])|[{SPACE}]{LONG}"
@@ -120,7 +120,7 @@ def cut(x: Rows, normal: bool, /) -> Pieces:  # by name it would be cut, and kep
     return Pieces(list(numbers), Ragged.of(rows))
 
 
-@dataclass(frozen=True, eq=False)  # each is itself: equal sizes say nothing of equal words
+@dataclass(frozen=True, eq=False)  # by identity: equal sizes say nothing of equal words
 class Tokens(Inputs):
     """Texts as numbers of tokens: 0 pads, 1 is what was not seen in training."""
 

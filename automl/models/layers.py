@@ -58,8 +58,8 @@ CELLS: dict[Cell, type[nn.RNN | nn.GRU | nn.LSTM]] = {
 class Recurrent(nn.Module):
     """One recurrent layer, read forward or both ways; each way ends where the sequence ends.
 
-    The way back reads each sequence turned around within its own length, so that no packed one,
-    which would have to wait for the device, is needed and padding is read after all else.
+    The way back reads each sequence turned around within its own length, so that padding comes last
+    and nothing need be packed, for which the device would be waited for.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ def turned(x: Tensor, back: Tensor) -> Tensor:
     return x.flatten(0, 1).index_select(0, back).view(x.shape)
 
 
-LOW = -1e4  # below all states, and a number of bfloat16
+LOW = -1e4  # below all states, and within the range of bfloat16 and float16
 
 Pooling = Literal["last", "mean", "max", "attention"]
 

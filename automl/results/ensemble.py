@@ -93,8 +93,8 @@ def mean(probabilities: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 def chosen(probabilities: Sequence[Tensor], y: Tensor) -> dict[int, float]:
     """Members and their shares: each next one betters the mean most, and may come again.
 
-    Greedy selection with replacement (Caruana et al. 2004), by the log loss, which a few hundred
-    examples tell apart better than they do shares of right answers. The best prefix is taken.
+    Greedy selection with replacement (Caruana et al. 2004), by the log loss: a few hundred examples
+    tell it apart better than they do accuracy. The best prefix is taken.
     """
     places = y.unsqueeze(1)
     shares = [told.double().gather(1, places).squeeze(1) for told in probabilities]

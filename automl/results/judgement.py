@@ -19,9 +19,9 @@ from automl.training.loop import predict
 SURE = 1.96  # standard errors to either side: 95 %
 DRAWS = 1000  # of a bootstrap
 BLOCKS = 32  # that a batch of windows is cut into: neighbours stay together
-FEWEST = 10  # blocks: their bootstrap's 95 % are 89 (simulated, normal), those of 5 are 83
+FEWEST = 10  # blocks: of so few 95 % intervals cover 89 % (simulated, normal), of 5 only 83
 BINS = 10  # of equal width, for calibration
-SPREAD = 0.5  # of the logarithm of a temperature, before anything was seen
+SPREAD = 0.5  # prior standard deviation of the logarithm of a temperature
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def judged(logits: Tensor, y: Tensor, task: Task, temperature: float = 1.0) -> J
     name = task.metric.name
     if name == "accuracy":
         return replace(found, interval=wilson(round(scores[name] * len(y)), len(y)))
-    cells = found.confusion  # whoever draws examples anew draws their cells
+    cells = found.confusion  # to draw examples anew is to draw their cells
     drawn, rng = torch.zeros_like(cells), np.random.default_rng(0)
     some = cells.view(-1).nonzero().flatten()  # of a thousand classes nearly all cells are empty
     shares = (cells.view(-1)[some].double() / len(y)).numpy()
@@ -139,7 +139,7 @@ def judged(logits: Tensor, y: Tensor, task: Task, temperature: float = 1.0) -> J
     for _ in range(DRAWS):
         drawn.view(-1)[some] = torch.from_numpy(rng.multinomial(len(y), shares))
         told.append(task.scores({"nats": nats, "confusion": drawn}, split)[name])
-    if min(told) == max(told) in (0.0, 1.0):  # who draws from right answers alone draws no other
+    if min(told) == max(told) in (0.0, 1.0):  # of right answers alone all draws are alike
         return replace(found, interval=_unvaried(cells, max(told)))
     return replace(found, interval=_bootstrap(told))
 

@@ -17,7 +17,7 @@ from automl.size import Size
 
 FEWEST = 4  # trials that tell anything
 LATEST = 1000  # trials that a fit sees, at most: of 10,000 it took 7 ms, for each new one
-RIDGE = 1.0  # how much all sizes count alike at first, in trials
+RIDGE = 1.0  # of trials: the weight of the belief that sizes do not matter
 BEYOND = 1.5  # how far out of what was seen a forecast may lie, as a logarithm: 4.5 times
 
 Point = tuple[float, float, float]

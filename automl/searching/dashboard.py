@@ -122,7 +122,7 @@ def server(study: Study, port: int | None = None) -> tuple[WSGIServer, str]:
 
 
 def guarded(pages: Pages, port: int, folder: Path) -> Pages:
-    """The same for who asks this machine by its own name from a page of its own, with some files.
+    """These pages and some files of the study, for requests from pages of this machine only.
 
     optuna-dashboard takes any Host, so that a page of a stranger whose name is made to lead here
     could read the study; and serves artifacts as what they say they are, scripts too.

@@ -284,9 +284,10 @@ class Driver:
 
     @property
     def ends(self) -> float:
-        """When the best model must be tested; a test is taken to cost what training does.
+        """When the best model must be tested.
 
-        Its float32 costs more and its missing backward pass less.
+        An example of the test is taken to cost half of one in training: float32 costs more, the
+        missing backward pass less.
         """
         if self.deadline is None:
             return math.inf

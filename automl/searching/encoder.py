@@ -21,7 +21,8 @@ class Encoder:
     """Stands (N, knobs) say where each knob lies on its range, 0 to 1; NaN where it is inactive.
 
     An option stands in the middle of its share of all. Points (N, columns) are what distances are
-    measured between: ranges on 0 to 1, options as corners at distance 1, inactive knobs amid.
+    measured between: ranges on 0 to 1, options as corners at distance 1,
+    inactive knobs in the middle.
     """
 
     def __init__(self, space: Space) -> None:

@@ -88,7 +88,7 @@ class Ledger:
     def leading(self, count: int) -> list[Entry]:
         """The trials with the best last scores, finished ones first, in the order they began.
 
-        With these all than which none that costs no more is better.
+        And besides these all that no other of the same or a lower cost beats.
         """
         every = sorted(self.scored, key=lambda e: (e.epoch < self.epochs, -e.curve[-1]))
         found, places = every[:count], range(len(every))

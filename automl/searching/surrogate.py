@@ -28,7 +28,7 @@ EPS = 0.3  # of the median's distance to the best: differences within it hardly 
 MARGIN = 0.1  # improvements below this, in deviations of all scores, are not worth a trial
 RANDOM, CENTERS, NEAR = 300, 8, 40  # candidates: random ones, and near each of the best
 SPREAD = 256  # configs from which the first are taken, in order, if they can be trained
-SMALLER = 1.0, 1 / 2, 1 / 4, 1 / 8  # of the way along all knobs: where others are too large
+SMALLER = 1.0, 1 / 2, 1 / 4, 1 / 8  # of the way along all knobs, tried where more is too large
 CHECKED = 60  # of the best candidates, and as many near known ones: too large ones are passed over
 ROUNDS, POLISHED = 4, 80  # of refinement of the best, the last by gradient; how many each time
 WHOLE = 0.5  # of all epochs, for trials that train to their end whatever they score
@@ -67,7 +67,7 @@ class Surrogate:
         self.rungs, self.ends = View(self.encoder, zoomed), View(self.encoder, plain)
         # straight, as costs run evenly along a range: with bends fronts were found later
         self.costs = View(self.encoder, lambda _costs, _blur: np.log, bends=False)
-        self.priced: list[float] = []  # what those of known cost, the second goal, cost
+        self.priced: list[float] = []  # costs, the second goal, of the trials where they are known
         self.stood: dict[int, Array] = {}  # by trial: where its knobs stand
         self.tried: set[tuple[tuple[str, Any], ...]] = set()
         self.open: dict[int, int] = {}  # trials that may tell more; to which epoch that is noted

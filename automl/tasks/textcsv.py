@@ -34,7 +34,7 @@ SUFFIXES = (".csv", ".tsv", ".jsonl")
 NAMES = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 LARGEST = 2**29  # bytes of a file
 CELL = 2**24  # characters of a cell
-CLASSES = 1000  # more of them are another column
+CLASSES = 1000  # a column with more of them is another one
 COLUMNS = 10_000
 BAD = 0.01  # share of the rows of a file that may be of no use
 

@@ -42,7 +42,7 @@ log = logging.getLogger("automl")
 def save(path: Path, state: dict[str, Any], *, last: bool = False) -> None:
     """Tensors, numbers, texts, None, and lists, tuples and dicts of them. TypeError for all else.
 
-    The previous file is kept, but of the `last` one of a training: nothing goes on from there.
+    The previous file is kept, unless this is the `last` of a training: nothing goes on from there.
     """
     parts, seen = packed(state), hashlib.sha256()
     fresh = _beside(path, ".new")

@@ -42,7 +42,7 @@ class Replays:
     def take(self, step: Step, changed: Changed, x: Tensor, y: Tensor) -> None:
         """Take the step of a batch.
 
-        The step is not kept: whose it is would hold this, too, and live on with all its memory.
+        The step is not kept: its owner holds this, and would live on with all its memory.
         """
         shapes = x.shape, y.shape
         if shapes in self.records:

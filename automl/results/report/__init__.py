@@ -39,7 +39,7 @@ FEWEST = 3  # trials, to plot what they have in common
 NAMED = 12  # knobs whose importance is told
 SLICED = 6  # knobs whose values are plotted
 JOINED = 8  # knobs that every trial's line goes through
-HALTS = 6  # epochs at which a line says that trials left there
+HALTS = 6  # epochs, marked by a line, after which most trials stopped or paused
 LISTED = 10  # rows of a table
 COSTS = {
     "params": "parameters",
