@@ -21,6 +21,7 @@ from automl.data import Data, Epoch
 from automl.engines import (
     Broken,
     Engine,
+    Event,
     Full,
     Go,
     Job,
@@ -195,40 +196,48 @@ class Rerun:
             if not waiting and not self.active:
                 return
             for slot, event in self.engine.wait(min(left, 60.0)):
-                at = self.active.get(slot)
-                if isinstance(event, Epoch) and at and event.number > self.reached[at.file]:
-                    self.reached[at.file], self.lost[at.file] = event.number, 0
-                if isinstance(event, Lost) and not (at and event.reason):
-                    if given_up := self._lost(slot, event, waiting):
-                        done += 1
-                        why = f"worker lost {ATTEMPTS} times"
-                        yield Retrained(given_up, None, why, done, len(wanted))
-                elif isinstance(event, Broken):
-                    what = f" in trial {at.trial} ({at.config.summary})" if at else ""
-                    raise PartBug(f"a part failed{what}:\n{event.traceback}")
-                elif isinstance(event, Full):
-                    raise StudyError(f"{self.folder}: {FULL.format(event.detail)}")
-                elif isinstance(event, Saved):
-                    self.active.pop(slot, None)
-                    self.idle.add(slot)
-                elif isinstance(event, Refused) and not at and event.reason == "data error":
-                    raise DataError(event.detail)  # as it starts
-                elif at is None:  # ready, or an answer to what nobody waits for any more
-                    self.lost[None] = 0
-                    self.idle.add(slot)
-                elif isinstance(event, Epoch) and event.number < at.config.train.epochs:
-                    self.engine.send(slot, Save() if self.leave() else Go())
-                else:
-                    del self.active[slot]
-                    if isinstance(event, Lost):
-                        self.engine.start(slot)
-                    else:
-                        self.idle.add(slot)
+                if over := self._hear(slot, event, waiting):
                     done += 1
-                    score = event.metrics[self.metric] if isinstance(event, Epoch) else None
-                    reason = event.reason if isinstance(event, Refused | Lost) else None
-                    yield Retrained(at, score, reason or "", done, len(wanted))
+                    yield Retrained(*over, done, len(wanted))
         self.active.clear()
+
+    def _hear(
+        self, slot: int, event: Event, waiting: deque[Training]
+    ) -> tuple[Training, float | None, str] | None:
+        """The training that is over by this event, its score or, without one, why; else None."""
+        at = self.active.get(slot)
+        if isinstance(event, Epoch) and at and event.number > self.reached[at.file]:
+            self.reached[at.file], self.lost[at.file] = event.number, 0
+        if isinstance(event, Lost) and not (at and event.reason):
+            given_up = self._lost(slot, event, waiting)
+            return (given_up, None, f"worker lost {ATTEMPTS} times") if given_up else None
+        if isinstance(event, Broken):
+            what = f" in trial {at.trial} ({at.config.summary})" if at else ""
+            raise PartBug(f"a part failed{what}:\n{event.traceback}")
+        if isinstance(event, Full):
+            raise StudyError(f"{self.folder}: {FULL.format(event.detail)}")
+        if isinstance(event, Refused) and not at and event.reason == "data error":
+            raise DataError(event.detail)  # as it starts
+        if isinstance(event, Saved):
+            self.active.pop(slot, None)
+            self.idle.add(slot)
+            return None
+        if at is None:  # ready, or an answer to what nobody waits for any more
+            self.lost[None] = 0
+            self.idle.add(slot)
+            return None
+        if isinstance(event, Epoch) and event.number < at.config.train.epochs:
+            self.engine.send(slot, Save() if self.leave() else Go())
+            return None
+
+        del self.active[slot]
+        if isinstance(event, Lost):
+            self.engine.start(slot)
+        else:
+            self.idle.add(slot)
+        score = event.metrics[self.metric] if isinstance(event, Epoch) else None
+        reason = event.reason if isinstance(event, Refused | Lost) else None
+        return at, score, reason or ""
 
     def _begin(self, slot: int, training: Training, wait: float) -> None:
         self.idle.remove(slot)
@@ -302,11 +311,10 @@ def decide(
     members: dict[Training, float] = {}
     gain = None
     if asked.finalists:
-        kept = [row.trial for row in rows if row.state == "finished"]
         others = [
-            made if trial == made.trial else driver.training(trial)
-            for trial in kept
-            if driver.checkpoint(trial).exists()
+            made if row.trial == made.trial else driver.training(row.trial)
+            for row in rows
+            if row.state == "finished" and driver.checkpoint(row.trial).exists()
         ]
         members, gain = choose(made, [*fresh, *others], driver.data)
 
