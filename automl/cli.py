@@ -22,7 +22,7 @@ import typer  # noqa: E402
 from automl import amounts  # noqa: E402
 from automl.errors import AutomlError, DataError, OptionError, PartBug, SpaceError, StudyError  # noqa: E402
 from automl.launch import early  # noqa: E402
-from automl.places import here, target  # noqa: E402
+from automl.places import here, root, target  # noqa: E402
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -114,7 +114,7 @@ def search(
 
     from automl.screen import Screen
     from automl.searching.finals import Finals
-    from automl.searching.run import Finished, root, run
+    from automl.searching.run import Finished, run
 
     seconds = None if time is None else amounts.seconds(time)
     loaded = _space(space, plugin)
@@ -179,7 +179,6 @@ def train(
     """Train one config, test it, save the model."""
     from automl.results import artifact
     from automl.results.delivery import fit
-    from automl.searching.run import root
     from automl.training.precision import pick
 
     whole = _space(str(config), plugin).config()
@@ -235,7 +234,6 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Load the best model and evaluate it on the validation split: is it what was trained?"""
-    from automl.searching.run import root
     from automl.searching.study import Study
     from automl.training.precision import pick
 
@@ -269,7 +267,6 @@ def reproduce(
 ) -> None:
     """Train a trial again: is it what the study says? Status 1 where it is not."""
     from automl.searching.reproduction import Reproduction
-    from automl.searching.run import root
     from automl.searching.study import Study
     from automl.training.precision import pick
 
@@ -340,7 +337,6 @@ def export(
     from automl.config import Export
     from automl.exports.verified import export as write
     from automl.screen import exported
-    from automl.searching.run import root
     from automl.searching.study import Study
 
     _load(plugin)
@@ -392,7 +388,6 @@ def report(
     plugin: Plugins = None,
 ) -> None:
     """Write a study as one page that opens anywhere, offline: report.html in its folder."""
-    from automl.searching.run import root
     from automl.searching.study import Study
 
     _load(plugin)
@@ -466,7 +461,6 @@ def doctor(data: DataPath = None) -> None:
 
     from automl import cache
     from automl.engines.local import devices
-    from automl.searching.run import root
     from automl.searching.study import versions
     from automl.training import precision
 
@@ -489,7 +483,7 @@ def doctor(data: DataPath = None) -> None:
 @spaces.command()
 def check(space: SpaceName, data: DataPath = None, plugin: Plugins = None) -> None:
     """Prove a space: every range end and option is a config whose model fits its data."""
-    from automl.searching.run import prove, root
+    from automl.space import prove
 
     loaded = _space(space, plugin)
     raw, labels = loaded.task.shape(root(data))
@@ -506,7 +500,7 @@ def show(
 ) -> None:
     """What a space leaves open, and how large its models are."""
     from automl.screen import knobs
-    from automl.searching.run import root, sizes
+    from automl.space import sizes
 
     loaded = _space(space, plugin)
     raw, labels = loaded.task.shape(root(data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,18 @@ def here(given: str | Path, where: str, kind: type[AutomlError] = OptionError) -
         why = error.strerror if isinstance(error, OSError) else error
         told = f"got {str(given)[:60]!r}; want a place on this machine: {why}"
         raise kind(f"{where}: {told}") from error
+    return path
+
+
+def root(given: str | Path | None) -> Path | None:
+    """Where data lies: as given, else as the environment's AUTOML_DATA says. Raises OptionError."""
+    named = given or os.environ.get("AUTOML_DATA")
+    if not named:
+        return None
+    source = "--data" if given else "AUTOML_DATA"
+    path = here(named, source)
+    if not path.exists():
+        raise OptionError(f"{source}: got {str(named)!r}; want a file or folder that exists")
     return path
 
 

@@ -15,7 +15,8 @@ import json
 import math
 import random
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator
 
 from automl.config import (
     Config,
+    Input,
     Place,
     Pruner,
     Sampler,
@@ -354,6 +356,37 @@ def measure(config: Config, inputs: Inputs, labels: int) -> Size:
     if tuple(logits.shape) != wanted:
         raise SpaceError(f"model: gives {tuple(logits.shape)} for 2 inputs; want {wanted}")
     return size
+
+
+def prove(space: Space, labels: int, inputs: Callable[[Input], Inputs]) -> tuple[int, int]:
+    """Build the models of every probe and of what is tried first, each once.
+
+    Returns the fewest parameters and, up to `max_params`, the most. Raises SpaceError where a model
+    does not fit.
+    """
+    from automl.size import Size
+
+    counts: dict[str, Size] = {}
+    first = (space.with_values(values) for values in space.beginnings())
+    for config in (*(config for config, _ in space.probes()), *first):
+        if (key := config.structure) not in counts:
+            counts[key] = measure(config, inputs(config.input), labels)
+    params = [size.params for size in counts.values()]
+    excess = space.search.excess(Size(min(params), min(size.macs for size in counts.values())))
+    if excess:
+        raise SpaceError(f"{space.source}: search: the smallest model has {excess}")
+    return min(params), min(max(params), space.search.max_params or max(params))
+
+
+def sizes(space: Space, labels: int, inputs: Callable[[Input], Inputs], draws: int) -> list[Size]:
+    """Of random configs, fewest parameters first. Draws that make no model are left out."""
+    rng = random.Random(0)
+    found = []
+    for _ in range(draws):
+        with suppress(SpaceError):
+            config = space.sample(rng)
+            found.append(measure(config, inputs(config.input), labels))
+    return sorted(found, key=lambda size: size.params)
 
 
 def find(name: str) -> Path:

@@ -29,9 +29,9 @@ from automl.errors import SpaceError
 from automl.results import leaderboard
 from automl.results.leaderboard import Row
 from automl.searching.driver import Trained
-from automl.searching.run import prove, search
+from automl.searching.run import search
 from automl.size import Size, weigh
-from automl.space import Space, find, measure
+from automl.space import Space, find, measure, prove
 from automl.training.cost import Memory, latency_ms
 
 

@@ -20,9 +20,8 @@ from automl.errors import OptionError, SpaceError
 from automl.holes import Choice, Draw, Value, random_value
 from automl.inputs.images import Images
 from automl.reader import HOLES, MAX_BYTES, Reader
-from automl.searching.run import prove
 from automl.size import Size
-from automl.space import Space, find, measure, shipped
+from automl.space import Space, find, measure, prove, shipped
 
 few = settings(deadline=None, derandomize=True, max_examples=20)
 many = settings(few, max_examples=150)

@@ -7,8 +7,6 @@ import itertools
 import json
 import logging
 import math
-import os
-import random
 import shutil
 import subprocess
 import sys
@@ -22,12 +20,12 @@ from typing import Any
 import torch
 
 from automl import amounts
-from automl.config import Input, load_plugin
-from automl.data import Data, Inputs, Split
+from automl.config import load_plugin
+from automl.data import Data, Split
 from automl.engines import Setup
 from automl.engines.local import Local, devices
 from automl.errors import AutomlError, OptionError, SpaceError
-from automl.places import here
+from automl.places import root
 from automl.results import artifact
 from automl.results.delivery import Delivery, Joined, Training, latencies
 from automl.results.leaderboard import Row
@@ -37,8 +35,7 @@ from automl.searching.dashboard import PICTURED, illustrate
 from automl.searching.driver import Closed, Driver, Paused, Trained
 from automl.searching.finals import SHARE, USUAL, Decision, Finals, Rerun, Retrained, decide
 from automl.searching.study import Manifest, Study
-from automl.size import Size
-from automl.space import Space, find, measure
+from automl.space import Space, find, prove
 from automl.training import precision
 from automl.training.cost import Memory
 
@@ -329,35 +326,6 @@ def answer(reader: subprocess.Popen[bytes]) -> float | None:
     return float(json.loads(lines[-1])["now"]) if lines and reader.returncode == 0 else None
 
 
-def prove(space: Space, labels: int, inputs: Callable[[Input], Inputs]) -> tuple[int, int]:
-    """Build the models of every probe and of what is tried first, each once.
-
-    Returns the fewest parameters and, up to `max_params`, the most. Raises SpaceError where a model
-    does not fit.
-    """
-    counts: dict[str, Size] = {}
-    first = (space.with_values(values) for values in space.beginnings())
-    for config in (*(config for config, _ in space.probes()), *first):
-        if (key := config.structure) not in counts:
-            counts[key] = measure(config, inputs(config.input), labels)
-    params = [size.params for size in counts.values()]
-    excess = space.search.excess(Size(min(params), min(size.macs for size in counts.values())))
-    if excess:
-        raise SpaceError(f"{space.source}: search: the smallest model has {excess}")
-    return min(params), min(max(params), space.search.max_params or max(params))
-
-
-def sizes(space: Space, labels: int, inputs: Callable[[Input], Inputs], draws: int) -> list[Size]:
-    """Of random configs, fewest parameters first. Draws that make no model are left out."""
-    rng = random.Random(0)
-    found = []
-    for _ in range(draws):
-        with contextlib.suppress(SpaceError):
-            config = space.sample(rng)
-            found.append(measure(config, inputs(config.input), labels))
-    return sorted(found, key=lambda size: size.params)
-
-
 def search(
     space: str | Path | Space,
     *,
@@ -436,15 +404,3 @@ def one_thread() -> Iterator[None]:
 def threads(device: torch.device) -> int:
     """Of a worker. On a CPU one, so that a training is the same however many workers there are."""
     return 1 if device.type == "cpu" else 4
-
-
-def root(given: str | Path | None) -> Path | None:
-    """Where data lies: as given, else as the environment's AUTOML_DATA says. Raises OptionError."""
-    named = given or os.environ.get("AUTOML_DATA")
-    if not named:
-        return None
-    source = "--data" if given else "AUTOML_DATA"
-    path = here(named, source)
-    if not path.exists():
-        raise OptionError(f"{source}: got {str(named)!r}; want a file or folder that exists")
-    return path

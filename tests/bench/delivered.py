@@ -15,8 +15,8 @@ import torch
 from automl.config import Export
 from automl.exports.verified import _compare, export
 from automl.exports.whole import Whole
+from automl.places import root
 from automl.results.leaderboard import trained_again
-from automl.searching.run import root
 from automl.searching.study import Study
 
 

@@ -26,7 +26,7 @@ import torch
 from automl.config import Config, Task
 from automl.data import Data
 from automl.inputs.images import Images
-from automl.searching.run import root
+from automl.places import root
 from automl.training import train
 
 EACH = 300  # training images of a class

@@ -22,7 +22,7 @@ import torch
 from automl.data import Data, Epoch
 from automl.errors import SpaceError
 from automl.holes import Hole, random_value
-from automl.searching.run import root
+from automl.places import root
 from automl.space import Space, measure
 from automl.training import Diverged, train
 

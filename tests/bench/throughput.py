@@ -428,8 +428,8 @@ def searched(configs: list[Any], data: Any, clock: Clock) -> list[float]:
     """As `automl search` does it: as many workers, checkpoints, a study on disk."""
     from automl.engines import Setup
     from automl.engines.local import Local, devices
+    from automl.places import root
     from automl.searching.driver import Closed, Driver, Trained
-    from automl.searching.run import root
     from automl.searching.study import Manifest, begin
     from automl.training.precision import pick
 
@@ -474,7 +474,7 @@ def one(
     way: str, net: str, count: int, epochs: int, began: float, early: list[subprocess.Popen[bytes]]
 ) -> Run:
     """In this process."""
-    from automl.searching.run import root
+    from automl.places import root
 
     space = space_of(net, epochs)
     values = drawn(space, count)
