@@ -46,16 +46,14 @@ from automl.size import Size
 from automl.space import Search, Space, measure
 
 HERE = Path(__file__).parent
-SPACES = {  # the spaces that the curves were drawn from
+RECORDED = {  # the spaces that curves were drawn from
     "digits": HERE.parents[1] / "search_spaces" / "digits.yaml",
-    "fashion5k": HERE / "spaces" / "fashion5k.yaml",
-    "questions": HERE / "spaces" / "questions.yaml",
+    **{file.stem: file for file in sorted((HERE / "spaces").glob("*.yaml"))},
 }
-ELSEWHERE = {  # by curves, what is learned from before: others of the same kind of data
-    "digits": ("fashion5k", SPACES["fashion5k"]),
-    "fashion5k": ("digits", SPACES["digits"]),
-    "questions": ("sentences", HERE / "spaces" / "sentences.yaml"),
-}
+KINDS = [  # recorded curves of one kind of data: what each may learn from before is the others
+    ["digits", "fashion5k", "photographs"],
+    ["questions", "sentences", "news"],
+]
 ENTRIES = 8  # of a portfolio, as those that are shipped
 SCORES = {  # 83 of the 400 configs of digits end with all right: only the loss tells them apart
     "digits": "loss",
@@ -96,7 +94,7 @@ class Recording:
                 curve = line.get("metrics", {}).get(score, [])
                 curve = [sign * value for value in curve]
                 configs.append(Recorded(line["values"], curve, line.get("seconds", math.nan)))
-        return cls(Space.load(SPACES[name]), configs, name)
+        return cls(Space.load(RECORDED[name]), configs, name)
 
     @cached_property
     def learned(self) -> list[tuple[Values, str]]:
@@ -104,12 +102,14 @@ class Recording:
 
         What is good is told by the score that counts here.
         """
-        other, file = ELSEWHERE[self.name]
+        (kind,) = (kind for kind in KINDS if self.name in kind)
+        others = [name for name in kind if name != self.name]
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, other)
-            curves = HERE / "curves" / f"{other}.jsonl.gz"
-            write(Space.load(file), curves, path, "recorded", SCORES[self.name])
-            beliefs = portfolio.build([Study(path)], ENTRIES)
+            for other in others:
+                curves = HERE / "curves" / f"{other}.jsonl.gz"
+                space = Space.load(RECORDED[other])
+                write(space, curves, Path(folder, other), "recorded", SCORES[self.name])
+            beliefs = portfolio.build([Study(Path(folder, other)) for other in others], ENTRIES)
         found = portfolio.usable(self.space, self.data, beliefs)
         return [(v, b.told) for v, b in islice(found, self.space.search.portfolio)]
 

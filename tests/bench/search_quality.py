@@ -37,7 +37,7 @@ from asking import ask
 from lookup import search_table
 from picture import Line, draw
 from replay import (
-    SPACES,
+    SCORES,
     Recording,
     Replay,
     Spent,
@@ -331,9 +331,9 @@ def report(what: str, target: str) -> list[str]:
 
 def chosen(what: str) -> tuple[list[str], str]:
     """Which curves, and whether their epochs count or their seconds."""
-    if what in SPACES:
+    if what in SCORES:
         return [what], "replay"
-    return list(SPACES), what
+    return list(SCORES), what
 
 
 def sooner(curves: str, runs: Runs, epochs: int) -> str:
@@ -400,7 +400,7 @@ def main() -> None:
     for command in ("lcbench", "tables", "replay"):
         one = commands.add_parser(command)
         if command == "replay":
-            one.add_argument("curves", choices=SPACES)
+            one.add_argument("curves", choices=SCORES)
             one.add_argument("--timed", action="store_true", help="epochs cost what they took")
         one.add_argument("name", choices=REPLAYS if command == "replay" else None)
         one.add_argument("--seeds", type=numbers, default="0-4")
@@ -413,7 +413,7 @@ def main() -> None:
     one.add_argument("--trials", type=int, default=1000)
     for command in ("report", "plot"):
         one = commands.add_parser(command)
-        one.add_argument("what", choices=["lcbench", "tables", "replay", "timed", *SPACES])
+        one.add_argument("what", choices=["lcbench", "tables", "replay", "timed", *SCORES])
         if command == "plot":
             one.add_argument("file", type=Path)
         one.add_argument("--target", default="val_accuracy")
