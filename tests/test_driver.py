@@ -530,6 +530,20 @@ def test_the_forecast_comes_after_a_few_trials_and_ends_at_nothing(
     assert told[-1] == 0
 
 
+def test_the_forecast_counts_what_workers_wait_for(tmp_path: Path) -> None:
+    """Each trial trains for a second and a half, and takes five to be proposed."""
+    table = Table()
+    driver = opened(tmp_path / "s", table, 12)
+    entries = driver.ledger.entries
+    table.now = lambda: 5.0 * driver.asked + 0.5 * sum(entry.epoch for entry in entries.values())
+    closed = (event for event in driver.run() if isinstance(event, Closed))
+    left = [(table.now(), event.forecast) for event in closed]
+    end = table.now()
+    for now, forecast in left[3:-1]:
+        assert forecast is not None
+        assert (end - now) / 1.5 < forecast.seconds <= 1.1 * (end - now)
+
+
 def test_the_best_is_marked_when_it_is_found(tmp_path: Path) -> None:
     best = None
     for event in opened(tmp_path / "s", Table(slots=2), 12).run():

@@ -595,6 +595,8 @@ def test_luck_is_said_where_there_was_some(study: Study, search: float, luck: st
     first = study.best.metrics["finalists"][0] | {"search": search, "mean": 0.8, "spread": 0.01}
     line, *_ = answer(study.best.metrics | {"finalists": [first]})
     assert line.endswith(f"trained again from 2 seeds{luck}")
+    line, *_ = answer(study.best.metrics | {"finalists": []})
+    assert line.endswith(" in the search, not trained again: some of it may be luck")
 
 
 def test_what_is_too_short_for_an_interval_is_told_as_such(study: Study) -> None:

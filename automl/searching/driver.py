@@ -160,7 +160,8 @@ class Driver:
         self.after, self.reserved = after, 0.0
         self.disk, self.leave = disk, leave
         self.longest = (0.0, 1)  # seconds of an epoch, and multiply-accumulates of its model
-        self.busy = 0.0  # seconds of workers
+        self.busy = 0.0  # seconds of workers, those with which they waited for a trial among them
+        self.freed: dict[int, float] = {}  # when, by slot
         self.worked = set[int]()  # trials that they were spent on
         self.ended = Ranking(self.metric, self.cost)  # trials, as the leaderboard has them
         self.top = -math.inf  # best score of any epoch here, larger is better
@@ -321,6 +322,7 @@ class Driver:
         self.idle.remove(slot)
         self.active[slot] = active
         active.began = self.engine.now()
+        self.busy += active.began - self.freed.pop(slot, active.began)
         active.history = []  # the worker tells all epochs, those in the checkpoint too
         active.entry.state = "under way"
         number, epochs = active.trial.number, active.config.train.epochs
@@ -540,7 +542,8 @@ class Driver:
 
     def _release(self, slot: int) -> Active:
         active = self.active.pop(slot)
-        self.busy += self.engine.now() - active.began
+        self.freed[slot] = self.engine.now()
+        self.busy += self.freed[slot] - active.began
         self.worked.add(active.trial.number)
         self.idle.add(slot)
         return active
