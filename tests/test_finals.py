@@ -34,7 +34,7 @@ from automl.errors import DataError, OptionError
 from automl.inputs.text import Tokens
 from automl.results import artifact, card, delivery, ensemble
 from automl.results.artifact import LARGEST
-from automl.results.delivery import Training, latencies, tested
+from automl.results.delivery import Training, latencies
 from automl.results.ensemble import Ensemble
 from automl.results.judgement import Interval, averaged, judge, judged, temperature, wilson
 from automl.screen import Screen, answer
@@ -421,7 +421,7 @@ def test_no_confusion_matrix_is_kept_that_would_make_a_model_too_large_to_load()
     for count in (1000, 1001):
         y = torch.arange(count)
         found = judged(torch.eye(count), y, DIGITS)
-        told = tested(found, [str(label) for label in range(count)])
+        told = delivery.tested(found, [str(label) for label in range(count)])
         assert (told["confusion"] is None) == (count > 1000)
         assert 2 * len(json.dumps(told, indent=2)) < LARGEST  # an ensemble has one of its own
 
