@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from lookup import Lookup, Table
 from picture import Line, draw, spread
-from replay import SCORES, Recording, Replay, Spent, by_chance, optuna_default, ours
+from replay import RECORDED, Recording, Replay, Spent, by_chance, optuna_default, ours
 from search_quality import OURS, again, automl_search, automl_search_no_portfolio, ranks, table
 
 from automl.engines import Go, Job, Refused
@@ -27,7 +27,7 @@ def fashion() -> Recording:
     return Recording.load("fashion5k")
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", RECORDED)
 def test_a_recorded_config_has_its_own_curve(name: str) -> None:
     recording = Recording.load(name)
     for number, config in enumerate(recording.configs[::10]):
@@ -37,7 +37,7 @@ def test_a_recorded_config_has_its_own_curve(name: str) -> None:
     assert [one.score(config.values, e + 1) for e in range(recording.epochs)] == config.curve
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", RECORDED)
 def test_a_config_that_is_almost_a_recorded_one_has_its_curve(name: str) -> None:
     recording = Recording.load(name)
     for number in range(0, 50, 5):

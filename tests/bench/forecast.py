@@ -14,7 +14,7 @@ import statistics
 import sys
 from math import exp, log
 
-from replay import SCORES, Recording
+from replay import CHOSEN_ON, Recording
 
 from automl.searching.costs import Costs
 from automl.size import Size
@@ -34,7 +34,7 @@ def missed(told: list[float], came: list[float]) -> tuple[float, float]:
 
 
 def main(count: str = "130") -> None:
-    for name in SCORES:
+    for name in CHOSEN_ON:
         seen = recorded(name, int(count))
         for known in (4, 8, 16, 32):
             told: list[tuple[float, ...]] = []

@@ -46,23 +46,42 @@ from automl.size import Size
 from automl.space import Search, Space, measure
 
 HERE = Path(__file__).parent
-RECORDED = {  # the spaces that curves were drawn from
-    "digits": HERE.parents[1] / "search_spaces" / "digits.yaml",
-    **{file.stem: file for file in sorted((HERE / "spaces").glob("*.yaml"))},
-}
-KINDS = [  # recorded curves of one kind of data: what each may learn from before is the others
-    ["digits", "fashion5k", "photographs"],
-    ["questions", "sentences", "news"],
-]
 ENTRIES = 8  # of a portfolio, as those that are shipped
-SCORES = {  # 83 of the 400 configs of digits end with all right: only the loss tells them apart
-    "digits": "loss",
-    "fashion5k": "accuracy",
-    "questions": "accuracy",
+VALIDATED = {  # examples, of what was recorded
+    "fashion-mnist": 500,
+    "cifar10": 750,
+    "trec": 546,
+    "sst2": 872,
+    "agnews": 500,
 }
 
 
-VALIDATED = {"fashion-mnist": 500, "trec": 546}  # examples, of what was recorded
+@dataclass(frozen=True)
+class Curves:
+    """Recorded curves of a space."""
+
+    space: Path
+    score: str  # that ranks the configs
+    elsewhere: str  # the curves of what is learned from before: others of the same kind of data
+
+
+def own(name: str, elsewhere: str) -> Curves:
+    return Curves(HERE / "spaces" / f"{name}.yaml", "accuracy", elsewhere)
+
+
+DIGITS = HERE.parents[1] / "search_spaces" / "digits.yaml"
+CHOSEN_ON = {  # what choices of the search were made on
+    # 83 of the 400 configs end with all right: only the loss tells them apart
+    "digits": Curves(DIGITS, "loss", "fashion5k"),
+    "fashion5k": own("fashion5k", "digits"),
+    "questions": own("questions", "sentences"),
+}
+UNSEEN = {  # what none was
+    "photographs": own("photographs", "fashion5k"),
+    "news": own("news", "sentences"),
+    "sentences": own("sentences", "questions"),
+}
+RECORDED = CHOSEN_ON | UNSEEN
 
 
 @dataclass(frozen=True)
@@ -87,14 +106,15 @@ class Recording:
 
     @classmethod
     def load(cls, name: str) -> Recording:
-        sign, score = (-1, "loss") if SCORES[name] == "loss" else (1, SCORES[name])
+        score = RECORDED[name].score
+        sign = -1 if score == "loss" else 1
         configs = []
         with gzip.open(HERE / "curves" / f"{name}.jsonl.gz", "rt") as lines:
             for line in map(json.loads, lines):
                 curve = line.get("metrics", {}).get(score, [])
                 curve = [sign * value for value in curve]
                 configs.append(Recorded(line["values"], curve, line.get("seconds", math.nan)))
-        return cls(Space.load(RECORDED[name]), configs, name)
+        return cls(Space.load(RECORDED[name].space), configs, name)
 
     @cached_property
     def learned(self) -> list[tuple[Values, str]]:
@@ -102,14 +122,12 @@ class Recording:
 
         What is good is told by the score that counts here.
         """
-        (kind,) = (kind for kind in KINDS if self.name in kind)
-        others = [name for name in kind if name != self.name]
+        mine = RECORDED[self.name]
         with tempfile.TemporaryDirectory() as folder:
-            for other in others:
-                curves = HERE / "curves" / f"{other}.jsonl.gz"
-                space = Space.load(RECORDED[other])
-                write(space, curves, Path(folder, other), "recorded", SCORES[self.name])
-            beliefs = portfolio.build([Study(Path(folder, other)) for other in others], ENTRIES)
+            path = Path(folder, mine.elsewhere)
+            curves = HERE / "curves" / f"{mine.elsewhere}.jsonl.gz"
+            write(Space.load(RECORDED[mine.elsewhere].space), curves, path, "recorded", mine.score)
+            beliefs = portfolio.build([Study(path)], ENTRIES)
         found = portfolio.usable(self.space, self.data, beliefs)
         return [(v, b.told) for v, b in islice(found, self.space.search.portfolio)]
 

@@ -4,14 +4,15 @@
     python tests/bench/search_quality.py tables NAME
     python tests/bench/search_quality.py replay CURVES NAME [--workers 4] [--timed]
     python tests/bench/search_quality.py asking [--trials 1000]
-    python tests/bench/search_quality.py report lcbench|tables|replay|timed|CURVES
-    python tests/bench/search_quality.py plot lcbench|replay|timed|CURVES FILE.svg
+    python tests/bench/search_quality.py report lcbench|tables|replay|unseen|timed|CURVES
+    python tests/bench/search_quality.py plot lcbench|replay|unseen|timed|CURVES FILE.svg
 
 NAME is one of ours (`automl`, `automl_no_promotion`, ...) or a peer (`random`, `optuna_tpe`, ...).
 Everything of ours is the tool itself but the engine, which looks scores up (`lookup.py`). `lcbench`
 and `tables` need HPOBENCH, the folder of the harness, whose signature `automl_search(task, seed)`
-has. A run that is there already is not done again. CURVES: digits, fashion5k or questions; with
-`--timed` an epoch costs what it took, as budget and to the search, and not 1.
+has. A run that is there already is not done again. CURVES: digits, fashion5k or questions, or of
+`unseen`, which no choice of the search was made on, photographs, news or sentences; with `--timed`
+an epoch costs what it took, as budget and to the search, and not 1.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ from asking import ask
 from lookup import search_table
 from picture import Line, draw
 from replay import (
-    SCORES,
+    CHOSEN_ON,
+    RECORDED,
+    UNSEEN,
     Recording,
     Replay,
     Spent,
@@ -331,9 +334,9 @@ def report(what: str, target: str) -> list[str]:
 
 def chosen(what: str) -> tuple[list[str], str]:
     """Which curves, and whether their epochs count or their seconds."""
-    if what in SCORES:
+    if what in RECORDED:
         return [what], "replay"
-    return list(SCORES), what
+    return list(UNSEEN if what == "unseen" else CHOSEN_ON), "replay" if what == "unseen" else what
 
 
 def sooner(curves: str, runs: Runs, epochs: int) -> str:
@@ -400,7 +403,7 @@ def main() -> None:
     for command in ("lcbench", "tables", "replay"):
         one = commands.add_parser(command)
         if command == "replay":
-            one.add_argument("curves", choices=SCORES)
+            one.add_argument("curves", choices=RECORDED)
             one.add_argument("--timed", action="store_true", help="epochs cost what they took")
         one.add_argument("name", choices=REPLAYS if command == "replay" else None)
         one.add_argument("--seeds", type=numbers, default="0-4")
@@ -413,7 +416,9 @@ def main() -> None:
     one.add_argument("--trials", type=int, default=1000)
     for command in ("report", "plot"):
         one = commands.add_parser(command)
-        one.add_argument("what", choices=["lcbench", "tables", "replay", "timed", *SCORES])
+        one.add_argument(
+            "what", choices=["lcbench", "tables", "replay", "unseen", "timed", *RECORDED]
+        )
         if command == "plot":
             one.add_argument("file", type=Path)
         one.add_argument("--target", default="val_accuracy")
