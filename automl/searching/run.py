@@ -391,7 +391,8 @@ def one_thread() -> Iterator[None]:
     """For what the driver computes beside its workers, which have the cores.
 
     Several threads wait at each step for the one that has no core just then: on two cores that six
-    to eight processes wanted (nice 15) a proposal took 13 to 48 s, and with one thread 0.6 to 2.4.
+    to eight processes wanted a proposal took 13 to 48 s, and with one thread 0.6 to 2.4. Where the
+    cores are free a search takes the same.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
