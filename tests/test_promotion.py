@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from test_driver import Config, Table, opened, trials, width
 
 from automl.config import Config as Whole
-from automl.data import Epoch
+from automl.data import Epoch, Metric
 from automl.engines import Event, Job, Refused, Request
 from automl.holes import Choice, Float, Int, random_value, share_of, value_at
 from automl.searching.driver import Closed, Paused, Trained
@@ -257,6 +257,24 @@ def test_a_trial_at_chance_stops_at_once_and_so_does_one_that_falls_apart(tmp_pa
         if row.reason.startswith("fell apart"):
             assert row.reason == f"fell apart at epoch {row.epochs}"
             assert row.epochs == 6
+
+
+@pytest.mark.parametrize(
+    ("curve", "told"),
+    [
+        ([0.105, 0.1], None),  # a few of the examples by luck
+        ([0.105, *[0.1] * 10], None),
+        ([0.105, *[0.1] * 11], "at chance at epoch 12"),  # the first rung
+        ([0.2, 0.1], "fell apart at epoch 2"),
+        ([0.2, 0.105], None),
+    ],
+)
+def test_what_is_above_chance_by_luck_alone_has_not_fallen_apart(
+    curve: list[float], told: str | None
+) -> None:
+    ledger = Ledger(epochs=100, feasible=lambda _values: True)
+    ledger.chance, ledger.blur = 0.1, lambda score: Metric("accuracy").blur(score, 288)
+    assert Auto().stop(Entry(0, {}, "under way", curve), ledger) == told
 
 
 @pytest.mark.parametrize("until", [0, 3], ids=["at chance", "fell apart"])

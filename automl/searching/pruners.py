@@ -22,6 +22,7 @@ STEP = 1.7  # each rung is this many times the one before
 ENOUGH = 8  # finished trials, to choose the first rung by their ranks
 AGREE = 0.85  # rank correlation (Spearman 1904) with the end, for a rung to be the first
 LATEST = 1 / 3  # of all epochs: the first rung is never later
+CLEAR = 4  # times what means anything, two standard errors: no luck of a few epochs
 WAITING = 16  # paused trials whose weights are kept, at most
 
 
@@ -91,10 +92,10 @@ class Auto(Pruner):
         return rung
 
     def stop(self, entry: Entry, ledger: Ledger) -> str | None:
-        """For good: at or below the score of a guess, after a while or after better scores."""
+        """For good: at or below what a guess scores, after a while or after clearly better."""
         if entry.curve[-1] > ledger.chance:
             return None
-        if max(entry.curve) > ledger.chance:
+        if max(entry.curve) > ledger.chance + CLEAR * ledger.blur(ledger.chance):
             return f"fell apart at epoch {entry.epoch}"
         patience = max([2, *self.decides(ledger)[:1]])
         return f"at chance at epoch {entry.epoch}" if entry.epoch >= patience else None
