@@ -543,7 +543,6 @@ from typing import Literal
 from torch import nn
 
 import automl
-from automl import amounts
 
 
 print("so it is with parts of one's own")
