@@ -24,6 +24,7 @@ from automl.data import Data, Split
 from automl.errors import DataError
 from automl.inputs.images import FORMATS, Images
 from automl.tasks.cifar import Cifar, Cifar10, Cifar100
+from automl.tasks.classes import drawn
 from automl.tasks.imagefolder import SUFFIXES
 from automl.tasks.images import ImageTask
 from automl.tasks.mnist import FashionMnist, Idx
@@ -237,6 +238,12 @@ def test_the_baseline_is_the_same_twice(name: str, root: Path, small: Any) -> No
     assert called == "logistic regression on 8x8 pixels"
     assert 0 <= score <= 1
     assert task.baseline(data) == (called, score)
+
+
+def test_a_baseline_learns_of_as_many_classes_as_it_sees_examples() -> None:
+    y = torch.arange(300).repeat(5)
+    assert sorted(y[drawn(y, 300)].tolist()) == list(range(300))
+    assert y[drawn(y, 600)].bincount().tolist() == [2] * 300
 
 
 def test_the_baseline_learns_digits_and_brightness(root: Path, small: Any) -> None:

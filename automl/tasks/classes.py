@@ -138,14 +138,17 @@ def fitting() -> Iterator[None]:
 
 
 def drawn(y: Tensor, most: int) -> Tensor:
-    """Which examples a baseline learns from: so many at random, and of every class some."""
+    """Which examples a baseline learns from: so many at random, and of every class some.
+
+    Where there are more classes than that, one of each of as many.
+    """
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
     by_class = y[order].argsort(stable=True)
     counts = y.bincount()
     before = (counts.cumsum(0) - counts).repeat_interleave(counts)
     turn = torch.empty_like(order)
     turn[by_class] = torch.arange(len(y)) - before  # 0: the first of its class
-    return order[(turn >= FEW).int().argsort(stable=True)][:most]
+    return order[turn.clamp_max(FEW).argsort(stable=True)][:most]
 
 
 def macro_f1(confusion: Tensor) -> float:
