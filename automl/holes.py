@@ -248,7 +248,7 @@ def unlike(one: Any, other: Any, place: Place = ()) -> Place | None:
     elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         pairs = [(*both, i) for i, both in enumerate(zip(one, other, strict=True))]
     else:
-        return None if one == other else place
+        return None if repr(one) == repr(other) else place  # 0 is not 0.0, as in a digest
     found = (unlike(was, now, (*place, key)) for was, now, key in pairs)
     return next((there for there in found if there is not None), None)
 

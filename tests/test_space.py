@@ -1067,6 +1067,15 @@ start:
     assert flow.root != block.root  # lines and beliefs
 
 
+def test_spaces_of_other_digests_differ_at_a_place() -> None:
+    def dropout(told: str) -> Space:
+        return Space.parse(f"task: digits\nmodel: {{name: mlp, dropout: {told}}}\n")
+
+    for was, now in itertools.pairwise(["0", "0.0", "0.1", "{choice: [0.0]}", "{choice: [0]}"]):
+        assert dropout(was).digest != dropout(now).digest
+        assert dropout(now).unlike(dropout(was)) == "model.dropout"
+
+
 def test_the_digest_sees_every_range() -> None:
     knobs = [
         "lr: 0.1",
