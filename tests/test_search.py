@@ -213,10 +213,12 @@ def test_a_search_that_scored_nothing_has_a_page_too(
 def test_a_study_that_takes_more_than_it_may_says_so(
     disk: int, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    *_, finished = go(tmp_path, SPACE, trials=1, disk=disk, finals=Finals(0))
+    *_, finished = go(tmp_path, SPACE, trials=1, disk=disk, finals=Finals(1, 1))
     assert isinstance(finished, Finished)
-    told = f"the study takes {amounts.told(finished.study.megabytes)} MB, more than 0.01"
+    told = f"the study takes {amounts.told(finished.study.megabytes)} MB, more than 0.01: the model"
     assert [told in line for line in caplog.messages] == [True] * warned
+    assert list(finished.study.path.glob("finals/*/checkpoint.pt"))
+    assert all("weights of finalists" in line for line in caplog.messages)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, None])

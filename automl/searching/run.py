@@ -240,7 +240,7 @@ def run(
         page = reported(found, [driver.training(trial) for trial in best], loaded)
         if disk is not None and (size := on_disk.taken(path)) > disk:
             took, most = amounts.told(size / 1e6), amounts.told(disk / 1e6)
-            stays = "the model and what tells of the search are never deleted"
+            stays = "the model, weights of finalists and what tells of the search are never deleted"
             log.warning("--disk: the study takes %s MB, more than %s: %s", took, most, stays)
         held = delivery.metrics  # of an earlier end, where nothing can be decided any more
         metrics = held if decided or held.get("test") else None
