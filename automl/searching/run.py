@@ -71,7 +71,7 @@ class Finished:
     """The search is over."""
 
     study: Study
-    metrics: dict[str, Any] | None  # as metrics.json holds them; None: nothing was scored
+    metrics: dict[str, Any] | None  # as metrics.json holds them; None: there is no model
     report: Path | None  # None: it could not be written, which was logged
     seconds: float
 
@@ -243,7 +243,7 @@ def run(
             stays = "the model, weights of finalists and what tells of the search are never deleted"
             log.warning("--disk: the study takes %s MB, more than %s: %s", took, most, stays)
         held = delivery.metrics  # of an earlier end, where nothing can be decided any more
-        metrics = held if decided or held.get("test") else None
+        metrics = held if held.get("test") else None
         yield Finished(found, metrics, page, time.monotonic() - began)
 
 
