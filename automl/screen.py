@@ -271,8 +271,8 @@ def answer(best: dict[str, Any]) -> list[str]:
             f" again from {amounts.plural(seeds, 'seed')}"
             + (f"; {luck:.4f} of it was luck" if f"{luck:.4f}" > "0.0000" else "")
         )
-    elif "search" in best:
-        seen = f"{name} {best['search']['score']:.4f} in the search"
+    elif (seen := best.get("search", {}).get("score")) is not None:
+        seen = f"{name} {seen:.4f} in the search"
         told.append(f"trial {best['trial']}: {seen}, not trained again: some of it may be luck")
     on = f"{best['test_examples']:,} {'examples' if 'classes' in best else 'characters'}"
     told.append(f"test {name} {best['test'][name]:.4f} ({sure(best)}) on {on}")

@@ -597,6 +597,8 @@ def test_luck_is_said_where_there_was_some(study: Study, search: float, luck: st
     assert line.endswith(f"trained again from 2 seeds{luck}")
     line, *_ = answer(study.best.metrics | {"finalists": []})
     assert line.endswith(" in the search, not trained again: some of it may be luck")
+    unscored = {"finalists": [], "search": study.best.metrics["search"] | {"score": None}}
+    assert answer(study.best.metrics | unscored)[0].startswith("test accuracy")
 
 
 def test_what_is_too_short_for_an_interval_is_told_as_such(study: Study) -> None:
