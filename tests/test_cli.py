@@ -186,6 +186,17 @@ def test_a_space_is_checked_and_shown(automl: Command) -> None:
     assert "parameters over 20 random draws" in shown
 
 
+def test_a_search_without_a_model_does_not_end_as_if_it_had_one(
+    tmp_path: Path, automl: Command
+) -> None:
+    """So that `automl search ... && deploy` deploys nothing."""
+    space = tmp_path / "slow.yaml"
+    space.write_text("search: {max_train_seconds: 1e-6}" + SPACE)
+    ended = automl("search", space, "--trials", 1, "--studies", tmp_path, "--device", "cpu")
+    assert "no trial was scored; 1 trial: 1 too slow; more --trials try others" in ended.out
+    assert ended.status == 1
+
+
 WRONG = {
     "space: a name that is none": (["search", "cifr"], "did you mean 'cifar'?"),
     "space: a file that is none": (["search", "none.yaml"], "none.yaml: cannot be read"),
@@ -234,17 +245,6 @@ WRONG = {
     "study: none of that name": (["leaderboard", "none"], "no study is called 'none'"),
     "study: none to predict with": (["predict", "none", "a.png"], "no study is called 'none'"),
 }
-
-
-def test_a_search_without_a_model_does_not_end_as_if_it_had_one(
-    tmp_path: Path, automl: Command
-) -> None:
-    """So that `automl search ... && deploy` deploys nothing."""
-    space = tmp_path / "slow.yaml"
-    space.write_text("search: {max_train_seconds: 1e-6}" + SPACE)
-    ended = automl("search", space, "--trials", 1, "--studies", tmp_path, "--device", "cpu")
-    assert "no trial was scored; 1 trial: 1 too slow; more --trials try others" in ended.out
-    assert ended.status == 1
 
 
 @pytest.mark.parametrize(("words", "told"), WRONG.values(), ids=WRONG.keys())
