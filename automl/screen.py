@@ -84,6 +84,7 @@ class Screen:
             case Paused():
                 self.under_way.pop(event.trial, None)
             case Retrained():
+                self.under_way.clear()  # what time cut off is not gone on with
                 self._again(event)
             case Closed():
                 self.under_way.pop(event.row.trial, None)

@@ -33,7 +33,7 @@ from automl.results.delivery import fit
 from automl.results.leaderboard import Row
 from automl.screen import Screen, nothing, table
 from automl.searching.driver import Closed, Trained
-from automl.searching.finals import Finals
+from automl.searching.finals import Finals, Retrained
 from automl.searching.run import Finished, Opened, Told, run
 from automl.searching.study import Study, alone, below, folder
 from automl.space import Space
@@ -261,6 +261,9 @@ def test_whoever_leaves_is_told_how_long_it_takes(
         screen.show(replace(trained, trial=trial, epoch=replace(trained.epoch, seconds=seconds)))
     screen.leaving()
     assert "to save them, about 75s each; Ctrl-C again: now" in capsys.readouterr().err
+    screen.show(next(event for event in searched.events if isinstance(event, Retrained)))
+    screen.leaving()
+    assert "to save them; Ctrl-C again: now" in capsys.readouterr().err, "none of these goes on"
 
 
 def test_a_search_without_a_model_says_why_and_what_can_be_done(searched: Searched) -> None:
