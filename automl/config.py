@@ -299,6 +299,7 @@ class Model(Part):
     home: ClassVar[str] = "automl.models"
     reads: ClassVar[frozenset[str]] = frozenset({"maps"})  # maps, tokens, next tokens
     free: ClassVar[set[str]] = set()  # knobs that cost nothing: its size is the same with any value
+    origin: ClassVar[str] = ""  # of weights that it begins with, and their licence
 
     @abstractmethod
     def build(self, inputs: Inputs, outputs: int) -> nn.Module:
@@ -309,10 +310,14 @@ class Model(Part):
         """
 
     def begin(self, model: nn.Module, inputs: Inputs, split: Split) -> None:
-        """Weights of what `build` made, where they are learned from the encoded training split.
+        """Weights of what `build` made, where chance does not draw them, ahead of the first step.
 
-        Ahead of the first step. Draws no random numbers; most families have nothing to learn.
+        They are learned from the encoded training split, or were on other data. Draws no random
+        numbers; most families have nothing to do here.
         """
+
+    def ready(self) -> None:
+        """Raises DataError where `begin` wants what is not on this machine."""
 
 
 class Optimizer(Part):

@@ -362,13 +362,14 @@ def prove(space: Space, labels: int, inputs: Callable[[Input], Inputs]) -> tuple
     """Build the models of every probe and of what is tried first, each once.
 
     Returns the fewest parameters and, up to `max_params`, the most. Raises SpaceError where a model
-    does not fit.
+    does not fit, and DataError where what it begins with is lacking.
     """
     from automl.size import Size
 
     counts: dict[str, Size] = {}
     first = (space.with_values(values) for values in space.beginnings())
     for config in (*(config for config, _ in space.probes()), *first):
+        config.model.ready()
         if (key := config.structure) not in counts:
             counts[key] = measure(config, inputs(config.input), labels)
     params = [size.params for size in counts.values()]

@@ -177,11 +177,13 @@ def classes(metrics: dict[str, Any]) -> str:
 def data(config: Config, metrics: dict[str, Any]) -> str:
     told, unit = metrics["dataset"], unit_of(config)
     classes = f", {told['classes']} classes" if told["classes"] else ""
+    origin = config.model.origin
+    weights = f"\n- weights that training began with: {origin}" if origin else ""
     return f"""- {cell(told["task"])}: {told["kind"]}{classes}
 - source and licence: {told["origin"]}
 - split: {metrics["train_examples"]:,} {unit} to train, {metrics["valid_examples"]:,} to validate,
   {told["sealed"]:,} to test, sealed until the end
-- fingerprint: `{metrics["data"]}`"""
+- fingerprint: `{metrics["data"]}`{weights}"""
 
 
 def architecture(metrics: dict[str, Any]) -> str:
