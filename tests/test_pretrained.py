@@ -18,6 +18,7 @@ from automl.config import Config, Model
 from automl.data import Data, Split
 from automl.errors import DataError
 from automl.inputs.images import Images
+from automl.inputs.sound import LogMel, Sounds
 from automl.models import efficientnet
 from automl.results import artifact
 from automl.training import checkpoint, train
@@ -81,6 +82,13 @@ def test_a_grey_image_is_seen_as_one_in_colours() -> None:
     x = picture(64)[:, :1]
     one, three = built(grey).eval(), built(colour).eval()
     torch.testing.assert_close(one(grey.prepare(x)), three(colour.prepare(x.expand(1, 3, 64, 64))))
+
+
+def test_a_spectrogram_is_seen_as_an_image_of_usual_colours() -> None:
+    heard = LogMel().expect(Sounds(8000, 8000))
+    seen = Images((3, 64, 40), (0.45,) * 3, (0.23,) * 3)
+    x = torch.randn(2, 1, 64, 40)
+    torch.testing.assert_close(built(heard).eval()(x), built(seen).eval()(x.expand(2, 3, 64, 40)))
 
 
 @pytest.mark.parametrize("side", [8, 33, 47])

@@ -37,6 +37,7 @@ BLOCKS = (  # of stages 2 to 8: how many, kernel, stride of the first, widening,
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+IMAGENET = (0.45,), (0.23,)  # mean and deviation of its pixels, 0 to 1
 
 
 class Conv(nn.Conv2d):
@@ -97,7 +98,9 @@ class Net(nn.Module):
 
     def __init__(self, part: EfficientNet, inputs: Images, outputs: int) -> None:
         super().__init__()
-        mean, std = torch.tensor([inputs.mean or [0.0], inputs.std or [1.0]]).view(2, -1, 1, 1)
+        of_colours = len(inputs.mean) == inputs.shape[0]  # else of the bands of a spectrogram
+        told = (inputs.mean, inputs.std) if of_colours else IMAGENET
+        mean, std = torch.tensor(told).view(2, -1, 1, 1)
         self.register_buffer("scale", 255 * std / 128)  # to (pixel - 127) / 128, as was learned on
         self.register_buffer("shift", (255 * mean - 127) / 128)
         self.trunk, channels = trunk(part.stages)
