@@ -492,6 +492,18 @@ def test_when_time_is_nearly_up_the_best_that_can_be_finished_is(
     assert len(begun) > 10
 
 
+@pytest.mark.parametrize("possible", [False, True])
+def test_what_is_paused_goes_on_where_nothing_new_could_end_in_time(possible: bool) -> None:
+    space = Space.parse("task: digits\nmodel: {name: mlp, dropout: {float: [0, 0.9]}}\n")
+    ledger = Ledger(epochs=18, feasible=lambda _values: possible)
+    ledger.model = Surrogate(space, ledger, seed=0, startup=3)
+    for number in range(8):  # the more, the better
+        curve = [0.05 * number + 0.01 * epoch for epoch in range(1, 19)]
+        ledger.entries[number] = Entry(number, {"model.dropout": 0.1 * number}, "closed", curve)
+    ledger.entries[8] = Entry(8, {"model.dropout": 0.15}, "paused", [0.08, 0.09])
+    assert Auto().promote(ledger) == (None if possible else 8)
+
+
 @pytest.mark.parametrize("refused", ["diverged", "out of memory"])
 def test_the_model_learns_from_what_could_not_be_trained(refused: str, tmp_path: Path) -> None:
     def curve(config: Config, epoch: int) -> float | Event:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any
 
@@ -109,10 +109,10 @@ class Surrogate:
         """The config to try next: it was not tried, and can be trained as far as is known."""
         if not self.ready:
             self._meet()
-            return Proposal(self._explore())
+            return self._explore()
         self._tell()
         if not self.at_rungs.scores:  # many have begun at once, and none is at a rung yet
-            return Proposal(self._explore())
+            return self._explore()
         if self.proposal is None:
             scored = self.ledger.scored
             spent = sum(entry.epoch for entry in scored if entry.whole or entry.believed)
@@ -195,7 +195,9 @@ class Surrogate:
                 its_turn = view is self.ends or branch  # whatever is gained
                 gain = math.inf if its_turn else float(gains[i])
                 return Proposal(values, gain, whole=view is self.ends)
-        return Proposal(self._explore())
+        last = self._explore()
+        gain = float(worth(self.encoder.stands([last.values]))[0])
+        return replace(last, gain=min(gain, last.gain))
 
     def branch(self, rng: np.random.Generator) -> Values:
         """Now and then an option, at random, of each choice whose options have knobs of their own.
@@ -250,8 +252,11 @@ class Surrogate:
             best, since = (end, 0) if end > best + clearly else (best, since + 1)
         return since % AROUND
 
-    def _explore(self) -> Values:
-        """The next config of an even spread over all knobs (Sobol 1967, scrambled)."""
+    def _explore(self) -> Proposal:
+        """The next config of an even spread over all knobs (Sobol 1967, scrambled).
+
+        One of which nothing is to be gained where none was found that can be trained, or in time.
+        """
         from scipy.stats.qmc import Sobol  # a second that `start:` need not wait
 
         spread = Sobol(len(self.encoder.names), rng=self.seed).random(SPREAD)
@@ -260,9 +265,9 @@ class Surrogate:
             many = self.encoder.settled(share * spread)
             for _, values in self._fresh(many, range(len(many))):
                 if self.ledger.feasible(values):
-                    return values
+                    return Proposal(values)
         untried = (values for values in self.space.every() if key(values) not in self.tried)
-        return next(untried, self.encoder.values(many[0]))
+        return Proposal(next(untried, self.encoder.values(many[0])), -math.inf)
 
     def _fresh(self, many: Array, order: Iterable[int]) -> Iterator[tuple[int, Values]]:
         """Of these configs (N, knobs), in this order, the first ones that were not tried."""
