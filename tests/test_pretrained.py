@@ -130,11 +130,14 @@ def trained(made: Config, data: Data, file: Path) -> dict[str, Any]:
 def test_what_is_not_tuned_stays_as_it_was(
     tuned: int, kept: int, digits: Data, tmp_path: Path
 ) -> None:
-    before = built(stages=5).trunk.state_dict()
+    net = built(stages=5).trunk
+    before = net.state_dict()
     state = trained(config(tuned=tuned), digits, tmp_path / "checkpoint")
     after = {name: state["model"][f"trunk.{name}"] for name in before}
     changed = {int(name[0]) for name in after if not torch.equal(before[name], after[name])}
     assert changed == set(range(kept, 5))
+    fixed = {f"trunk.{name}" for name, _ in net[:kept].named_parameters()}
+    assert set(state["model"]) - set(state["averaged"]) == fixed, "no more than once on disk"
     norms = [name for name in after if "running" in name or "batches" in name]
     assert norms
     assert all(torch.equal(before[name], after[name]) for name in norms)
@@ -225,6 +228,6 @@ def test_a_new_head_tells_ants_from_bees(tmp_path: Path) -> None:
     state = trained(made, data, tmp_path / "checkpoint")
     inputs = made.input.fit(data)
     model = made.model.build(inputs, 2)
-    model.load_state_dict(state["averaged"])
+    model.load_state_dict(state["model"] | state["averaged"])
     test = inputs.encode(made.task.test(photographs))
     assert evaluate(model, test, inputs, made.task)["accuracy"] > 0.85  # of 153

@@ -86,7 +86,7 @@ class Delivery:
         """
         config, state = made.config, made.state
         told = state if validated in (None, made) else validated.state
-        weights = state["model"] if state["averaged"] is None else state["averaged"]
+        weights = {**state["model"], **(state["averaged"] or {})}
         inputs = config.input.fit(self.data.whole() if made.whole else self.data)
         metrics = self._facts(made, told) | more
         trained = state["history"][-1]["metrics"][config.task.metric.name]

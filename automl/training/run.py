@@ -35,7 +35,9 @@ class Run:
         self.generator = torch.Generator(device).manual_seed(config.seed)  # order and augmentation
         self.epochs = config.train.epochs
         self.horizon = config.train.average
-        own = self.model.state_dict(keep_vars=True) if self.horizon else {}
+        held = self.model.state_dict(keep_vars=True) if self.horizon else {}
+        fixed = {name for name, p in self.model.named_parameters() if not p.requires_grad}
+        own = {name: weight for name, weight in held.items() if name not in fixed}
         self.averaged = {name: weight.detach().clone() for name, weight in own.items()}
         self.pairs = [(self.averaged[name], weight) for name, weight in own.items()]
         if self.on_gpu and self.pairs:
