@@ -362,4 +362,5 @@ class Epoch:
     metrics: dict[str, float]  # on the validation split
     seconds: float
     examples: int
+    scoring: float = field(default=0.0, compare=False)  # seconds of these, to score that split
     memory_mb: float | None = field(default=None, compare=False)  # the most so far

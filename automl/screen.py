@@ -225,7 +225,7 @@ class Screen:
             print(f"warning: the best model is {best['warning']}")
         elif told := metric.matched(valid, *self.opened.baseline):
             print(f"warning: {told}; more trials or data may help")
-        if any(row.state == "paused" for row in rows):
+        if len(rows) < self.opened.trials or any(row.state == "paused" for row in rows):
             print(f"time is up; this goes on from here: {self.command}")
         if event.metrics.get("ensemble"):
             gain = event.metrics["ensemble"]["gain"]

@@ -22,7 +22,7 @@ from toy import SPACE
 
 from automl import size as size_module
 from automl.config import Config, Model, Task
-from automl.data import Data, Epoch
+from automl.data import Data, Epoch, Split
 from automl.engines import Event, Job, Measured, Reason, Request
 from automl.engines.worker import work
 from automl.errors import SpaceError
@@ -146,12 +146,15 @@ def test_a_model_is_as_large_in_inference_mode(name: str, monkeypatch: pytest.Mo
 def test_knobs_that_cost_nothing_leave_a_model_as_large_as_it_is(name: str) -> None:
     family = Model.members()[name]
     spaces = [Space.load(find(name)) for name in ("digits", "mnist", "spoken", "sst2", "imdb-lm")]
+    spaces.append(Space.parse("task: digits\nmodel: efficientnet\n"))
     configs = [(space, config) for space in spaces for config, _ in space.probes()]
     space, config = next(pair for pair in configs if pair[1].model.name == name)
     raw, labels = space.task.shape(None)
     sizes = set()
     for value in (0.01, 0.5, 0.9):
-        model = config.model.model_copy(update=dict.fromkeys(family.free, value))
+        whole = {knob for knob in family.free if isinstance(getattr(config.model, knob), int)}
+        knobs = {knob: int(10 * value) if knob in whole else value for knob in family.free}
+        model = config.model.model_copy(update=knobs)
         tried = config.model_copy(update={"model": model})
         sizes.add(measure(tried, config.input.expect(raw), len(labels)))
     assert len(sizes) == 1
@@ -380,7 +383,8 @@ class Costly(Table):
         told = super()._answer(job, epoch)
         assert isinstance(told, Epoch)
         seconds = width(job.config) / 3 + (self.warmup if epoch == 1 else 0)
-        return replace(told, seconds=seconds, memory_mb=100.0 + width(job.config))
+        megabytes = 100.0 + width(job.config)
+        return replace(told, seconds=seconds, scoring=seconds / 10, memory_mb=megabytes)
 
 
 def searched(folder: Path, table: Table, text: str, count: int = 14) -> list[Row]:
@@ -432,9 +436,13 @@ def test_the_first_epoch_warms_up_and_foretells_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", ["max_train_seconds: 200", "max_train_seconds: 32.5"])
 def test_a_first_epoch_does_not_say_what_the_test_will_take(limit: str, tmp_path: Path) -> None:
     driver = opened(tmp_path / "s", Costly(warmup=20), 14, text=limited(limit))
+    two = Split(torch.zeros(2, 1), torch.zeros(2))
+    driver.data = replace(driver.data, valid=two, sealed=50)
     list(driver.run())
-    widest = max(width(driver.config(r.trial).dump()) for r in driver.rows() if r.score is not None)
-    assert 0 < driver.pace <= widest / 3 / 100, "seconds an example, without the warm-up"
+    scored = [width(driver.config(r.trial).dump()) for r in driver.rows() if r.score is not None]
+    assert 0 < driver.pace <= max(scored) / 30 / 2, "seconds an example, without the warm-up"
+    driver.deadline = 1000.0
+    assert driver.ends == pytest.approx(1000 - driver.pace * (50 + 2 * 2))
 
 
 def test_latency_is_measured_where_it_is_limited_and_once_a_trial(tmp_path: Path) -> None:

@@ -492,6 +492,23 @@ def test_when_time_is_nearly_up_the_best_that_can_be_finished_is(
     assert len(begun) > 10
 
 
+@pytest.mark.parametrize("seconds", [100, 150, 200])
+def test_nothing_new_begins_that_could_not_end_in_time(seconds: int, tmp_path: Path) -> None:
+    driver = opened(tmp_path / "s", Clocked(rising), 1000, text=SPACE)
+    driver.deadline = float(seconds)
+    begun = dict[int, float]()
+    for event in driver.run():
+        if isinstance(event, Trained):
+            begun.setdefault(event.trial, driver.engine.now() - 0.5)
+    assert len(begun) > 10
+    assert max(begun.values()) + 18 / 2 <= seconds
+    ends = driver.engine.now()
+    assert seconds - 9 < ends <= seconds
+    again = opened(tmp_path / "s", Clocked(rising), 1000, text=SPACE)  # another day
+    again.deadline = 20.0
+    assert max(event.trial for event in again.run() if isinstance(event, Trained)) > max(begun)
+
+
 @pytest.mark.parametrize("possible", [False, True])
 def test_what_is_paused_goes_on_where_nothing_new_could_end_in_time(possible: bool) -> None:
     space = Space.parse("task: digits\nmodel: {name: mlp, dropout: {float: [0, 0.9]}}\n")

@@ -94,6 +94,11 @@ def run(config: Config, data: Data, file: Path, until: int | None = None) -> lis
     return told(list(train(config, data, device=CPU, checkpoint=file, until=until)))
 
 
+def test_what_scoring_takes_is_told_and_is_a_part_of_the_epoch(data: Data) -> None:
+    epochs = list(train(config(), data, device=CPU))
+    assert all(0 < epoch.scoring < epoch.seconds for epoch in epochs)
+
+
 def weights(file: Path) -> dict[str, Tensor]:
     """What would be delivered."""
     state = checkpoint.load(file)

@@ -156,6 +156,7 @@ class Driver:
         self.active: dict[int, Active] = {}  # by slot
         self.idle: set[int] = set()
         self.started = False
+        self.late = False  # nothing new could come to its end in time
         self.failed_starts, self.may_fail = 0, ATTEMPTS
         self.after, self.reserved = after, 0.0
         self.disk, self.leave = disk, leave
@@ -165,7 +166,7 @@ class Driver:
         self.worked = set[int]()  # trials that they were spent on
         self.ended = Ranking(self.metric, self.cost)  # trials, as the leaderboard has them
         self.top = -math.inf  # best score of any epoch here, larger is better
-        self.pace = 0.0  # seconds an example, in the epoch of that score
+        self.pace = 0.0  # seconds in which its model scores an example
         self._recall()
 
     def _recall(self) -> None:
@@ -276,7 +277,7 @@ class Driver:
         return Training(number, self.config(number), self.checkpoint(number))
 
     def _may_ask(self) -> bool:
-        return self.asked < self.trials
+        return self.asked < self.trials and not self.late
 
     @property
     def remaining(self) -> float:
@@ -287,12 +288,12 @@ class Driver:
     def ends(self) -> float:
         """When the best model must be tested.
 
-        An example of the test is taken to cost half of one in training: float32 costs more, the
-        missing backward pass less.
+        Scoring an example takes as long then as it did in the search. The validation split is
+        scored twice more: by the process that loads the model again, and for the page.
         """
         if self.deadline is None:
             return math.inf
-        return self.deadline - self.data.sealed * self.pace / 2
+        return self.deadline - self.pace * (self.data.sealed + 2 * len(self.data.valid))
 
     def _occupy(self, slot: int) -> Iterator[Closed]:
         """Give an idle worker the next trial. Trials that cannot be trained close on the way."""
@@ -303,6 +304,9 @@ class Driver:
                 number = self.pruner.promote(self.ledger)
                 active = None if number is None else self.paused.pop(number)
             if active is None and self._may_ask():
+                if not self._in_time():
+                    self.late = True
+                    continue
                 trial = self.study.ask()
                 self.asked += 1
                 active = self._opened(trial)
@@ -343,13 +347,29 @@ class Driver:
         except SpaceError:
             return False
         search, batch = self.space.search, values.get(BATCH, 1)
-        whole = (self.costs.foretell(size, batch) or 0.0) * self.space.epochs
-        memory = self.memory.foretell(size, batch) or 0.0
+        whole, memory = self._seconds(size, batch), self.memory.foretell(size, batch) or 0.0
         if whole > min(HOPELESS * (search.max_train_seconds or math.inf), self.remaining):
             return False
         if memory > HOPELESS * (search.max_memory_mb or math.inf):
             return False
         return search.excess(size) is None
+
+    def _seconds(self, size: Size, batch: int) -> float:
+        """What all epochs are foretold to take; 0 while nothing is known."""
+        return (self.costs.foretell(size, batch) or 0.0) * self.space.epochs
+
+    def _in_time(self) -> bool:
+        """Whether anything new could come to its end, as far as a model of the search knows."""
+        if self.deadline is None or self.ledger.model is None:
+            return True
+        last = self.ledger.model.propose()
+        if last.gain > -math.inf:
+            return True
+        try:
+            size = self._measure(self.space.with_values(last.values))
+        except SpaceError:
+            return True
+        return self._seconds(size, last.values.get(BATCH, 1)) <= self.remaining
 
     def _measure(self, config: Config) -> Size:
         key = config.structure
@@ -458,8 +478,8 @@ class Driver:
             yield self._give_up(slot, *excess)
             return
         if self.sign * score > self.top:  # the first epoch is slow, as all begins with it
-            seconds = min(told.seconds for told in active.history)
-            self.top, self.pace = self.sign * score, seconds / epoch.examples
+            seconds = min(told.scoring for told in active.history)
+            self.top, self.pace = self.sign * score, seconds / max(1, len(self.data.valid))
         if epoch.number == epochs:
             self._release(slot)
             yield self._finish(active, score)

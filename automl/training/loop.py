@@ -83,16 +83,17 @@ def train(
 
         if number == config.train.epochs and 0 < valid_split.rows * len(data.labels) <= KEPT:
             run.logits = torch.empty(valid_split.rows, len(data.labels), device=device)
+        train_loss = step.losses.item() / steps  # here and below the device is waited for
+        trained = time.perf_counter()
         with run.evaluated() as model:
             metrics = evaluate(model, valid_split, inputs, config.task, run.logits)
-        train_loss = step.losses.item() / steps  # here and above the device is waited for
         if not all(map(math.isfinite, (train_loss, *metrics.values()))):
             told = ", ".join(f"{name} {value:g}" for name, value in metrics.items())
             raise Diverged(f"train loss {train_loss:g}, {told} in epoch {number}")
-        seconds = time.perf_counter() - began
-        run.history.append(Epoch(number, train_loss, metrics, seconds, len(data.train)))
-
         now = time.perf_counter()
+        run.history.append(
+            Epoch(number, train_loss, metrics, now - began, len(data.train), now - trained)
+        )
         if checkpoint and (number == last or number in saves or cost < SAVING * (now - saved)):
             disk.save(checkpoint, run.state(), last=run.ended)
             saved, cost = time.perf_counter(), time.perf_counter() - now

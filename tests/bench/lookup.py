@@ -28,7 +28,7 @@ from automl.space import Space
 
 Curve = Callable[[Job, int], float | Event]  # the score of a job's epoch; larger is better
 
-NOTHING = Split(torch.zeros(0), torch.zeros(0))
+NOTHING = Split(torch.zeros(0, 1), torch.zeros(0))
 PIXEL = Data(NOTHING, NOTHING, Images((1, 1, 1)), ["a", "b"], "table")
 
 

@@ -41,7 +41,7 @@ model: {name: mlp, widths: [{int: [1, 64]}]}
 optimizer: {name: adamw, lr: {float: [1e-3, 1e-1], log: true}}
 train: {epochs: 3}
 """
-NOTHING = Split(torch.zeros(0), torch.zeros(0))
+NOTHING = Split(torch.zeros(0, 1), torch.zeros(0))
 DIGITS = Data(NOTHING, NOTHING, Images((1, 8, 8)), list("0123456789"), "fingerprint")
 
 
