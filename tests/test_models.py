@@ -14,7 +14,7 @@ from automl.config import Model
 from automl.data import Split, pieces
 from automl.errors import SpaceError
 from automl.inputs.images import Images
-from automl.models.cnn import Cnn, Stage
+from automl.models.cnn import Cnn, Stage, conv
 from automl.models.layers import ACTIVATIONS
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 33, 17)]
@@ -186,6 +186,23 @@ def test_bfloat16_in_channels_last_answers_nearly_the_same(model: Any) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         loss(fast, x.to(memory_format=torch.channels_last)).backward()
     assert all(p.grad.isfinite().all() for p in fast.parameters())
+
+
+@pytest.mark.parametrize(("stride", "width"), [(2, 1), (3, 2), (4, 3)])
+def test_steps_longer_than_a_map_is_wide_have_gradients_of_their_own(
+    stride: int, width: int
+) -> None:
+    net = conv(16, 24, 5, stride=stride).to(memory_format=torch.channels_last)
+    x = torch.randn(8, 16, 4, width).to(memory_format=torch.channels_last)
+    plain = nn.functional.conv2d(x, net.weight, net.bias, stride, 2)
+    torch.testing.assert_close(net(x), plain)
+    (exact,) = torch.autograd.grad(plain.sum(), net.weight)
+    for _ in range(20):
+        rest = [torch.full((9600 // size,), torch.nan) for size in (1, 2, 4) for _ in range(20)]
+        del rest  # what comes next may lie there
+        with torch.autocast("cpu", torch.bfloat16):
+            (found,) = torch.autograd.grad(net(x).sum(), net.weight)
+        torch.testing.assert_close(found, exact, rtol=0.05, atol=0.5)
 
 
 @pytest.mark.filterwarnings("ignore:The tensor attributes self.*_flat_weights:UserWarning")

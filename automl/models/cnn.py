@@ -54,6 +54,17 @@ class Style:
         return [made, *pool, *layers.norm(self.norm, outputs, maps=True)]
 
 
+class Conv2d(nn.Conv2d):
+    """PyTorch's, which goes no further in a step than a map is wide: one column comes of it anyway.
+
+    Else gradients of filters in bfloat16 hold what lay in memory before (PyTorch 2.14, on a CPU).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        stride = (self.stride[0], min(self.stride[1], x.shape[3]))
+        return F.conv2d(x, self.weight, self.bias, stride, self.padding, 1, self.groups)
+
+
 def conv(
     inputs: int,
     outputs: int,
@@ -65,7 +76,7 @@ def conv(
 ) -> nn.Conv2d:
     """Filters start as in He et al. 2015, by fan-out. An even kernel cuts the border."""
     padding = (kernel - 1) // 2
-    made = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=bias)
+    made = Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=bias)
     nn.init.normal_(made.weight, std=math.sqrt(2 * groups / (outputs * kernel**2)))
     return made
 
