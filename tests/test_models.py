@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -203,6 +206,25 @@ def test_steps_longer_than_a_map_is_wide_have_gradients_of_their_own(
         with torch.autocast("cpu", torch.bfloat16):
             (found,) = torch.autograd.grad(net(x).sum(), net.weight)
         torch.testing.assert_close(found, exact, rtol=0.05, atol=0.5)
+
+
+def test_a_stride_over_few_maps_is_learned_where_a_cpu_has_avx2_alone() -> None:
+    code = """
+import torch
+from automl.models.cnn import conv
+
+torch.manual_seed(0)
+net = conv(4, 8, stride=2).to(memory_format=torch.channels_last)
+x = torch.randn(32, 4, 32, 32).to(memory_format=torch.channels_last)
+plain = torch.nn.functional.conv2d(x.double(), net.weight.double(), net.bias.double(), 2)
+(exact,) = torch.autograd.grad(plain.square().mean(), net.weight)
+found = net(x)
+torch.testing.assert_close(found.double(), plain, rtol=1e-4, atol=1e-5)
+found.square().mean().backward()
+torch.testing.assert_close(net.weight.grad, exact, rtol=1e-4, atol=1e-5)
+"""
+    limits = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code], env=limits, check=True, timeout=100)
 
 
 @pytest.mark.filterwarnings("ignore:The tensor attributes self.*_flat_weights:UserWarning")

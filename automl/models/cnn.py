@@ -24,6 +24,7 @@ from automl.models import layers
 Downsample = Literal["pool", "stride", "none"]
 Kernel = Literal[1, 3, 5, 7, 9, 11]  # odd: a map keeps its size
 SEEN = 2**23  # numbers in the training images that whitening looks at: 2,730 of CIFAR
+FEW = 8  # maps that AVX2 takes at once
 STILL = 5e-4  # variance that is added to every direction of a patch, as in airbench
 
 
@@ -55,13 +56,18 @@ class Style:
 
 
 class Conv2d(nn.Conv2d):
-    """PyTorch's, which goes no further in a step than a map is wide: one column comes of it anyway.
+    """PyTorch's, led around two faults of its gradients of filters (PyTorch 2.14, on a CPU).
 
-    Else gradients of filters in bfloat16 hold what lay in memory before (PyTorch 2.14, on a CPU).
+    It goes no further in a step than a map is wide, of which one column comes anyway: else those in
+    bfloat16 hold what lay in memory before. Strides over few maps are taken ahead of filters of one
+    pixel, which else write beyond their memory where a CPU has AVX2 alone (oneDNN, issue 6035).
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        stride = (self.stride[0], min(self.stride[1], x.shape[3]))
+        down, right = self.stride
+        if self.kernel_size == (1, 1) and self.in_channels < FEW and down > 1:
+            x, down, right = x[:, :, ::down, ::right], 1, 1
+        stride = (down, min(right, x.shape[3]))
         return F.conv2d(x, self.weight, self.bias, stride, self.padding, 1, self.groups)
 
 
