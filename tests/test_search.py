@@ -427,6 +427,33 @@ def test_the_same_call_again_trains_nothing_and_leaves_the_model_as_it_is(
     assert study.best.metrics == searched.study.best.metrics
 
 
+def test_a_model_is_not_tested_on_what_it_was_trained_on_where_data_came_meanwhile(
+    tmp_path: Path,
+) -> None:
+    """Of more files others are drawn to test: most of them were trained on."""
+    data = tmp_path / "mine.csv"
+    rows = [f"word{i} of it,{'good' if i % 2 else 'bad'}\n" for i in range(60)]
+    data.write_text("text,label\n" + "".join(rows))
+    text = f"""
+task: {{name: textcsv, path: {data}}}
+model: {{name: bag, width: {{int: [16, 32]}}}}
+train: {{epochs: 1, batch_size: 32}}
+"""
+    events = begin(tmp_path / "studies", text, trials=1, workers=1, finals=Finals(0, 1))
+    config = Space.parse(text.replace("{int: [16, 32]}", "16"), "my config.yaml").config()
+    training = fit(config, tmp_path / "model", root=None, device=torch.device("cpu"))
+    while not isinstance(next(events), Closed):
+        pass
+    next(training)
+    with data.open("a") as more:
+        more.write("one more,good\n")
+    for going in (events, training):
+        with pytest.raises(DataError, match=r"^textcsv: the data is not what .* changed meanwhile"):
+            list(going)
+    held = Study.open("s", tmp_path / "studies").best.metrics
+    assert held["test"] is None
+
+
 def searched_order(searched: Searched) -> list[int]:
     return [row.trial for row in searched.study.leaderboard]
 

@@ -46,6 +46,7 @@ class Setup:
     plugins: list[str]
     share: float = 1.0  # of the memory of its device that a worker may hold
     log: str | None = None  # the file for what parts print; None: where it went before
+    fingerprint: str | None = None  # of the data as the driver read it
 
 
 @dataclass(frozen=True)

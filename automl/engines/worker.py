@@ -112,6 +112,10 @@ def main() -> None:
     except DataError as error:
         wire.send(Refused("data error", str(error)))
         return
+    if setup.fingerprint not in (None, data.fingerprint):
+        changed = "the data is not what the search began with: it was changed meanwhile"
+        wire.send(Refused("data error", f"{setup.task['name']}: {changed}"))
+        return
     memory = Memory(device)
     wire.send(Ready())
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from automl import amounts
-from automl.config import Config
+from automl.config import Config, Task
 from automl.data import PERHAPS, Data, Epoch, Split
 from automl.errors import DataError, OptionError, StudyError
 from automl.results import artifact, card, ensemble
@@ -205,6 +205,17 @@ class Joined:
         return metrics
 
 
+def sealed(task: Task, root: Path | None, data: Data) -> Split:
+    """The test split, read now. Raises DataError where this is no longer the data.
+
+    Of other files others are drawn to test, and the model may have been trained on them.
+    """
+    if task.load(root).fingerprint != data.fingerprint:
+        told = "the data is not what was trained on: it was changed meanwhile; want it as it was"
+        raise DataError(f"{task.name}: {told}, to test the model")
+    return task.test(root)
+
+
 def tested(judgement: Judgement, labels: Sequence[str]) -> dict[str, Any]:
     """What a test tells, as metrics.json holds it."""
     told: dict[str, Any] = {
@@ -262,7 +273,7 @@ def fit(
     yield from train(config, data, device=device, checkpoint=file)
     delivery = Delivery(folder, folder.name, data, baseline)
     delivery.write(Training(0, config, file), trial=None)  # the only one, and of no study
-    delivery.test(config.task.test(root), device)
+    delivery.test(sealed(config.task, root, data), device)
     delivery.note(latency_ms=latencies(folder, device))
     checkpoint.remove(file)
 

@@ -27,7 +27,7 @@ from automl.engines.local import Local, devices
 from automl.errors import AutomlError, OptionError, SpaceError
 from automl.places import root
 from automl.results import artifact
-from automl.results.delivery import Delivery, Joined, Training, latencies
+from automl.results.delivery import Delivery, Joined, Training, latencies, sealed
 from automl.results.leaderboard import Row
 from automl.searching import portfolio
 from automl.searching import study as on_disk
@@ -158,6 +158,7 @@ def run(
             device="",
             threads=threads(where),
             plugins=[str(plugin.resolve()) for plugin in plugins],
+            fingerprint=loaded.fingerprint,
         )
         engine = Local(setup, slots, path / "workers.log", early)
         stack.callback(engine.close)
@@ -233,7 +234,7 @@ def run(
             deliver(delivery, decided, driver, rows, manifest)
         proof = delivery.metrics.get("proof", {}).get("loaded")
         if decided and (proof is None or "latency_ms" not in delivery.metrics):  # known last
-            split = task.test(data)
+            split = sealed(task, data, loaded)
             with loaded_again(found, data, where, plugins) as reader:
                 finish(delivery, decided, split, where, reader)
         best = [row.trial for row in rows if row.state == "finished"][:PICTURED]

@@ -341,6 +341,20 @@ def test_a_worker_without_its_data_says_so(tmp_path: Path) -> None:
     assert "nowhere" in refused.detail
 
 
+def test_a_worker_that_finds_other_data_than_the_search_began_with_trains_nothing(
+    tmp_path: Path,
+) -> None:
+    setup = Setup(TASK, None, "", 1, [], fingerprint="of yesterday")
+    engine = Local(setup, ["cpu"], tmp_path / "log")
+    engine.start(0)
+    ((_, refused),) = eventually(lambda: engine.wait(1.0))
+    engine.close()
+    assert refused == Refused(
+        "data error",
+        "digits: the data is not what the search began with: it was changed meanwhile",
+    )
+
+
 # How trials end.
 
 
