@@ -868,6 +868,21 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda path: (photographs(path), photographs(path, "test", cat=2, cow=2)),
         "test/cow: class 'cow' is not in train/, which has cat, dog",
     ),
+    "nothing to validate": (
+        lambda path: (photographs(path), (path / "valid").mkdir()),
+        r"valid: got no class folders; want valid/<class>/, or no valid/$",
+    ),
+    "test without classes": (
+        lambda path: (photographs(path), unpack(path / "test", {"1.png": encoded(noise(9, 9, 3))})),
+        r"test: got no class folders; want test/<class>/, or no test/$",
+    ),
+    "nothing readable to test": (
+        lambda path: (
+            photographs(path, each=60),
+            unpack(path / "test", {"cat/1.png": b"damaged"}),
+        ),
+        r"mine: got no readable example to test; want at least 1",
+    ),
     "valid and val": (
         lambda path: photographs(path, "train", "valid", "val"),
         r"holds both valid/ and val/; want one of them",

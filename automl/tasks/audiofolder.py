@@ -56,7 +56,7 @@ class AudioFolder(SoundTask):
             x, readable = recordings(
                 place, files, sounds.rate, sounds.samples, threads=os.cpu_count() or 1
             )
-            return folders.splits(parts, labels, files, x, readable, groups)
+            return folders.splits(place, parts, labels, files, x, readable, groups)
 
         settings = [sounds.rate, sounds.samples, self.speaker]
         return Source([settings, traces(files.values())], decode)

@@ -51,14 +51,18 @@ def listed(place: Path, suffixes: Sequence[str], what: str) -> dict[str, Path]:
     known, over = labels(place), list[Path]()
     files: dict[str, Path] = {}
     for folder in parts(place).values():
-        for label in _classes(place / folder):
+        classes = _classes(place / folder)
+        if not classes:
+            want = f"want {folder}/<class>/, or no {folder}/"
+            raise DataError(f"{place / folder}: got no class folders; {want}")
+        for label in classes:
             if label.name not in known:
                 raise DataError(
                     f"{label}: class {label.name!r} is not in train/, which has {', '.join(known)}"
                 )
-            visible = sorted(path for path in label.iterdir() if _visible(path))
-            found = [path for path in visible if path.suffix.lower() in suffixes]
-            over += [path for path in visible if path.suffix.lower() not in suffixes]
+            held = _visible(label)
+            found = [path for path in held if path.suffix.lower() in suffixes]
+            over += [path for path in held if path.suffix.lower() not in suffixes]
             if not found:
                 raise DataError(f"{label}: holds no {what}; want {' '.join(suffixes)}")
             files |= {f"{folder}/{label.name}/{path.name}": path for path in found}
@@ -69,6 +73,7 @@ def listed(place: Path, suffixes: Sequence[str], what: str) -> dict[str, Path]:
 
 
 def splits(
+    place: Path,
     parts: Mapping[str, str],
     labels: Sequence[str],
     names: Iterable[str],
@@ -84,12 +89,16 @@ def splits(
     made = {}
     for part, folder in parts.items():
         made[part] = whole[torch.tensor([first == folder for first, _, _ in paths])[readable]]
-    return with_test(made, labels)
+    return with_test(place, made, labels)
 
 
 def _classes(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and _visible(path))
+    return [path for path in _visible(folder) if path.is_dir()]
 
 
-def _visible(path: Path) -> bool:
-    return not path.name.startswith(".")
+def _visible(folder: Path) -> list[Path]:
+    """What lies there and is not hidden, sorted. Raises DataError."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error.strerror}") from error

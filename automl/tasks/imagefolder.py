@@ -46,7 +46,7 @@ class ImageFolder(ImageTask):
 
         def decode() -> Parts:
             x, readable = pictures(place, images, inputs.shape, threads=os.cpu_count() or 1)
-            return folders.splits(parts, labels, images, x, readable)
+            return folders.splits(place, parts, labels, images, x, readable)
 
         return Source([inputs.shape, traces(images.values())], decode)
 

@@ -206,8 +206,12 @@ def stratified(split: Split, share: float, seed: int, labels: Sequence[str]) -> 
     return split[~drawn], split[drawn]
 
 
-def with_test(parts: Parts, labels: Sequence[str]) -> Parts:
+def with_test(place: Path, parts: Parts, labels: Sequence[str]) -> Parts:
     """The parts; where none is to test, a share of each class to train, drawn with seed 0."""
+    for part, split in parts.items():
+        if not len(split):
+            told = {"train": "train with", "valid": "validate with", "test": "test"}[part]
+            raise DataError(f"{place}: got no readable example to {told}; want at least 1")
     if "test" in parts:
         return parts
     train, test = stratified(parts["train"], TEST, 0, labels)

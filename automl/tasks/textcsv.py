@@ -81,7 +81,7 @@ class TextCsv(TextTask):
                     raise DataError(f"{path}: {told}{nearest(odd[0], labels)}")
                 y = torch.tensor([numbers[label] for _, label in rows])
                 splits[part] = Split(pack(text for text, _ in rows), y)
-            return with_test(splits, labels)
+            return with_test(parts["train"], splits, labels)
 
         return Source([*self._columns, traces(parts.values())], decode)
 
