@@ -868,6 +868,10 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda path: (photographs(path), photographs(path, "test", cat=2, cow=2)),
         "test/cow: class 'cow' is not in train/, which has cat, dog",
     ),
+    "a name in Latin-1": (
+        lambda path: photographs(path, **{"cat": 9, os.fsdecode(b"caf\xe9"): 9}),
+        r"train: got the class folder 'caf\\udce9'; want UTF-8 names",
+    ),
     "nothing to validate": (
         lambda path: (photographs(path), (path / "valid").mkdir()),
         r"valid: got no class folders; want valid/<class>/, or no valid/$",

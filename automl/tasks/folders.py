@@ -35,6 +35,9 @@ def labels(place: Path) -> tuple[str, ...]:
     found = tuple(folder.name for folder in _classes(place / "train"))
     if len(found) < 2:
         raise DataError(f"{place / 'train'}: got {len(found)} class folders; want at least 2")
+    for name in found:
+        if name != name.encode("utf-8", "replace").decode():  # no file could hold such a label
+            raise DataError(f"{place / 'train'}: got the class folder {name!r}; want UTF-8 names")
     return found
 
 
