@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from automl import cache
@@ -23,11 +25,13 @@ from automl.config import Task
 from automl.data import Data, Split
 from automl.errors import DataError
 from automl.inputs.images import FORMATS, Images
+from automl.inputs.text import pack
 from automl.tasks.cifar import Cifar, Cifar10, Cifar100
 from automl.tasks.classes import drawn
 from automl.tasks.imagefolder import SUFFIXES
 from automl.tasks.images import ImageTask
 from automl.tasks.mnist import FashionMnist, Idx
+from automl.tasks.source import digests, stratified
 
 IMAGE_TASKS = [name for name, member in Task.members().items() if issubclass(member, ImageTask)]
 
@@ -120,7 +124,9 @@ def photographs(folder: Path, *parts: str, each: int = 8, **classes: int) -> Pat
         for brightness, (label, count) in enumerate(classes.items()):
             (folder / part / label).mkdir(parents=True)
             for number in range(count):
-                image = noise(12, 10, 3, seed=number + len(part)) // 2 + 120 * (brightness % 2)
+                image = noise(12, 10, 3, seed=number + 1000 * sum(part.encode())) // 2 + 120 * (
+                    brightness % 2
+                )
                 (folder / part / label / f"{number:03}.png").write_bytes(encoded(image))
     return folder
 
@@ -815,6 +821,51 @@ def test_without_a_test_folder_15_percent_are_set_aside(tmp_path: Path) -> None:
     assert len(data.train) + len(data.valid) == 119
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), max_size=30),
+    st.floats(0.01, 0.5),
+    st.integers(0, 99),
+)
+def test_examples_that_are_the_same_are_on_one_side_of_a_split(
+    rows: list[tuple[int, int]], share: float, seed: int
+) -> None:
+    """Each class of the three has two examples of its own besides, and one that it repeats."""
+    rows = [*rows, *((k, 10 + 3 * n + k) for k in range(3) for n in (0, 1, 1))]
+    y, x = torch.tensor(rows).unbind(1)
+    for examples in (x.view(-1, 1).int(), pack(map(str, x.tolist()))):
+        sides = stratified(Split(examples, y), share, seed, ("a", "b", "c"))
+        assert sum(map(len, sides)) == len(rows)
+        assert [side.y.unique().tolist() for side in sides] == [[0, 1, 2]] * 2
+        assert not set.intersection(*(set(digests(side.x)) for side in sides))
+
+
+def test_a_class_of_one_example_again_and_again_is_split_all_the_same() -> None:
+    x = torch.tensor([1, 1, 1, 1, 2, 3, 1, 1]).view(-1, 1)
+    y = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2])
+    stays, drawn = stratified(Split(x, y), 0.2, 0, ("a", "b", "c"))
+    assert stays.y.tolist() == [0, 0, 0, 1, 2]
+    assert drawn.y.tolist() == [0, 1, 2]
+
+
+def test_what_is_in_two_parts_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = photographs(tmp_path / "mine", "train", "test", each=4)
+    folder_task(folder).load(None)
+    assert not caplog.messages
+    for part, number in (("test", "000"), ("valid", "001"), ("valid", "002")):
+        same = (folder / "train" / "dog" / f"{number}.png").read_bytes()
+        unpack(folder, {f"{part}/cat/again.png": same, f"{part}/dog/{number}.png": same})
+    task = folder_task(folder)
+    task.load(None)
+    task.test(None)
+    told = "with are in another split, too: no score on them tells of new ones"
+    assert caplog.messages == [
+        f"{folder}: 3 of 3 examples to validate {told}",
+        f"{folder}: 2 of 9 examples to test {told}",
+    ]
+
+
 def test_files_of_every_suffix_are_read() -> None:
     formats = {Image.registered_extensions()[suffix] for suffix in SUFFIXES}
     assert formats == set(FORMATS)
@@ -885,7 +936,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
             photographs(path, each=60),
             unpack(path / "test", {"cat/1.png": b"damaged"}),
         ),
-        r"mine: got no readable example to test; want at least 1",
+        r"mine: got no readable example to test with; want at least 1",
     ),
     "valid and val": (
         lambda path: photographs(path, "train", "valid", "val"),

@@ -22,6 +22,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from lzma import LZMAError
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from automl import cache
 from automl.config import Task
-from automl.data import Split
+from automl.data import Ragged, Rows, Split
 from automl.errors import DataError
 
 log = logging.getLogger("automl")
@@ -39,7 +40,8 @@ log = logging.getLogger("automl")
 LARGEST = 2**28  # bytes of a download
 TEST = 0.15  # share of the training examples of a user who has none to test
 CORRUPT = 0.01  # share of the files of a set that may be unreadable
-FORMAT = 4  # of the cache; raise it when the same files are to give other examples
+PURPOSES = {"train": "train with", "valid": "validate with", "test": "test with"}  # of parts
+FORMAT = 5  # of the cache; raise it when the same files are to give other examples
 
 Parts = dict[str, Split]  # "train", "test" and, where the data comes with one, "valid"
 Reader = Callable[[Path], Parts]
@@ -187,35 +189,80 @@ def cached(
 def stratified(split: Split, share: float, seed: int, labels: Sequence[str]) -> tuple[Split, Split]:
     """What stays and what is drawn: the share of every class, at least one example on either side.
 
-    Where the examples have groups, whole groups are drawn, with the share met about, and of each
-    class at least one example stays.
+    Examples that are the same are on one side, but in a class that has no two different ones. Where
+    the examples have groups, whole groups are drawn, with the share met about, and of each class at
+    least one example stays.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.zeros(len(split), dtype=torch.bool)
-    for k, label in enumerate(labels):
-        members = (split.y == k).nonzero().flatten()
+    first = firsts(split.x)
+    classes = [(split.y == k).nonzero().flatten() for k in range(len(labels))]
+    for label, members in zip(labels, classes, strict=True):
         if len(members) < 2:
             raise DataError(
                 f"class {label!r}: got {len(members)} readable examples to train and validate "
                 "with; want at least 2 of each class, and one more where some are held out to test"
             )
-        count = min(max(1, round(share * len(members))), len(members) - 1)
-        drawn[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+        if (first[members] == members).sum() < 2:  # the same again and again, or in others, too
+            first[members] = members
+    copies = first.bincount(minlength=len(split))
+    for members in classes:
+        own = members[first[members] == members]
+        own = own[torch.randperm(len(own), generator=generator)]
+        room = max(1, round(share * len(members)))
+        drawn[_chosen(own.tolist(), copies[own].tolist(), room)] = True
+    drawn = drawn[first]
     if split.groups is not None:
         drawn = _whole_groups(split.groups, split.y, share, seed)
     return split[~drawn], split[drawn]
 
 
+def _chosen(order: list[int], copies: list[int], room: int) -> list[int]:
+    """The first of these that there is room for with their copies: one at least, and not all."""
+    chosen = list[int]()
+    for one, count in zip(order[:-1], copies, strict=False):
+        if count <= room:
+            chosen.append(one)
+            room -= count
+    return chosen or [min(zip(copies, order, strict=True))[1]]
+
+
+def firsts(x: Rows) -> Tensor:
+    """For each example the number of the first that is the same, int64 (N,)."""
+    numbers: dict[bytes, int] = {}
+    return torch.tensor([numbers.setdefault(told, n) for n, told in enumerate(digests(x))])
+
+
+def digests(x: Rows) -> list[bytes]:
+    """What tells each example from all that are not the same: its sha256."""
+    if isinstance(x, Ragged):
+        raw, ends = x.values.numpy().data, x.offsets.tolist()
+        return [hashlib.sha256(raw[a:b]).digest() for a, b in pairwise(ends)]
+    assert isinstance(x, Tensor)
+    return [hashlib.sha256(row.data).digest() for row in x.contiguous().numpy()]
+
+
 def with_test(place: Path, parts: Parts, labels: Sequence[str]) -> Parts:
-    """The parts; where none is to test, a share of each class to train, drawn with seed 0."""
+    """The parts; where none is to test, a share of each class to train, drawn with seed 0.
+
+    What is in two of them is counted in one line of the log: a score on it says little.
+    """
     for part, split in parts.items():
         if not len(split):
-            told = {"train": "train with", "valid": "validate with", "test": "test"}[part]
-            raise DataError(f"{place}: got no readable example to {told}; want at least 1")
-    if "test" in parts:
-        return parts
-    train, test = stratified(parts["train"], TEST, 0, labels)
-    return {**parts, "train": train, "test": test}
+            told = f"got no readable example to {PURPOSES[part]}; want at least 1"
+            raise DataError(f"{place}: {told}")
+    if "test" not in parts:
+        train, test = stratified(parts["train"], TEST, 0, labels)
+        parts = {**parts, "train": train, "test": test}
+
+    seen = set[bytes]()
+    for part in (part for part in PURPOSES if part in parts):
+        found = digests(parts[part].x)
+        if again := sum(one in seen for one in found):
+            told = f"{again:,} of {len(found):,} examples to {PURPOSES[part]} are in another split"
+            log.warning("%s: %s, too: no score on them tells of new ones", place, told)
+        seen.update(found)
+    return parts
 
 
 def _whole_groups(groups: Tensor, y: Tensor, share: float, seed: int) -> Tensor:
