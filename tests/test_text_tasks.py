@@ -454,6 +454,8 @@ def test_a_few_bad_rows_are_named_once_and_left_out(
         ("m.csv", f"texts,label\n{GOOD}",
          "no column is called 'text'; did you mean 'texts'? Known: label, texts. "
          "Name the columns in task.text and task.label."),
+        ("m.csv", "text,label,text\na,b,c\n",
+         "got 2 columns that are called 'text'; want one"),
         ("m.csv", f"text,label\n{GOOD}\n,a",
          "1 of 21 rows are of no use: line 22 (line 22: empty text); want at most 1%"),
         ("m.csv", f"text,label\nso, \n{GOOD}",

@@ -199,6 +199,9 @@ def _table(path: Path, content: str, text: str, label: str) -> Iterator[Found]:
     for wanted in (text, label):
         if wanted not in columns:
             raise _no_column(path, wanted, columns)
+        if columns.count(wanted) > 1:
+            told = f"got {columns.count(wanted):,} columns that are called {wanted[:60]!r}"
+            raise DataError(f"{path}: {told}; want one")
     places = columns.index(text), columns.index(label)
 
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=mark, strict=True)
