@@ -967,6 +967,18 @@ def test_what_a_folder_of_images_holds_besides_is_said(
     task.load(None)
     told = f"{place}: passing over 2 of 18 entries, the first: {place}/train/cat/more; want .jpg"
     assert [message[: len(told)] for message in caplog.messages] == [told]
+    caplog.clear()
+    (place / "train" / "a.png").write_bytes(b"")
+    (place / "train" / "labels.csv").write_bytes(b"")
+    for name in ("validation", "Test", "studies"):
+        (place / name).mkdir()
+    task.load(None)
+    entries, *folders = caplog.messages
+    assert entries.startswith(f"{place}: passing over 3 of 19 entries, the first: {place}/train/a.")
+    assert folders == [
+        f"{place / name}: passing over the folder; want it called valid/ or test/"
+        for name in ("Test", "validation")
+    ]
 
 
 def test_a_folder_task_without_a_path_reads_the_data_folder(tmp_path: Path) -> None:

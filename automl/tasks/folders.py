@@ -16,6 +16,8 @@ from automl.tasks.source import Parts, with_test
 
 log = logging.getLogger("automl")
 
+SPLITS = ("val", "dev", "eval", "test")  # so begin names of folders that are taken for a split
+
 
 def home(task: str, path: str, root: Path | None, want: str) -> Path:
     """The folder that holds train/; a path counts from the data folder or the working folder."""
@@ -55,6 +57,8 @@ def listed(place: Path, suffixes: Sequence[str], what: str) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for folder in parts(place).values():
         classes = _classes(place / folder)
+        loose = [path for path in _visible(place / folder) if path not in classes]
+        over += [path for path in loose if path.suffix.lower() in suffixes]
         if not classes:
             want = f"want {folder}/<class>/, or no {folder}/"
             raise DataError(f"{place / folder}: got no class folders; {want}")
@@ -71,7 +75,12 @@ def listed(place: Path, suffixes: Sequence[str], what: str) -> dict[str, Path]:
             files |= {f"{folder}/{label.name}/{path.name}": path for path in found}
     if over:
         told = f"{place}: passing over {len(over):,} of {len(over) + len(files):,} entries"
-        log.warning("%s, the first: %s; want %s", told, over[0], " ".join(suffixes))
+        want = f"{' '.join(suffixes)} in folders of classes"
+        log.warning("%s, the first: %s; want %s", told, over[0], want)
+    for path in _classes(place):
+        name = path.name.lower()
+        if name.startswith(SPLITS) and name not in parts(place).values():
+            log.warning("%s: passing over the folder; want it called valid/ or test/", path)
     return files
 
 
