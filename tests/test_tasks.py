@@ -901,6 +901,30 @@ def test_a_path_may_be_relative_to_here_to_home_or_to_the_root(
     assert same(at_root, here)
 
 
+@pytest.mark.parametrize("name", ["imagefolder", "audiofolder", "textcsv", "textfile"])
+def test_data_that_is_read_from_the_working_folder_in_place_of_the_named_one_is_said(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    here, named = tmp_path / "here", tmp_path / "named"
+    photographs(here)
+    for label in ("cat", "dog"):
+        unpack(here / "train" / label, {"a.wav": b""})
+    table = b"text,label\n" + b"so,a\nit,b\n" * 9
+    unpack(here, {"train.csv": table, "text.txt": b"so it is. " * 99})
+    named.mkdir()
+    monkeypatch.chdir(here)
+    given = Path("text.txt" if name == "textfile" else ".")
+    task: Any = Task.of(name)
+    for root in (None, here, Path(), named):
+        task.source(root)
+    if name.startswith("text"):
+        task.source(Path("train.csv"))
+    for root in (None, Path(), named):
+        Task.of({"name": name, "path": str(here / given)}).source(root)
+    said = [message for message in caplog.messages if "passing over" not in message]
+    assert said == [f"{name}: not in {named / given}; reading {given.absolute()}"]
+
+
 def test_a_changed_folder_is_read_again(tmp_path: Path) -> None:
     folder = photographs(tmp_path / "mine", "train", "valid", "test")
     task = folder_task(folder)

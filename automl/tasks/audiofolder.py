@@ -14,7 +14,7 @@ from automl.errors import DataError
 from automl.inputs.sound import Sounds
 from automl.tasks import folders
 from automl.tasks.sounds import SoundTask, recordings
-from automl.tasks.source import Parts, Source, traces
+from automl.tasks.source import Parts, Source, elsewhere, traces
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga")
 
@@ -47,6 +47,7 @@ class AudioFolder(SoundTask):
 
     def source(self, root: Path | None) -> Source:
         place = self._place(root)
+        elsewhere(self.name, root, Path(self.path), place)
         sounds, labels = self.shape(root)
         parts = folders.parts(place)
         files = folders.listed(place, SUFFIXES, "recordings")

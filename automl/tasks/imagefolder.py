@@ -11,7 +11,7 @@ from pydantic import Field
 from automl.inputs.images import Images
 from automl.tasks import folders
 from automl.tasks.images import ImageTask, pictures
-from automl.tasks.source import Parts, Source, traces
+from automl.tasks.source import Parts, Source, elsewhere, traces
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 
@@ -40,6 +40,7 @@ class ImageFolder(ImageTask):
 
     def source(self, root: Path | None) -> Source:
         place = self._place(root)
+        elsewhere(self.name, root, Path(self.path), place)
         inputs, labels = self.shape(root)
         parts = folders.parts(place)
         images = folders.listed(place, SUFFIXES, "images")

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from automl.errors import DataError
 from automl.places import here
-from automl.tasks.source import Published, Reader, Source, fetch, traces
+from automl.tasks.source import Published, Reader, Source, elsewhere, fetch, traces
 from automl.tasks.texts import ProseTask
 
 URL = (
@@ -58,6 +58,7 @@ class TextFile(ProseTask):
         if found is None:
             named = " or ".join(map(str, places))
             raise DataError(f"textfile: no file {named}; want a text in UTF-8")
+        elsewhere(self.name, root, path, found)
         identity = [traces([found]), self.valid, self.sealed]
         return Source(identity, lambda: self.cut(read(found)))
 

@@ -289,6 +289,12 @@ def _whole_groups(groups: Tensor, y: Tensor, share: float, seed: int) -> Tensor:
     )
 
 
+def elsewhere(task: str, root: Path | None, given: Path, found: Path) -> None:
+    """Says so where data is found from the working folder on, and not in the one that was named."""
+    if root and root / given != given == found:
+        log.warning("%s: not in %s; reading %s", task, root / given, given.absolute())
+
+
 def traces(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
     """Path, size and time of change of each file, to notice that one is not what it was."""
     found = []

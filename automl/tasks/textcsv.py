@@ -20,7 +20,7 @@ from automl.data import Split
 from automl.errors import DataError
 from automl.inputs.text import Texts, pack
 from automl.places import here
-from automl.tasks.source import Parts, Source, traces, with_test
+from automl.tasks.source import Parts, Source, elsewhere, traces, with_test
 from automl.tasks.texts import TextTask
 
 log = logging.getLogger("automl")
@@ -69,6 +69,9 @@ class TextCsv(TextTask):
 
     def source(self, root: Path | None) -> Source:
         parts = self._parts(root)
+        train, given = parts["train"], Path(self.path)
+        named = root / given if root else given
+        elsewhere(self.name, root, given, named if named in (train, train.parent) else given)
         _, labels = self.shape(root)
         numbers = {label: number for number, label in enumerate(labels)}
 
