@@ -349,6 +349,19 @@ def own(tmp_path: Path, content: str | bytes, name: str = "mine.csv", **knobs: A
     return Task.of({"name": "textcsv", "path": str(tmp_path / name), **knobs})
 
 
+def test_a_table_that_is_taken_for_a_split_and_not_read_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("train.csv", "validation.csv", "dev.tsv", "test.csv", "testers.md", "more.csv"):
+        (tmp_path / name).write_text(f"text,label\n{GOOD}\n{name},a\n")
+    task: Any = Task.of({"name": "textcsv", "path": str(tmp_path)})
+    task.source(None)
+    assert caplog.messages == [
+        f"{tmp_path / name}: passing over the file: of a folder train, valid and test are read"
+        for name in ("dev.tsv", "validation.csv")
+    ]
+
+
 def every(data: Data, test: Split) -> dict[str, str]:
     """Text to label."""
     splits = (data.train, data.valid, test)

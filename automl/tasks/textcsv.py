@@ -8,7 +8,7 @@ import functools
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from automl.data import Split
 from automl.errors import DataError
 from automl.inputs.text import Texts, pack
 from automl.places import here
+from automl.tasks.folders import SPLITS
 from automl.tasks.source import Parts, Source, elsewhere, traces, with_test
 from automl.tasks.texts import TextTask
 
@@ -72,6 +73,9 @@ class TextCsv(TextTask):
         train, given = parts["train"], Path(self.path)
         named = root / given if root else given
         elsewhere(self.name, root, given, named if named in (train, train.parent) else given)
+        for path in _others([*parts.values()]):
+            want = "of a folder train, valid and test are read"
+            log.warning("%s: passing over the file: %s", path, want)
         _, labels = self.shape(root)
         numbers = {label: number for number, label in enumerate(labels)}
 
@@ -116,6 +120,15 @@ class TextCsv(TextTask):
             f"textcsv: no train.csv, train.tsv or train.jsonl in {' or '.join(map(str, places))}; "
             "want one there, or a file with --data"
         )
+
+
+def _others(read: Collection[Path]) -> list[Path]:
+    """Tables beside train.csv that are taken for a split by their names, and are not read."""
+    names = {path.name for path in read}
+    beside = [path for train in read if train.stem == "train" for path in train.parent.iterdir()]
+    tables = sorted(path for path in beside if path.suffix.lower() in SUFFIXES)
+    lower = {path: path.name.lower() for path in tables}
+    return [path for path in tables if lower[path].startswith(SPLITS) and lower[path] not in names]
 
 
 @functools.lru_cache(maxsize=8)  # asked for often, and it takes reading the whole file
