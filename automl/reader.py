@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any, NoReturn
 
 import yaml
@@ -30,7 +31,6 @@ from automl.holes import (
     is_number,
     label_of,
     never,
-    on_grid,
     size_of,
     within,
     worded,
@@ -207,7 +207,8 @@ class Reader:
             if (high - low) / step > MAX_STEPS:
                 told = f"step: got {step}; want at most {MAX_STEPS:,} steps from {low} to {high}"
                 self.fail(entries["step"], place, told)
-            if not on_grid(high - low, step):
+            first, last, each = (Decimal(str(number)) for number in (low, high, step))
+            if (last - first) % each:  # as Optuna reckons, which cuts a range that is beside it
                 told = f"steps of {step} from {low} do not reach {high}; change the step or an end"
                 self.fail(at, place, told)
         line = at.start_mark.line + 1

@@ -35,6 +35,7 @@ UNSEEN = [  # what the loader alone can tell
     "log with step",
     "step beside the end",
     "step beside the end of floats",
+    "step all but at the end",
     "step too small",
     "option twice",
     "named option twice",

@@ -454,6 +454,11 @@ BROKEN: dict[str, tuple[str, str]] = {
         MLP + "optimizer: {name: sgd, momentum: {float: [0, 0.9], step: 0.2}}\n",
         "3: optimizer.momentum: steps of 0.2 from 0 do not reach 0.9; change the step or an end",
     ),
+    "step all but at the end": (
+        MLP + "optimizer: {name: sgd, momentum: {float: [0, 0.9], step: 0.12857143}}\n",
+        "3: optimizer.momentum: steps of 0.12857143 from 0 do not reach 0.9;"
+        " change the step or an end",
+    ),
     "negative step": (
         MLP + "train: {batch_size: {int: [32, 64], step: -8}}\n",
         "3: train.batch_size: step: got -8; want a whole number above 0",
