@@ -83,6 +83,37 @@ def test_what_cannot_be_trained_is_no_rival(pruner: str, tmp_path: Path) -> None
     assert states["finished"] >= 3
 
 
+@pytest.mark.parametrize(
+    ("sampler", "pruner"),
+    [("gp", "auto"), ("cmaes", "asha"), ("cmaes", "hyperband")],
+)
+def test_a_sampler_learns_from_trials_that_were_stopped(
+    sampler: str, pruner: str, tmp_path: Path
+) -> None:
+    plain = SPACE.partition("optimizer")[0] + "train: {epochs: 18}\n"
+    plain += "optimizer: {name: adamw, lr: {float: [1e-4, 1e-1], log: true}}\n"
+
+    def best(sampler: str) -> float:
+        text = plain + f"search: {{sampler: {sampler}, pruner: {pruner}}}"
+        driver = opened(tmp_path / sampler, Table(rising), 40, text=text)
+        list(driver.run())
+        return max(row.score or 0.0 for row in driver.rows() if row.state == "finished")
+
+    assert best(sampler) > best("random") + 0.02
+
+
+def test_what_is_refused_is_not_asked_for_again_and_again(tmp_path: Path) -> None:
+    def curve(config: Config, epoch: int) -> float | Event:
+        good = config["model"]["widths"][0] <= 32
+        return rising(config, epoch) if good or epoch < 3 else Refused("diverged", "")
+
+    text = SPACE + "search: {sampler: gp, pruner: none}"
+    driver = opened(tmp_path / "s", Table(curve), 30, text=text)
+    list(driver.run())
+    late = [row.state for row in driver.rows() if row.trial >= 18]
+    assert late.count("infeasible") < 6
+
+
 @pytest.mark.parametrize("factor", [2, 3])
 @pytest.mark.parametrize("first", [1, 2])
 def test_hyperband_stops_what_that_of_optuna_stops(

@@ -9,8 +9,10 @@ import optuna
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler
+from optuna.search_space import intersection_search_space
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from pydantic import Field
 
 from automl.config import Sampler
@@ -88,28 +90,83 @@ class Tpe(Sampler):
 
 
 class Gp(Sampler):
-    """A Gaussian process with expected improvement: strong on few knobs, slow beyond 200 trials."""
+    """A Gaussian process with expected improvement: strong on few knobs, slow beyond 200 trials.
+
+    Stopped and paused trials count with their last scores; what cannot be trained breaks a
+    constraint.
+    """
 
     name: Literal["gp"] = "gp"
 
     def build(self, seed: int, space: Space, ledger: Ledger) -> BaseSampler:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            return optuna.samplers.GPSampler(seed=seed)
+            return Seeing(seed, ledger)
+
+
+class Seeing(GPSampler):
+    """Optuna's, which sees finished trials alone, and would ask again for what was stopped."""
+
+    def __init__(self, seed: int, ledger: Ledger) -> None:
+        super().__init__(seed=seed, warn_independent_sampling=False)
+        self.ledger = ledger
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        known = intersection_search_space(self._told(study))
+        return {name: knob for name, knob in known.items() if not knob.single()}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        seen = optuna.create_study(direction=study.direction)
+        seen.add_trials([*self._told(study), create_trial(state=TrialState.RUNNING)])
+        return super().sample_relative(seen, seen.get_trials()[-1], search_space)
+
+    def _told(self, study: Study) -> list[FrozenTrial]:
+        """The trials, of which all that do not train just now have come to their ends."""
+        sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
+        worst = min((entry.curve[-1] for entry in self.ledger.scored), default=0.0)
+        refused = self.ledger.of("infeasible")
+        found = []
+        for frozen in study.get_trials(deepcopy=False):
+            entry = self.ledger.entries.get(frozen.number)
+            if entry is None:
+                continue  # it waits, or is asked for just now
+            told: dict[str, Any] = {"state": TrialState.RUNNING}
+            if entry in refused or (entry.curve and entry.state != "under way"):
+                told = {"value": sign * (worst if entry in refused else entry.curve[-1])}
+                if refused:
+                    told["constraints"] = {"runnable": float(entry in refused)}
+            told |= {"params": frozen.params, "distributions": frozen.distributions}
+            found.append(create_trial(**told))
+        return found
 
 
 class Cmaes(Sampler):
     """Covariance matrix adaptation (Hansen 2001): a cloud of configs that moves and changes shape.
 
     For ranges that all configs have; options, and what only some configs have, are drawn at random.
-    Of configs that cannot be trained it learns nothing.
+    Stopped trials count with their last scores. Of configs that cannot be trained it learns
+    nothing.
     """
 
     name: Literal["cmaes"] = "cmaes"
 
     def build(self, seed: int, space: Space, ledger: Ledger) -> BaseSampler:
         warnings.filterwarnings("ignore", "Constraints have been set, but Cma")  # as said above
-        return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return Feasible(seed=seed, warn_independent_sampling=False, consider_pruned_trials=True)
+
+
+class Feasible(CmaEsSampler):
+    """Optuna's, which takes what could not be trained for one of the trials that were stopped."""
+
+    def _get_trials(self, study: Study) -> list[FrozenTrial]:
+        found = super()._get_trials(study)
+        return [trial for trial in found if all(v <= 0 for v in trial.constraints.values())]
 
 
 class Random(Sampler):
