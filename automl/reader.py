@@ -49,6 +49,10 @@ class Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
 
+class Dumper(yaml.SafeDumper):
+    """Quotes each text that this `Loader`, or one of YAML 1.1, would take for something else."""
+
+
 for _tag, _pattern, _first in (
     ("null", r"^(?:~|null|)$", ["~", "n", ""]),
     ("bool", r"^(?:true|false)$", ["t", "f"]),
@@ -60,7 +64,13 @@ for _tag, _pattern, _first in (
     ),
     ("float", r"^[-+]?\.(?:inf|nan)$", ["-", "+", "."]),
 ):
-    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+    for _reads in (Loader, Dumper):
+        _reads.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+
+
+def as_yaml(plain: dict[str, Any]) -> str:
+    """Plain values as YAML text: `Reader.read` gives back the same."""
+    return yaml.dump(plain, Dumper=Dumper, sort_keys=False)
 
 
 class Reader:

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from automl.config import Config, Model, Task
 from automl.errors import OptionError, SpaceError
-from automl.holes import Choice, Draw, Value, random_value
+from automl.holes import Choice, Draw, Value, fill, never, random_value
 from automl.inputs.images import Images
-from automl.reader import HOLES, MAX_BYTES, Reader
+from automl.reader import HOLES, MAX_BYTES, Reader, as_yaml
 from automl.size import Size
 from automl.space import Space, find, measure, prove, shipped
 
@@ -851,6 +851,19 @@ def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
     read = Reader("my.yaml").read(f"a: {text}\n").items["a"]
     assert isinstance(read, Value)
     assert (type(read.value), read.value) == (type(value), value)
+
+
+@few
+@example("08")
+@example("1e5")
+@given(
+    st.text("0123456789.eE_+-:~xonfl", max_size=6)
+    | st.floats(-1e15, 1e15)
+    | st.integers(-(2**53), 2**53)
+)
+def test_what_is_written_is_read_as_what_it_was(value: str | float) -> None:
+    read = fill(Reader("config").read(as_yaml({"x": [value]})), "", (), never, {})["x"][0]
+    assert (type(read), read) == (type(value), value)
 
 
 def test_a_config_has_no_holes_left() -> None:

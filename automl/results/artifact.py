@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from safetensors import SafetensorError, safe_open
@@ -28,6 +27,7 @@ from automl.config import Config, Strict, first_problem
 from automl.data import Inputs, Split
 from automl.errors import DataError, OptionError
 from automl.places import regular
+from automl.reader import as_yaml
 from automl.results.generation import Draw, written
 from automl.results.judgement import Judgement, judge
 from automl.size import weightless
@@ -200,7 +200,7 @@ def write(
     (folder / "model.safetensors").write_bytes(save(whole, {"automl": header.model_dump_json()}))
     for name, content in inputs.files().items():
         (folder / name).write_text(content, encoding="utf-8")
-    (folder / "config.yaml").write_text(yaml.safe_dump(config.dump(), sort_keys=False))
+    (folder / "config.yaml").write_text(as_yaml(config.dump()))
 
 
 def describe(folder: Path, metrics: dict[str, Any], card: str) -> None:

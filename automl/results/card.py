@@ -6,9 +6,8 @@ import json
 import re
 from typing import Any
 
-import yaml
-
 from automl.config import Config
+from automl.reader import as_yaml
 
 USAGE = {
     "images": 'model.predict("photo.png")',
@@ -78,7 +77,7 @@ def text(config: Config, metrics: dict[str, Any], folder: str = "best") -> str:
     usage = USAGE[config.task.gives]
     avoid = "\n".join(f"- {one}" for one in metrics["limits"])
     trial = "" if metrics["trial"] is None else f", trial {metrics['trial']}"
-    recipe = yaml.safe_dump(config.dump(), sort_keys=False)
+    recipe = as_yaml(config.dump())
     return f"""# {metrics["name"]}
 
 {config.summary}
