@@ -556,6 +556,8 @@ def _note(text: str) -> None:
 
 def main() -> NoReturn:
     """The command line. A user's error is one line and status 2; a bug keeps its traceback."""
+    if sys.stdout is None:  # closed by who began this, as `>&-` does
+        sys.stdout = io.StringIO()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal may lack a sign of what is said
     try:

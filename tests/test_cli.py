@@ -136,6 +136,14 @@ def test_a_terminal_that_lacks_a_sign_is_told_the_rest(studies: Path) -> None:
     assert re.search(r"0\.\d{4} \? 0\.\d{4} \(3\)", shown.stdout), "the sign of a spread"
 
 
+def test_who_closed_the_output_is_told_nothing_and_no_bug(studies: Path) -> None:
+    command = f"exec {sys.executable} -m automl.cli search small.yaml --trials 3 --device cpu >&-"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=studies.parent, stderr=subprocess.PIPE, text=True
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+
+
 def test_the_leaderboard_is_shown_and_cut(studies: Path, automl: Command) -> None:
     shown = automl("leaderboard", "small", "--studies", studies, "--top", 2).out
     *table, blank, counts = shown.strip().splitlines()
