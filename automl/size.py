@@ -45,6 +45,7 @@ SEEN = 20_000  # answers that are kept
 class Size:
     params: int
     macs: int  # multiply-accumulates of matrix products and convolutions, forward, one example
+    frozen: int = 0  # of the parameters, those that are not trained
 
 
 def weigh(model: nn.Module, x: Tensor) -> tuple[Tensor, Size]:
@@ -65,7 +66,8 @@ def weigh(model: nn.Module, x: Tensor) -> tuple[Tensor, Size]:
         return weigh(model, x)  # torch.cond has imported it, and it looked into the counter
     flops = counter.flops + sum(layer.more for layer in layers)
     params = sum(weight.numel() for weight in model.parameters())
-    return out, Size(params, flops // 2 // len(x))
+    frozen = sum(weight.numel() for weight in model.parameters() if not weight.requires_grad)
+    return out, Size(params, flops // 2 // len(x), frozen)
 
 
 @contextmanager

@@ -52,6 +52,15 @@ def test_the_mean_is_foretold_where_sizes_tell_nothing() -> None:
     assert costs.foretell(Size(1000, 1000), 64) == pytest.approx(mean, rel=0.01)
 
 
+def test_what_is_trained_in_part_takes_less() -> None:
+    whole, part, costs = Size(10**6, 10**7), Size(10**6, 10**7, 999_000), Costs()
+    for trial in range(16):
+        size, seconds = (part, 1.0) if trial % 2 else (whole, 3.0)
+        costs.learn(trial, size, 64, seconds)
+    assert costs.foretell(whole, 64) == pytest.approx(3, rel=0.1)
+    assert costs.foretell(part, 64) == pytest.approx(1, rel=0.1)
+
+
 def test_a_forecast_stays_near_what_was_seen() -> None:
     costs = learned(20)
     most = max(2.72**cost for _, cost in costs.points.values())

@@ -152,9 +152,7 @@ def test_knobs_that_cost_nothing_leave_a_model_as_large_as_it_is(name: str) -> N
     raw, labels = space.task.shape(None)
     sizes = set()
     for value in (0.01, 0.5, 0.9):
-        whole = {knob for knob in family.free if isinstance(getattr(config.model, knob), int)}
-        knobs = {knob: int(10 * value) if knob in whole else value for knob in family.free}
-        model = config.model.model_copy(update=knobs)
+        model = config.model.model_copy(update=dict.fromkeys(family.free, value))
         tried = config.model_copy(update={"model": model})
         sizes.add(measure(tried, config.input.expect(raw), len(labels)))
     assert len(sizes) == 1
@@ -592,6 +590,16 @@ def test_what_trainings_take_is_learned_by_the_next_driver_too(tmp_path: Path) -
             size = one._measure(one.space.with_values(values))
             assert one.costs.foretell(size, 1) == pytest.approx(wide / 3, rel=0.3)
             assert one.memory.foretell(size, 1) == pytest.approx(100 + wide, rel=0.1)
+
+
+def test_how_much_of_a_model_is_trained_is_known_to_the_next_driver_too(tmp_path: Path) -> None:
+    text = "task: digits\nmodel: {name: efficientnet, stages: 3, tuned: {choice: [0, 1, 9]}}\n"
+    text += "search: {sampler: random, pruner: none}\n"
+    driver = opened(tmp_path / "s", Table(lambda _, epoch: epoch / 100), 8, text=text)
+    list(driver.run())
+    again = opened(tmp_path / "s", Table(), 9, text=text)
+    assert again.costs.points == driver.costs.points
+    assert len({point for point, _ in driver.costs.points.values()}) == 3
 
 
 def test_a_config_that_is_foretold_to_end_after_the_search_is_not_proposed(tmp_path: Path) -> None:

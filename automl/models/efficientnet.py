@@ -123,7 +123,7 @@ class EfficientNet(Model):
     """EfficientNet-Lite0 as ImageNet taught it; wants the extra `pretrained`."""
 
     name: Literal["efficientnet"] = "efficientnet"
-    free: ClassVar[set[str]] = {"dropout", "tuned"}
+    free: ClassVar[set[str]] = {"dropout"}
     origin: ClassVar[str] = "EfficientNet-Lite0 for ImageNet (Google 2020); Apache-2.0"
     stages: int = Field(
         default=9, ge=2, le=9, description="that are kept of its nine; fewer are smaller and faster"

@@ -1,7 +1,8 @@
 """What a config will take for an epoch, foretold from the trials seen: seconds, or megabytes.
 
-Both grow with the size of a model by powers of it: a ridge on logarithms knows most of that after
-eight trials (`tests/bench/forecast.py`; figures in `studies/bench/cpu-2026-11.md`).
+Both grow with the size of a model, and with the share of it that is trained, by powers of them: a
+ridge on logarithms knows most of that after eight trials (`tests/bench/forecast.py`; figures in
+`studies/bench/cpu-2026-11.md`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ LATEST = 1000  # trials that a fit sees, at most: of 10,000 it took 7 ms, for ea
 RIDGE = 1.0  # of trials: the weight of the belief that sizes do not matter
 BEYOND = 1.5  # how far out of what was seen a forecast may lie, as a logarithm: 4.5 times
 
-Point = tuple[float, float, float]
+Point = tuple[float, float, float, float]
 
 
 class Costs:
@@ -75,4 +76,6 @@ def ridge(points: Sequence[Point], logs: Sequence[float]) -> Callable[[Point], f
 
 
 def point(size: Size, batch: int) -> Point:
-    return math.log(size.params + 1), math.log(size.macs + 1), math.log(batch)
+    params = math.log(size.params + 1)
+    trained = math.log(size.params - size.frozen + 1)
+    return params, math.log(size.macs + 1), trained - params, math.log(batch)

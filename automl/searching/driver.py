@@ -206,7 +206,8 @@ class Driver:
         self._read(entry, told)
         self.ledger.entries[frozen.number] = entry
         if "macs" in told:
-            size, batch = Size(told["params"], told["macs"]), frozen.params.get(BATCH, 1)
+            size = Size(told["params"], told["macs"], told.get("frozen", 0))
+            batch = frozen.params.get(BATCH, 1)
             self.costs.learn(frozen.number, size, batch, pace)
             self.memory.learn(frozen.number, size, batch, told.get("memory_mb", 0.0))
 
@@ -399,6 +400,8 @@ class Driver:
             return None
         self._note(trial, "params", size.params)
         self._note(trial, "macs", size.macs)
+        if size.frozen:
+            self._note(trial, "frozen", size.frozen)
         trial.set_user_attr("summary", config.summary)
         excess = self.space.search.excess(size)
         if excess:
