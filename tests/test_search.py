@@ -266,6 +266,19 @@ def test_whoever_leaves_is_told_how_long_it_takes(
     assert "to save them; Ctrl-C again: now" in capsys.readouterr().err, "none of these goes on"
 
 
+@pytest.mark.parametrize(("more", "ended"), [(0, True), (1, False)])
+def test_trials_that_time_did_not_suffice_for_are_told(
+    more: int, ended: bool, searched: Searched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened, finished = searched.events[0], searched.events[-1]
+    assert isinstance(opened, Opened)
+    screen = Screen(quiet=True, as_json=False, command="automl search it")
+    screen.show(replace(opened, trials=len(searched.study.leaderboard) + more))
+    screen.show(finished)
+    told = "time is up; this goes on from here: automl search it"
+    assert (told in capsys.readouterr().out) != ended
+
+
 def test_a_search_without_a_model_says_why_and_what_can_be_done(searched: Searched) -> None:
     rows = searched.study.leaderboard
     opened = next(event for event in searched.events if isinstance(event, Opened))
