@@ -90,6 +90,25 @@ def test_finalists_are_ranked_by_the_mean_of_fresh_seeds(tmp_path: Path, slots: 
     assert (found.made.trial, found.made.config.seed) == (found.finalists[0].trial, 1)
 
 
+@pytest.mark.parametrize(
+    ("left", "pace", "joined"), [(math.inf, 9.0, True), (90, 0.4, True), (70, 0.4, False),
+                                 (-9, 0.4, False), (-9, 0.02, True)]
+)  # fmt: skip
+def test_an_ensemble_is_made_where_there_is_time_for_its_test(
+    left: float, pace: float, joined: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = opened(tmp_path / "s", Table(lucky), 12)
+    list(driver.run())
+    one, other = driver.training(0), driver.training(1)
+    both = {one: 0.5, other: 0.5}, ensemble.Gain(0.01, 0.01)
+    monkeypatch.setattr(finals, "choose", lambda *_: both)
+    monkeypatch.setattr(driver.engine, "now", lambda: 100.0)
+    driver.data, driver.pace = replace(driver.data, sealed=100), pace
+    driver.deadline = None if math.isinf(left) else 100 + left + pace * 100
+    *_, found = decide_all(driver, Finals(1, 1))
+    assert [made for made, _, _ in found.members] == ([one, other] if joined else [])
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_who_ends_first_changes_nothing(tmp_path: Path, seed: int) -> None:
     found, _ = decided(tmp_path / "s", Table(lucky, slots=3, seed=seed), Finals(3, 3))

@@ -7,6 +7,7 @@ finals/TRIAL-SEED, and the same command goes on where it was.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter, deque
 from collections.abc import Generator, Mapping, Sequence
@@ -39,7 +40,10 @@ from automl.searching.driver import ATTEMPTS, Driver
 from automl.searching.study import FULL
 from automl.training.loop import ended
 
+log = logging.getLogger("automl")
+
 SHARE = 1 / 4  # of a time budget that all of this may take, at most
+QUICK = 5.0  # seconds that the test of an ensemble may take when none are left
 
 
 @dataclass(frozen=True)
@@ -317,6 +321,11 @@ def decide(
             if row.state == "finished" and driver.checkpoint(row.trial).exists()
         ]
         members, gain = choose(made, [*fresh, *others], driver.data)
+    test = len(members) * driver.data.sealed * driver.pace
+    if test > max(QUICK, left := driver.ends - rerun.engine.now()):
+        words = "no ensemble: its test would take about %.0f s, and %.0f are left"
+        log.warning(words, test, max(0.0, left))
+        members, gain, test = {}, None, 0.0
 
     twins: dict[tuple[int, int], Training] = {}
     if asked.refit and finalists:
@@ -325,7 +334,7 @@ def decide(
             rerun.training(one.trial, one.config, whole=True): longer * took[one.trial]
             for one in dict.fromkeys([made, *members])
         }
-        for told in rerun.run(wanted, driver.ends):
+        for told in rerun.run(wanted, driver.ends - test):
             driver.make_room(one.trial for one in [made, *members])
             yield told
             if told.score is not None:
