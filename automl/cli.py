@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 import time as clock
 
 BEGAN = clock.monotonic()  # a time budget counts from here: imports are part of it
 SELDOM = (100_000, 20, 100)
 gc.set_threshold(*SELDOM)  # a fifth of all imports is looking for garbage
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that wait hold no core
 
 import io  # noqa: E402
 import json  # noqa: E402

@@ -119,6 +119,21 @@ def test_fewer_trials_than_are_done_is_no_odd_share(studies: Path, automl: Comma
     assert "goes on  3 trials done, 0 under way" in done.err
 
 
+@pytest.mark.parametrize(("given", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_hold_no_core_unless_they_are_told_to(
+    given: str | None, policy: str
+) -> None:
+    code = "import automl.cli, os, torch; print(os.environ['OMP_WAIT_POLICY'])"
+    surroundings = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    surroundings |= {"OMP_DISPLAY_ENV": "true"} | ({"OMP_WAIT_POLICY": given} if given else {})
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=surroundings
+    )
+    assert ran.stdout.strip() == policy
+    told = re.findall(r"OMP_WAIT_POLICY ?= ?'(\w+)'", ran.stderr)
+    assert set(told) <= {policy}, "what torch's threads are told"
+
+
 def test_the_line_that_loads_the_model_does(studies: Path, automl: Command) -> None:
     space = studies.parent / "small.yaml"
     done = automl("search", space, "--trials", 3, "--studies", studies, "-q")
