@@ -26,6 +26,7 @@ from automl.data import Data, Split
 from automl.errors import DataError
 from automl.inputs.images import FORMATS, Images
 from automl.inputs.text import pack
+from automl.tasks import classes
 from automl.tasks.cifar import Cifar, Cifar10, Cifar100
 from automl.tasks.classes import drawn
 from automl.tasks.imagefolder import SUFFIXES
@@ -354,6 +355,18 @@ def test_a_cache_that_cannot_be_written_says_what_to_do(
 def test_other_splits_have_other_fingerprints(knobs: dict[str, Any]) -> None:
     plain = Task.of("digits").load(None)
     assert Task.of({"name": "digits", **knobs}).load(None).fingerprint != plain.fingerprint
+
+
+def test_a_split_that_is_drawn_otherwise_has_another_fingerprint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by another version: what a study trained on must not be what it validates on."""
+    task = Task.of("digits")
+    plain = task.load(None).fingerprint
+    monkeypatch.setattr(
+        classes, "stratified", lambda x, share, seed, y: stratified(x, share, seed + 1, y)
+    )
+    assert task.load(None).fingerprint != plain
 
 
 @pytest.mark.parametrize("change", ["train pixel", "test pixel", "label", "class name"])

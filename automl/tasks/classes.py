@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from automl import cache
 from automl.data import Data, Metric, Raw, Rows, Split
 from automl.tasks.source import SourceTask, cached, stratified
 
@@ -54,7 +55,8 @@ class ClassTask(SourceTask):
         else:
             train, valid = stratified(train, self.valid, self.split_seed, labels)
 
-        settings = [about["digests"], labels, self.valid, self.split_seed, self.per_class]
+        split = [self.valid, self.split_seed, self.per_class, cache.digest(valid)]
+        settings = [about["digests"], labels, *split]
         return Data(
             train=train,
             valid=valid,

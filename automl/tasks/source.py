@@ -190,8 +190,8 @@ def stratified(split: Split, share: float, seed: int, labels: Sequence[str]) -> 
     """What stays and what is drawn: the share of every class, at least one example on either side.
 
     Examples that are the same are on one side, but in a class that has no two different ones. Where
-    the examples have groups, whole groups are drawn, with the share met about, and of each class at
-    least one example stays.
+    the examples have groups, whole groups are drawn instead, with the share met about, and of each
+    class at least one example stays.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.zeros(len(split), dtype=torch.bool)
