@@ -102,6 +102,15 @@ def test_a_sampler_learns_from_trials_that_were_stopped(
     assert best(sampler) > best("random") + 0.02
 
 
+@pytest.mark.parametrize("pruner", ["asha", "hyperband", "median"])
+def test_stopped_trials_that_lack_a_knob_of_the_finished_ones_are_no_fault_of_cmaes(
+    pruner: str, tmp_path: Path
+) -> None:
+    text = SPACE + f"search: {{sampler: cmaes, pruner: {pruner}}}"
+    list(opened(tmp_path / "s", Table(rising), COUNT, text=text, seed=2).run())
+    whole_or_stopped(tmp_path / "s", COUNT)
+
+
 def test_what_is_refused_is_not_asked_for_again_and_again(tmp_path: Path) -> None:
     def curve(config: Config, epoch: int) -> float | Event:
         good = config["model"]["widths"][0] <= 32

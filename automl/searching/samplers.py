@@ -162,11 +162,34 @@ class Cmaes(Sampler):
 
 
 class Feasible(CmaEsSampler):
-    """Optuna's, which takes what could not be trained for one of the trials that were stopped."""
+    """Optuna's, which takes what could not be trained for one of the trials that were stopped.
+
+    Besides, that one keeps what it has learned as a pickle in the study, and fails at a stopped
+    trial that lacks a knob of all finished ones. This one learns anew what all trials tell.
+    """
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        self.knobs = search_space.keys()
+        return super().sample_relative(study, trial, search_space)
 
     def _get_trials(self, study: Study) -> list[FrozenTrial]:
-        found = super()._get_trials(study)
-        return [trial for trial in found if all(v <= 0 for v in trial.constraints.values())]
+        found = [one for one in super()._get_trials(study) if self.knobs <= one.params.keys()]
+        self.told = [one for one in found if all(v <= 0 for v in one.constraints.values())]
+        return self.told
+
+    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> None:
+        """Nothing is unpickled."""
+
+    def _init_optimizer(self, trans: Any, direction: StudyDirection) -> Any:
+        made = super()._init_optimizer(trans, direction)
+        sign = -1 if direction == StudyDirection.MAXIMIZE else 1
+        while True:
+            found = self._get_solution_trials(self.told, made.generation)[: made.population_size]
+            if len(found) < made.population_size:
+                return made
+            made.tell([(trans.transform(one.params), sign * (one.value or 0.0)) for one in found])
 
 
 class Random(Sampler):

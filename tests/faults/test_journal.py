@@ -24,7 +24,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from test_driver import Table, opened
 from test_training import Planted
-from toy import exact
+from toy import SPACE, exact
 
 from automl.errors import StudyError
 from automl.results import leaderboard
@@ -240,6 +240,21 @@ def test_a_pickle_for_a_journal_is_not_opened(stranger: Path, tmp_path: Path) ->
         told_of(folder)
         with contextlib.suppress(StudyError):  # it may be mended, for a copy is kept
             opened(folder, Table(), 4)
+    assert not bait.exists()
+
+
+def test_a_pickle_in_a_journal_is_not_opened_by_a_sampler(tmp_path: Path) -> None:
+    """Optuna's keeps its state so."""
+    text = SPACE.replace("random", "cmaes")
+    list(opened(tmp_path / "s", Table(), 3, text=text).run())
+    file, bait = tmp_path / "s" / "journal.log", tmp_path / "bait"
+    attributes = {"cma:optimizer:0": pickle.dumps(Planted(bait)).hex()}
+    planted = line(op_code=9, trial_id=0, system_attr=attributes)
+    lines = file.read_bytes().splitlines(keepends=True)
+    first = next(n for n, one in enumerate(lines) if json.loads(one)["op_code"] == 6)
+    file.write_bytes(b"".join([*lines[:first], planted, *lines[first:]]))
+    list(opened(tmp_path / "s", Table(), 6, text=text).run())
+    exact(tmp_path / "s", 6)
     assert not bait.exists()
 
 
