@@ -860,6 +860,13 @@ def test_a_class_of_one_example_again_and_again_is_split_all_the_same() -> None:
     assert drawn.y.tolist() == [0, 1, 2]
 
 
+def test_a_class_that_is_mostly_one_example_keeps_most_of_its_others() -> None:
+    x, y = torch.tensor([0] * 90 + [*range(1, 21)]).view(-1, 1), torch.tensor([0] * 100 + [1] * 10)
+    stays, drawn = stratified(Split(x, y), 0.2, 0, ("a", "b"))
+    assert [side.x[side.y == 0].unique().numel() for side in (stays, drawn)] == [9, 2]
+    assert [side.y.bincount().tolist() for side in (stays, drawn)] == [[98, 8], [2, 2]]
+
+
 def test_what_is_in_two_parts_is_said_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

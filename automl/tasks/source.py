@@ -41,7 +41,7 @@ LARGEST = 2**28  # bytes of a download
 TEST = 0.15  # share of the training examples of a user who has none to test
 CORRUPT = 0.01  # share of the files of a set that may be unreadable
 PURPOSES = {"train": "train with", "valid": "validate with", "test": "test with"}  # of parts
-FORMAT = 5  # of the cache; raise it when the same files are to give other examples
+FORMAT = 6  # of the cache; raise it when the same files are to give other examples
 
 Parts = dict[str, Split]  # "train", "test" and, where the data comes with one, "valid"
 Reader = Callable[[Path], Parts]
@@ -189,9 +189,10 @@ def cached(
 def stratified(split: Split, share: float, seed: int, labels: Sequence[str]) -> tuple[Split, Split]:
     """What stays and what is drawn: the share of every class, at least one example on either side.
 
-    Examples that are the same are on one side, but in a class that has no two different ones. Where
-    the examples have groups, whole groups are drawn instead, with the share met about, and of each
-    class at least one example stays.
+    Examples that are the same are on one side, and of a class no more than the share of those that
+    are not is drawn; but where a class has no two that differ, from each other and from those of
+    classes before it, each is drawn alone. Where the examples have groups, whole groups are drawn
+    instead, with the share met about, and of each class at least one example stays.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.zeros(len(split), dtype=torch.bool)
@@ -209,19 +210,22 @@ def stratified(split: Split, share: float, seed: int, labels: Sequence[str]) -> 
     for members in classes:
         own = members[first[members] == members]
         own = own[torch.randperm(len(own), generator=generator)]
-        room = max(1, round(share * len(members)))
-        drawn[_chosen(own.tolist(), copies[own].tolist(), room)] = True
+        drawn[_chosen(own.tolist(), copies[own].tolist(), share)] = True
     drawn = drawn[first]
     if split.groups is not None:
         drawn = _whole_groups(split.groups, split.y, share, seed)
     return split[~drawn], split[drawn]
 
 
-def _chosen(order: list[int], copies: list[int], room: int) -> list[int]:
-    """The first of these that there is room for with their copies: one at least, and not all."""
+def _chosen(order: list[int], copies: list[int], share: float) -> list[int]:
+    """The first of these that are no more than the share of them, and of all with their copies.
+
+    One at least, and not all.
+    """
+    most, room = (max(1, round(share * count)) for count in (len(order), sum(copies)))
     chosen = list[int]()
     for one, count in zip(order[:-1], copies, strict=False):
-        if count <= room:
+        if count <= room and len(chosen) < most:
             chosen.append(one)
             room -= count
     return chosen or [min(zip(copies, order, strict=True))[1]]
