@@ -57,7 +57,7 @@ def listed(place: Path, suffixes: Sequence[str], what: str) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for folder in parts(place).values():
         classes = _classes(place / folder)
-        loose = [path for path in _visible(place / folder) if path not in classes]
+        loose = [path for path in _visible(place / folder) if not path.is_dir()]
         over += [path for path in loose if path.suffix.lower() in suffixes]
         if not classes:
             want = f"want {folder}/<class>/, or no {folder}/"
