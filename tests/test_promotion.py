@@ -9,6 +9,7 @@ import itertools
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -507,6 +508,58 @@ def test_nothing_new_begins_that_could_not_end_in_time(seconds: int, tmp_path: P
     again = opened(tmp_path / "s", Clocked(rising), 1000, text=SPACE)  # another day
     again.deadline = 20.0
     assert max(event.trial for event in again.run() if isinstance(event, Trained)) > max(begun)
+
+
+class Warming(Table):
+    """Four workers at once. An epoch takes half a second, and the first one of each ten."""
+
+    def __init__(self) -> None:
+        super().__init__(rising, slots=4)
+        self.clock, self.due = 0.0, dict[int, float]()  # by slot: when it answers
+        self.trained = set[tuple[int, int]]()
+
+    def now(self) -> float:
+        return self.clock
+
+    def send(self, slot: int, request: Request) -> None:
+        super().send(slot, request)
+        job, epoch = self.at[slot]
+        seconds = 0.5 if slot in self.due else 10.0
+        told = cast(Epoch, self.pending[slot])
+        self.pending[slot] = replace(told, seconds=seconds)
+        again = (job.trial, epoch) in self.trained  # from its checkpoint
+        self.due[slot] = self.clock + (0.0 if again else seconds)
+        self.trained.add((job.trial, epoch))
+
+    def wait(self, timeout: float) -> list[tuple[int, Event]]:
+        slot = min(self.pending, key=lambda slot: (self.due.get(slot, 0.0), slot))
+        due = max(self.clock, self.due.get(slot, 0.0))
+        if due > self.clock + timeout:
+            self.clock += timeout
+            return []
+        self.clock = due
+        return [(slot, self.pending.pop(slot))]
+
+
+@pytest.mark.parametrize(("epochs", "seconds"), [(9, 45), (18, 30)])
+def test_slow_first_epochs_do_not_end_a_search(epochs: int, seconds: int, tmp_path: Path) -> None:
+    text = SPACE.replace("epochs: 18", f"epochs: {epochs}")
+    driver = opened(tmp_path / "s", Warming(), 1000, text=text)
+    driver.deadline = float(seconds)
+    list(driver.run())
+    assert driver.engine.now() > seconds - epochs / 2
+    assert len(driver.ledger.finished) > 5
+
+
+@pytest.mark.parametrize("count", [4, 1000])
+def test_where_nothing_can_end_in_time_the_best_one_is_trained_until_then(
+    count: int, tmp_path: Path
+) -> None:
+    driver = opened(tmp_path / "s", Clocked(rising), count, text=SPACE)
+    driver.deadline = 8.0
+    list(driver.run())
+    assert driver.engine.now() == 8
+    assert max(entry.epoch for entry in driver.ledger.scored) > 4
 
 
 @pytest.mark.parametrize("possible", [False, True])

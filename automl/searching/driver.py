@@ -565,6 +565,8 @@ class Driver:
 
     def _release(self, slot: int) -> Active:
         active = self.active.pop(slot)
+        self.late = False  # it may have told that others take less
+        self.ledger.may_ask = self._may_ask()
         self.freed[slot] = self.engine.now()
         self.busy += self.freed[slot] - active.began
         self.worked.add(active.trial.number)

@@ -112,7 +112,12 @@ class Ledger:
         return 1 + sum(rival >= best for rival in rivals), len(rivals) + 1
 
     def can_finish(self, entry: Entry) -> bool:
-        """Whether time suffices for the rest of its epochs."""
+        """Whether time suffices for the rest of its epochs.
+
+        Any may where none has come to its end, and nothing new is begun: something is delivered.
+        """
+        if not (self.finished or self.may_ask):
+            return True
         return (self.epochs - entry.epoch) * entry.seconds <= self.seconds_left
 
     @property
