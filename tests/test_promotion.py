@@ -510,6 +510,17 @@ def test_nothing_new_begins_that_could_not_end_in_time(seconds: int, tmp_path: P
     assert max(event.trial for event in again.run() if isinstance(event, Trained)) > max(begun)
 
 
+def test_what_is_paused_waits_for_another_day_where_nothing_new_could_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = opened(tmp_path / "s", Table(rising), 1000, text=SPACE)
+    monkeypatch.setattr(driver, "_in_time", lambda: driver.asked < 20)
+    closed = [event.row for event in driver.run() if isinstance(event, Closed)]
+    assert driver.asked == 20
+    assert driver.paused
+    assert not [row for row in closed if "likely" in row.reason], "they would never go on"
+
+
 class Warming(Table):
     """Four workers at once. An epoch takes half a second, and the first one of each ten."""
 

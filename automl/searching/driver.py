@@ -227,7 +227,8 @@ class Driver:
         if self.leave():
             return not self.active
         to_do = self.active or self.waiting or self._may_ask()
-        to_do = to_do or any(self.ledger.can_finish(one.entry) for one in self.paused.values())
+        if not self.late:  # else those that are worth it go on by now
+            to_do = to_do or any(self.ledger.can_finish(one.entry) for one in self.paused.values())
         return not self.remaining or not to_do
 
     def start(self) -> None:
@@ -318,7 +319,8 @@ class Driver:
                 self._begin(slot, active)
             elif self.active:
                 return  # what they come to may promote a paused one
-            for number, reason in (self.pruner.drop(self.ledger) | self._crowded()).items():
+            hopeless = {} if self.late else self.pruner.drop(self.ledger)  # or on another day
+            for number, reason in (hopeless | self._crowded()).items():
                 yield self._stop(self.paused.pop(number), reason)
             if active is None:
                 return
