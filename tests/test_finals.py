@@ -392,6 +392,18 @@ def test_an_interval_holds_the_score_and_narrows_with_examples(score: str) -> No
     assert widths[1] < widths[0] / 2
 
 
+def test_an_interval_of_a_mean_over_classes_is_as_wide_as_one_of_95_percent() -> None:
+    """Of two classes as many and as well known, macro F1 is all but the share of right answers."""
+    y = torch.arange(2).repeat_interleave(500)
+    answers = (y + (torch.arange(1000) % 5 == 0)) % 2
+    found = judged(torch.eye(2)[answers], y, Task.of({"name": "digits", "score": "macro_f1"}))
+    wanted = wilson(800, 1000)
+    assert found.scores["macro_f1"] == pytest.approx(0.8)
+    assert found.interval is not None
+    width = found.interval.high - found.interval.low
+    assert width == pytest.approx(wanted.high - wanted.low, rel=0.08)
+
+
 @pytest.mark.parametrize("right", [True, False])
 def test_an_interval_of_answers_that_are_all_alike_has_a_width(right: bool) -> None:
     task, y = Task.of({"name": "digits", "score": "macro_f1"}), torch.tensor([0, 1, 1, 3, 3, 3])
@@ -518,6 +530,27 @@ def test_luck_in_choosing_is_no_gain() -> None:
     alone = torch.full((60, 10), 0.1)
     assert averaged(told, y, DIGITS).scores["loss"] < averaged(alone, y, DIGITS).scores["loss"]
     assert not ensemble.gain(guesses, y, alone, DIGITS).worth
+
+
+def test_only_what_is_better_together_is_delivered_together(tmp_path: Path) -> None:
+    data = Task.of({"name": "digits", "per_class": 60, "valid": 0.5}).load(None)
+    made = automl.Config.of({"task": "digits", "model": "mlp"})
+    noise = torch.randn(12, len(data.valid), 10, generator=torch.Generator().manual_seed(0))
+    several = [Training(number, made, tmp_path / f"{number}") for number in range(12)]
+
+    def chosen(logits: torch.Tensor) -> Any:
+        for training, one in zip(several, logits, strict=True):
+            checkpoint.save(training.file, {"logits": one})
+        return delivery.choose(several[0], several, data)
+
+    members, gain = chosen(noise + 1.5 * torch.eye(10)[data.valid.y])
+    assert gain.worth
+    assert len(members) >= 2
+    assert sum(members.values()) == pytest.approx(1)
+    noise[0] = 0  # it says that it does not know, and the others guess
+    members, gain = chosen(noise)
+    assert not gain.worth
+    assert not members
 
 
 @pytest.mark.parametrize("ragged", [False, True])

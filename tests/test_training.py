@@ -17,12 +17,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from automl.config import Config, Optimizer, Schedule, Task
 from automl.data import Data, Epoch, Split
 from automl.inputs.images import Images
 from automl.training import Diverged, checkpoint, evaluate, train
-from automl.training.loop import predict
+from automl.training.loop import class_weights, predict
 from automl.training.precision import Precision
 from automl.training.run import Run
 
@@ -438,16 +439,45 @@ def test_label_smoothing_makes_a_model_less_sure() -> None:
     assert sure[0.0] < 0.5 * sure[0.4]
 
 
-@pytest.mark.parametrize("size", [2, 7, 64, 65_536])
-def test_any_batch_size_trains_on_nearly_all_of_the_data(size: int) -> None:
-    small = blobs(2, each=16)  # 32 examples
+@pytest.mark.parametrize(("size", "steps"), [(2, 16), (5, 7), (7, 5), (64, 1), (65_536, 1)])
+def test_any_batch_size_trains_on_nearly_all_of_the_data(size: int, steps: int) -> None:
+    small = blobs(3, each=11)
     tried = config(
         model={"name": "mlp", "widths": [8], "norm": "none"},
-        train={"batch_size": size, "epochs": 2},
+        train={"batch_size": size, "epochs": 1},
     )
-    steps = -(-32 // size)
-    for epoch in train(tried, small, device=CPU):
-        assert 32 - steps < epoch.examples <= 32
+    seen: list[int] = []
+
+    def hook(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if isinstance(module, nn.Flatten) and module.training:
+            seen.append(len(given[0]))
+
+    handle = register_module_forward_pre_hook(hook)
+    list(train(tried, small, device=CPU))
+    handle.remove()
+    assert len(seen) == steps, "as the schedule counts them"
+    assert len(set(seen)) == 1
+    assert 33 - steps < sum(seen) <= 33
+    assert 2 <= seen[0] <= max(2, size), "batch norm wants two examples"
+
+
+@pytest.mark.parametrize(
+    ("kind", "counts", "told"),
+    [
+        ("none", (90, 10), None),
+        ("inverse", (90, 10), (1 / 1.8, 5.0)),  # 9 times as much
+        ("root", (90, 10), (1 / 1.2, 2.5)),  # 3 times
+        ("auto", (80, 20), (1 / 1.2, 1 / 0.6)),
+        ("auto", (79, 21), None),
+    ],
+)
+def test_rare_classes_count_for_more_and_a_mean_example_for_one(
+    kind: str, counts: tuple[int, int], told: tuple[float, float] | None
+) -> None:
+    data = blobs(2, each=1)
+    y = torch.arange(2).repeat_interleave(torch.tensor(counts))
+    found = class_weights(kind, replace(data, train=Split(data.train.x[y], y)), CPU)
+    assert (None if found is None else found.tolist()) == (told and pytest.approx(told))
 
 
 @pytest.mark.parametrize("classes", [2, 3, 11])
