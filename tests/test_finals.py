@@ -580,7 +580,13 @@ def test_the_model_is_the_winner_on_all_data_and_told_as_such(study: Study) -> N
     assert told["refit"]
     assert told["trial"] == first["trial"] == study.leaderboard[0].trial
     assert told["seed"] in first["seeds"]
-    assert told["valid"]["accuracy"] in first["scores"]  # not that of data it has seen
+    fresh = study.path / "finals" / f"{told['trial']:04d}-{told['seed']}" / "checkpoint.pt"
+    state, data = checkpoint.load(fresh), study.task.load(None)
+    assert state is not None
+    heat = told["calibration"]["temperature"]
+    unseen = judged(state["logits"], data.valid.y, study.task, heat)
+    assert told["valid"] == unseen.scores  # not those of data it has seen
+    assert unseen.scores["accuracy"] in first["scores"]
     assert told["proof"]["loaded"] == told["proof"]["trained"]
     low, high = told["test_interval"]
     assert low <= told["test"]["accuracy"] <= high
@@ -693,6 +699,18 @@ def test_what_may_be_luck_is_not_said_to_be(
     go(tmp_path / "t", SPACE, finals=Finals(2, 2, refit=True))
     found = Study.open("s", tmp_path / "t").best.metrics.get("warning")
     assert found == told if told is None else re.fullmatch(told, found)
+
+
+def test_who_asks_for_other_finals_later_has_the_model_that_they_tell(
+    study: Study, tmp_path: Path
+) -> None:
+    shutil.copytree(study.path, tmp_path / "s")
+    for asked in Finals(2, 2), Finals(2, 1), Finals(2, 1, refit=True):
+        go(tmp_path, SPACE, finals=asked)
+        told = Study.open("s", tmp_path).best.metrics
+        assert told["refit"] == asked.refit
+        assert [len(one["seeds"]) for one in told["finalists"]] == [asked.seeds] * 2
+        assert told["test"]["accuracy"] > 0
 
 
 def test_a_search_that_goes_on_says_so_of_the_same_model(study: Study, tmp_path: Path) -> None:
