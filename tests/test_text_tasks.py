@@ -24,6 +24,7 @@ from automl.config import Config, Input, Task
 from automl.data import Data, Metric, Split
 from automl.errors import DataError, OptionError
 from automl.inputs.text import Texts, pack, unpack
+from automl.results.delivery import Delivery, Training
 from automl.tasks import shakespeare, source, texts
 from automl.tasks.agnews import AgNews, clean
 from automl.tasks.imdb import Imdb
@@ -806,3 +807,21 @@ def test_a_search_over_prose_ends_with_a_model_that_writes(small: Any) -> None:
         told = f"generate: got length 400, temperature {float(odd)}, top_k 0, top_p 1.0, seed 0; "
         want = "want length >= 1, temperature 0 or 1e-06 to 1e+06, "
         assert str(shown.exception).startswith(told + want)
+
+
+def test_a_refit_is_delivered_with_the_words_that_it_was_trained_on(tmp_path: Path) -> None:
+    """Words of the validation split are among them then, and make the model larger."""
+    lines = ["text,label", *(f"w{n // 2} {WORDS[n % 2]},{n % 2}" for n in range(200))]
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    told = {"task": {"name": "textcsv", "path": str(tmp_path / "train.csv")}, "model": "bag"}
+    config = Config.of(told | {"train": {"epochs": 1}})
+    data = config.task.load(None)
+    fresh, refit = (
+        Training(0, config, tmp_path / name, whole) for name, whole in (("a", False), ("b", True))
+    )
+    for made, seen in (fresh, data), (refit, data.whole()):
+        list(train(config, seen, device=torch.device("cpu"), checkpoint=made.file))
+    Delivery(tmp_path / "best", "s", data, ("none", 0.5)).write(refit, fresh)
+    found = automl.load(tmp_path / "best")
+    assert found.inputs.files() == config.input.fit(data.whole()).files()
+    assert found.metrics["params"] == found.params

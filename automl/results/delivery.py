@@ -12,7 +12,7 @@ from torch import Tensor
 
 from automl import amounts
 from automl.config import Config, Task
-from automl.data import PERHAPS, Data, Epoch, Split
+from automl.data import PERHAPS, Data, Epoch, Inputs, Split
 from automl.errors import DataError, OptionError, StudyError
 from automl.results import artifact, card, ensemble
 from automl.results.architecture import layers
@@ -88,7 +88,7 @@ class Delivery:
         told = state if validated in (None, made) else validated.state
         weights = {**state["model"], **(state["averaged"] or {})}
         inputs = config.input.fit(self.data.whole() if made.whole else self.data)
-        metrics = self._facts(made, told) | more
+        metrics = self._facts(made, told, inputs) | more
         trained = state["history"][-1]["metrics"][config.task.metric.name]
         metrics["proof"] = {"trained": trained, "loaded": None}
         heat = metrics.get("calibration", {}).get("temperature", 1.0)
@@ -97,12 +97,11 @@ class Delivery:
             metrics["size_mb"] = round((fresh / "model.safetensors").stat().st_size / 1e6, 3)
             artifact.describe(fresh, metrics, card.text(config, metrics, self.folder.name))
 
-    def _facts(self, made: Training, state: dict[str, Any]) -> dict[str, Any]:
+    def _facts(self, made: Training, state: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
         """What is known before the test, from the state of the training that was validated."""
         config, last = made.config, state["history"][-1]
         name = config.task.metric.name
         chance, score = config.task.chance(self.data)
-        inputs = config.input.fit(self.data)
         size = measure(config, inputs, len(self.data.labels))
         found = layers(config, inputs, outputs_of(inputs, self.data))
         told: dict[str, Any] = {
