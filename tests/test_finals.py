@@ -149,15 +149,20 @@ def test_a_training_that_loses_its_workers_again_and_again_is_left_out(tmp_path:
 
 def test_workers_that_are_lost_over_other_epochs_cost_no_finalist(tmp_path: Path) -> None:
     lost: set[tuple[str, int]] = set()
+    failing: list[bool] = []  # starts: the first one after each loss
 
     def lose(job: Any, epoch: int) -> bool:
-        at = (job.checkpoint if job else "", epoch)
+        if not job:
+            return bool(failing) and failing.pop()
+        at = (job.checkpoint, epoch)
         new = "finals" in at[0] and at not in lost
         lost.update([at] if new else [])
+        failing.extend([True] if new else [])
         return new
 
     found, _ = decided(tmp_path / "s", Table(lucky, lose=lose), Finals(1, 1))
     assert len(lost) == ATTEMPTS
+    assert not failing
     assert len(found.finalists) == 1
 
 
@@ -255,6 +260,19 @@ def test_a_training_that_cannot_be_is_told_and_left_out(tmp_path: Path) -> None:
     found, told = decided(tmp_path / "s", Table(curve), Finals(2, 2))
     assert [t.reason for t in told] == ["", "", "diverged", "diverged"]
     assert [finalist.spread for finalist in found.finalists] == [None, None]
+
+
+def test_only_trials_that_came_to_their_end_are_finalists(tmp_path: Path) -> None:
+    def curve(config: Config, epoch: int) -> float | Event:
+        narrow = config["seed"] == 0 and width(config) < 40
+        return Refused("diverged", "loss nan") if narrow and epoch > 1 else lucky(config, epoch)
+
+    driver = opened(tmp_path / "s", Table(curve), 12)
+    list(driver.run())
+    finished = {row.trial for row in driver.rows() if row.state == "finished"}
+    assert 2 <= len(finished) <= 10
+    *told, _ = decide_all(driver, Finals(12, 1))
+    assert {one.training.trial for one in told} == finished
 
 
 @pytest.mark.parametrize(("left", "trained"), [(1.0, 0), (2.0, 9)])
@@ -446,6 +464,8 @@ def test_classes_are_told_apart() -> None:
     first, second, _ = judged(logits, torch.tensor([0, 0, 0, 1, 2, 2]), DIGITS).classes("abc")
     assert (first["examples"], first["recall"], first["precision"]) == (3, 2 / 3, 1.0)
     assert (second["examples"], second["recall"], second["precision"]) == (1, 0.0, 0.0)
+    assert (first["f1"], second["f1"]) == (0.8, 0.0)
+    assert first["recall_interval"] == [wilson(2, 3).low, wilson(2, 3).high]
 
 
 def test_no_confusion_matrix_is_kept_that_would_make_a_model_too_large_to_load() -> None:
@@ -538,12 +558,15 @@ def test_only_what_is_better_together_is_delivered_together(tmp_path: Path) -> N
     noise = torch.randn(12, len(data.valid), 10, generator=torch.Generator().manual_seed(0))
     several = [Training(number, made, tmp_path / f"{number}") for number in range(12)]
 
-    def chosen(logits: torch.Tensor) -> Any:
+    def chosen(logits: torch.Tensor, count: int = 300) -> Any:
         for training, one in zip(several, logits, strict=True):
-            checkpoint.save(training.file, {"logits": one})
-        return delivery.choose(several[0], several, data)
+            checkpoint.save(training.file, {"logits": one[:count]})
+        few = Split(data.valid.x[:count], data.valid.y[:count])
+        return delivery.choose(several[0], several, replace(data, valid=few))
 
-    members, gain = chosen(noise + 1.5 * torch.eye(10)[data.valid.y])
+    good = noise + 1.5 * torch.eye(10)[data.valid.y]
+    assert chosen(good, ensemble.FEWEST - 1) == ({}, None)
+    members, gain = chosen(good)
     assert gain.worth
     assert len(members) >= 2
     assert sum(members.values()) == pytest.approx(1)
@@ -587,6 +610,8 @@ def test_the_model_is_the_winner_on_all_data_and_told_as_such(study: Study) -> N
     unseen = judged(state["logits"], data.valid.y, study.task, heat)
     assert told["valid"] == unseen.scores  # not those of data it has seen
     assert unseen.scores["accuracy"] in first["scores"]
+    raw = judged(state["logits"], data.valid.y, study.task)
+    assert told["calibration"]["ece_before"] == raw.calibration_error
     assert told["proof"]["loaded"] == told["proof"]["trained"]
     low, high = told["test_interval"]
     assert low <= told["test"]["accuracy"] <= high
@@ -767,7 +792,9 @@ def test_nothing_that_chooses_can_see_the_test_split(
     assert Study.open("s", tmp_path).best.metrics["test"] is None
 
 
-def test_an_ensemble_is_loaded_in_one_line_and_answers_as_its_members_do(tmp_path: Path) -> None:
+def test_an_ensemble_is_loaded_in_one_line_and_answers_as_its_members_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = SPACE.replace("per_class: 30", "per_class: 60, valid: 0.5")
     go(tmp_path, text, trials=3, finals=Finals(3, 2))
     folder = tmp_path / "s" / "ensemble"
@@ -783,6 +810,8 @@ def test_an_ensemble_is_loaded_in_one_line_and_answers_as_its_members_do(tmp_pat
     assert torch.allclose(torch.tensor(told), want, atol=1e-6)
     assert model.evaluate(data.valid)["accuracy"] == model.metrics["valid"]["accuracy"]
     assert Study.open("s", tmp_path).best.metrics["ensemble"] == model.metrics
+    monkeypatch.setattr(delivery, "latency_ms", lambda *_: 1.0)
+    assert set(latencies(folder, torch.device("cpu")).values()) == {len(model.members)}
 
     for member in model.members:
         judgement = member.judge(Split(data.valid.x[:20], data.valid.y[:20]))
