@@ -98,3 +98,13 @@ def test_an_epoch_of_no_time_teaches_nothing() -> None:
     costs = learned(5)
     costs.learn(5, Size(1, 1), 64, 0.0)
     assert len(costs.points) == 5
+
+
+@pytest.mark.parametrize("last", [4.0, 0.25])
+def test_a_forecast_that_was_too_low_or_too_high_is_off_by_a_factor_above_one(last: float) -> None:
+    costs = Costs()
+    for trial in range(FEWEST):
+        costs.learn(trial, Size(1000, 1000), 32, 1.0)
+        assert costs.error is None, "nothing was foretold"
+    costs.learn(FEWEST, Size(1000, 1000), 32, last)
+    assert costs.error == pytest.approx(4)

@@ -825,3 +825,18 @@ def test_a_refit_is_delivered_with_the_words_that_it_was_trained_on(tmp_path: Pa
     found = automl.load(tmp_path / "best")
     assert found.inputs.files() == config.input.fit(data.whole()).files()
     assert found.metrics["params"] == found.params
+
+
+def test_each_text_has_its_own_answer_however_many_are_asked_at_once(tmp_path: Path) -> None:
+    lines = ["text,label", *(f"{WORDS[n % 2]} film,{n % 2}" for n in range(200))]
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    told = {"task": {"name": "textcsv", "path": str(tmp_path / "train.csv")}, "model": "bag"}
+    config = Config.of(told | {"train": {"epochs": 1}})
+    data, made = config.task.load(None), Training(0, config, tmp_path / "a")
+    list(train(config, data, device=torch.device("cpu"), checkpoint=made.file))
+    Delivery(tmp_path / "best", "s", data, ("none", 0.5)).write(made)
+    model = automl.load(tmp_path / "best")
+    asked = ["good film", "bad", "film", "bad film bad film bad", "", "good good good"]
+    each = torch.cat([model.probabilities(text) for text in asked])
+    assert torch.allclose(model.probabilities(asked), each, atol=1e-6)
+    assert len(each.unique(dim=0)) == len(asked)
