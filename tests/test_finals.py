@@ -109,6 +109,18 @@ def test_an_ensemble_is_made_where_there_is_time_for_its_test(
     assert [made for made, _, _ in found.members] == ([one, other] if joined else [])
 
 
+def test_of_losses_the_smallest_mean_is_delivered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = Metric("loss", higher_is_better=False)
+    monkeypatch.setattr(type(DIGITS), "metric", property(lambda _: loss))
+    found, _ = decided(tmp_path / "s", Table(lucky), Finals(3, 2))
+    means = [finalist.mean for finalist in found.finalists]
+    assert means == sorted(means)
+    assert means[0] < means[-1]
+    assert found.made.trial == found.finalists[0].trial
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_who_ends_first_changes_nothing(tmp_path: Path, seed: int) -> None:
     found, _ = decided(tmp_path / "s", Table(lucky, slots=3, seed=seed), Finals(3, 3))
