@@ -498,7 +498,10 @@ def test_training_leaves_the_data_as_it_was(data: Data) -> None:
 def test_evaluation_gives_the_mean_over_the_split_whatever_its_chunks(data: Data) -> None:
     model = config().model.build(data.inputs, len(data.labels)).eval()
     task = config().task
-    whole = evaluate(model, data.train, data.inputs, task)
+    often = torch.arange(len(data.train)).repeat(100).sort().values
+    many = data.train[often]
+    assert len(list(predict(model, many, data.inputs))) > 1
+    whole = evaluate(model, many, data.inputs, task)
     with torch.no_grad():
         logits = model(data.inputs.prepare(data.train.x))
     assert whole["loss"] == pytest.approx(task.loss(logits, data.train.y).item(), rel=1e-5)
