@@ -9,7 +9,8 @@ import time as clock
 BEGAN = clock.monotonic()  # a time budget counts from here: imports are part of it
 SELDOM = (100_000, 20, 100)
 gc.set_threshold(*SELDOM)  # a fifth of all imports is looking for garbage
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that wait hold no core
+if "OMP_WAIT_POLICY" not in os.environ:  # threads that wait for others soon leave their cores
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # read when torch is loaded
 
 import io  # noqa: E402
 import json  # noqa: E402

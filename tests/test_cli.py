@@ -119,19 +119,24 @@ def test_fewer_trials_than_are_done_is_no_odd_share(studies: Path, automl: Comma
     assert "goes on  3 trials done, 0 under way" in done.err
 
 
-@pytest.mark.parametrize(("given", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_that_wait_hold_no_core_unless_they_are_told_to(
-    given: str | None, policy: str
+@pytest.mark.parametrize(
+    ("given", "rounds"),
+    [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+)
+def test_threads_that_wait_soon_leave_their_cores_unless_they_are_told_otherwise(
+    given: dict[str, str], rounds: str
 ) -> None:
-    code = "import automl.cli, os, torch; print(os.environ['OMP_WAIT_POLICY'])"
-    surroundings = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    surroundings |= {"OMP_DISPLAY_ENV": "true"} | ({"OMP_WAIT_POLICY": given} if given else {})
+    ours = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    rest = {name: value for name, value in os.environ.items() if name not in ours}
     ran = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=surroundings
+        [sys.executable, "-c", "import automl.cli, torch"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=rest | given | {"OMP_DISPLAY_ENV": "VERBOSE"},
     )
-    assert ran.stdout.strip() == policy
-    told = re.findall(r"OMP_WAIT_POLICY ?= ?'(\w+)'", ran.stderr)
-    assert set(told) <= {policy}, "what torch's threads are told"
+    told = re.findall(r"GOMP_SPINCOUNT ?= ?'(\d+)'", ran.stderr)
+    assert set(told) <= {rounds}, "what the threads of torch are told, where they are GNU's"
 
 
 def test_the_line_that_loads_the_model_does(studies: Path, automl: Command) -> None:
