@@ -140,7 +140,7 @@ def ended(config: Config, data: Data, file: Path, until: int | None = None) -> d
 def told(state: dict[str, Any] | None) -> dict[str, Any]:
     assert state is not None
     for epoch in state["history"]:
-        del epoch["seconds"]
+        del epoch["seconds"], epoch["scoring"]
     return state
 
 

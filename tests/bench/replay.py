@@ -289,7 +289,7 @@ def examples(task: Task) -> Data:
         text = " ".join(f"w{number}" for number in range(10_000))
         train = Split(pack([text] * 5), torch.zeros(5))
     valid = torch.zeros(VALIDATED.get(task.name, 0))
-    return Data(train, Split(valid, valid), inputs, labels, "recorded")
+    return Data(train, Split(valid.unsqueeze(1), valid), inputs, labels, "recorded")
 
 
 def theirs(replay: Replay, sampler: BaseSampler, pruner: BasePruner) -> None:
