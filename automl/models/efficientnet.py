@@ -144,9 +144,8 @@ class EfficientNet(Model):
     @torch.no_grad()
     def begin(self, model: nn.Module, inputs: Inputs, split: Split) -> None:
         assert isinstance(model, Net)
-        learned = iter(weights())
-        for weight in model.trunk.state_dict().values():  # the trunk is what they begin with
-            told = next(learned)
+        own = model.trunk.state_dict().values()  # the first ones of all
+        for weight, told in zip(own, weights(), strict=False):
             if weight.ndim == 4:  # as TensorFlow has them: height, width, in, out
                 told = told.view(*weight.shape[2:], *weight.shape[1::-1]).permute(3, 2, 0, 1)
             weight.copy_(told.view_as(weight))
