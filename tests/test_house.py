@@ -15,7 +15,7 @@ import automl
 HOUSE = Path(automl.__file__).parent
 FLOORS = [  # a file may import from floors above its own, and from its own room
     ["errors", "launch"],
-    ["data", "size", "amounts", "places"],
+    ["data", "size", "amounts", "places", "tables"],
     ["cache"],
     ["config"],
     ["inputs"],
@@ -37,6 +37,7 @@ SHARED = {
     "automl.tasks.folders",
     "automl.tasks.images",
     "automl.tasks.sounds",
+    "automl.tasks.series",
     "automl.tasks.source",
     "automl.tasks.texts",
 }  # what several parts of a room share

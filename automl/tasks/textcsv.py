@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
 import functools
 import io
 import json
 import logging
 from collections.abc import Callable, Collection, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import Field
 
+from automl import tables
 from automl.config import nearest
 from automl.data import Split
 from automl.errors import DataError
@@ -26,17 +26,9 @@ from automl.tasks.texts import TextTask
 
 log = logging.getLogger("automl")
 
-MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 NAMES = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
-LARGEST = 2**29  # bytes of a file
-CELL = 2**24  # characters of a cell
 CLASSES = 1000  # a column with more of them is another one
-COLUMNS = 10_000
 BAD = 0.01  # share of the rows of a file that may be of no use
 
 Row = tuple[str, str]  # text, label
@@ -147,7 +139,7 @@ def _rows(
     read = _json_lines if path.suffix.lower() == ".jsonl" else _table
     rows: list[Row] = []
     bad: list[tuple[int, str]] = []
-    for line, found in read(path, _content(path, encoding), text, label):
+    for line, found in read(path, tables.content(path, encoding), text, label):
         if not isinstance(found, str):
             found = _checked(*found)
         if isinstance(found, str):
@@ -178,40 +170,8 @@ def _checked(text: str, label: str) -> Row | str:
     return text, label
 
 
-def _content(path: Path, encoding: str) -> str:
-    try:
-        if path.stat().st_size > LARGEST:
-            raise DataError(f"{path}: larger than {LARGEST:,} bytes")
-        raw = path.read_bytes()
-        for mark, marked in MARKS.items():
-            if raw.startswith(mark):
-                encoding = marked
-        content = raw.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        told = (
-            f"got the byte 0x{error.object[error.start]:02x}; want {encoding} text, or set encoding"
-        )
-        raise DataError(f"{path}: line {line:,}: {told}") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if not content.strip():
-        raise DataError(f"{path}: got no rows")
-    return content
-
-
 def _table(path: Path, content: str, text: str, label: str) -> Iterator[Found]:
-    csv.field_size_limit(CELL)
-    marks = "\t" if path.suffix.lower() == ".tsv" else ",;"
-    try:
-        headers = {mark: _header(content, mark) for mark in marks}
-    except csv.Error as error:
-        raise DataError(f"{path}: line 1: {error}") from error
-    # of two marks, the one that cuts out the wanted columns, else the one that cuts more
-    mark = max(headers, key=lambda mark: (text in headers[mark], len(headers[mark])))
-    columns = headers[mark]
-    if len(columns) > COLUMNS:
-        raise DataError(f"{path}: got {len(columns):,} columns; want at most {COLUMNS:,}")
+    mark, columns = tables.header(path, content, [text])
     for wanted in (text, label):
         if wanted not in columns:
             raise _no_column(path, wanted, columns)
@@ -219,34 +179,8 @@ def _table(path: Path, content: str, text: str, label: str) -> Iterator[Found]:
             told = f"got {columns.count(wanted):,} columns that are called {wanted[:60]!r}"
             raise DataError(f"{path}: {told}; want one")
     places = columns.index(text), columns.index(label)
-
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=mark, strict=True)
-    next(reader)
-    while True:
-        line = reader.line_num + 1
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            if "unexpected end" in str(error):  # it took all rows to the end for one cell
-                told = "got a quote that nothing closes"
-                raise DataError(f"{path}: line {line:,}: {told}") from error
-            # a stray quote takes whole rows into its cell: all of these count as bad
-            yield from ((lost, str(error)) for lost in range(line, reader.line_num + 1))
-            continue
-        if not row:  # an empty line
-            continue
-        if len(row) != len(columns):
-            told = f"got {len(row)} cells, want {len(columns)}"
-            yield from ((lost, told) for lost in range(line, reader.line_num + 1))
-            continue
-        yield line, (row[places[0]], row[places[1]])
-
-
-def _header(content: str, mark: str) -> list[str]:
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=mark, strict=True)
-    return [column.strip() for column in next(reader, [])]
+    for line, row in islice(tables.rows(path, content, mark, len(columns)), 1, None):
+        yield line, row if isinstance(row, str) else (row[places[0]], row[places[1]])
 
 
 def _json_lines(path: Path, content: str, text: str, label: str) -> Iterator[Found]:
@@ -267,7 +201,7 @@ def _json_lines(path: Path, content: str, text: str, label: str) -> Iterator[Fou
         said, kind = row.get(text), row.get(label)
         if isinstance(kind, bool):
             kind = "true" if kind else "false"
-        if not isinstance(said, str) or len(said) > CELL:
+        if not isinstance(said, str) or len(said) > tables.CELL:
             yield line, f"{text!r} is no text" if text in row else f"no {text!r}"
         elif not isinstance(kind, str | int):
             yield line, f"{label!r} is no text or whole number" if label in row else f"no {label!r}"

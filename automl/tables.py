@@ -1,0 +1,96 @@
+"""Tables of strangers, row by row: CSV and TSV files. Knows no tasks."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from automl.errors import DataError
+
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+LARGEST = 2**29  # bytes of a file
+CELL = 2**24  # characters of a cell
+COLUMNS = 10_000
+
+
+def content(path: Path, encoding: str = "utf-8") -> str:
+    """The text of a file, by its byte order mark where it has one. Raises DataError."""
+    try:
+        if path.stat().st_size > LARGEST:
+            raise DataError(f"{path}: larger than {LARGEST:,} bytes")
+        raw = path.read_bytes()
+        for mark, marked in MARKS.items():
+            if raw.startswith(mark):
+                encoding = marked
+        told = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        got = (
+            f"got the byte 0x{error.object[error.start]:02x}; want {encoding} text, or set encoding"
+        )
+        raise DataError(f"{path}: line {line:,}: {got}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if not told.strip():
+        raise DataError(f"{path}: got no rows")
+    return told
+
+
+def header(path: Path, text: str, wanted: Collection[str] = ()) -> tuple[str, list[str]]:
+    """The mark between cells, and the cells of the first row without the space around them.
+
+    Of two marks the one that cuts out the wanted columns, else the one that cuts more. Raises
+    DataError.
+    """
+    try:
+        first: dict[str, list[str]] = {mark: next(_reader(text, mark), []) for mark in _marks(path)}
+    except csv.Error as error:
+        raise DataError(f"{path}: line 1: {error}") from error
+    found = {mark: [cell.strip() for cell in row] for mark, row in first.items()}
+    mark = max(found, key=lambda mark: (not {*wanted}.isdisjoint(found[mark]), len(found[mark])))
+    if len(found[mark]) > COLUMNS:
+        raise DataError(f"{path}: got {len(found[mark]):,} columns; want at most {COLUMNS:,}")
+    return mark, found[mark]
+
+
+def rows(path: Path, text: str, mark: str, width: int) -> Iterator[tuple[int, list[str] | str]]:
+    """Line and cells of each row, the first one too; or what is wrong with it. Raises DataError."""
+    reader = _reader(text, mark)
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if "unexpected end" in str(error):  # it took all rows to the end for one cell
+                told = "got a quote that nothing closes"
+                raise DataError(f"{path}: line {line:,}: {told}") from error
+            # a stray quote takes whole rows into its cell: all of these count as bad
+            yield from ((lost, str(error)) for lost in range(line, reader.line_num + 1))
+            continue
+        if not row:  # an empty line
+            continue
+        if len(row) != width:
+            told = f"got {len(row)} cells, want {width}"
+            yield from ((lost, told) for lost in range(line, reader.line_num + 1))
+            continue
+        yield line, row
+
+
+def _marks(path: Path) -> str:
+    suffix = path.suffix.lower()
+    return "\t" if suffix == ".tsv" else ",;" if suffix == ".csv" else ",;\t"
+
+
+def _reader(text: str, mark: str) -> Any:  # csv has no name for it
+    csv.field_size_limit(CELL)
+    return csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
