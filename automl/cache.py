@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from automl.data import Ragged, Split
+from automl.data import Ragged, Rows, Series, Split
 from automl.places import here, regular
 
 DAMAGED = (SafetensorError, OSError, KeyError, ValueError)  # what `read` raises
@@ -37,7 +37,11 @@ def read(path: Path, part: str) -> tuple[Split, dict[str, Any]]:
     if hashlib.sha256(metadata["about"].encode()).hexdigest() != metadata["sha256"]:
         raise ValueError("its description does not match its checksum")
     about: dict[str, Any] = json.loads(metadata["about"])
-    x = Ragged(held["x"], held["offsets"]) if "offsets" in held else held["x"]
+    x: Rows = held["x"]
+    if "offsets" in held:
+        x = Ragged(held["x"], held["offsets"])
+    elif "first" in held:
+        x = Series(held["x"], int(held["first"]))
     split = Split(x, held["y"], held.get("groups"))
     if digest(split) != about["digests"][part]:
         raise ValueError("its examples do not match their checksum")
@@ -85,13 +89,15 @@ def digest(split: Split) -> str:
 
 
 def _tensors(split: Split) -> dict[str, Tensor]:
-    assert isinstance(split.x, torch.Tensor | Ragged)
     held = {"y": split.y}
-    held |= (
-        {"x": split.x.values, "offsets": split.x.offsets}
-        if isinstance(split.x, Ragged)
-        else {"x": split.x}
-    )
+    match split.x:
+        case Ragged(values, offsets):
+            held |= {"x": values, "offsets": offsets}
+        case Series(values, first):
+            held |= {"x": values, "first": torch.tensor(first)}
+        case _:
+            assert isinstance(split.x, Tensor)
+            held["x"] = split.x
     if split.groups is not None:
         held["groups"] = split.groups
     return {name: tensor.contiguous() for name, tensor in held.items()}

@@ -290,6 +290,29 @@ def reproduce(
 
 
 @app.command()
+def forecast(
+    name: StudyName,
+    history: Annotated[Path, typer.Argument(help="a table of the rows up to now, oldest first")],
+    studies: Studies = Path("studies"),
+    plugin: Plugins = None,
+    as_json: Json = False,
+) -> None:
+    """Tell the rows that come next with the best model of a study, as CSV."""
+    import csv
+
+    from automl.searching.study import load_best
+
+    _load(plugin)
+    told = load_best(name, studies=studies).forecast(history)
+    if as_json:
+        print(json.dumps({column: told[column].tolist() for column in told.columns}))
+        return
+    out = csv.writer(sys.stdout, lineterminator="\n")
+    out.writerow(told.columns)
+    out.writerows([f"{number:.7g}" for number in row] for row in told.values.tolist())
+
+
+@app.command()
 def generate(
     name: StudyName,
     prompt: Annotated[str, typer.Option(help="the text to go on with")] = "",

@@ -226,7 +226,9 @@ class Task(Part):
     """A data set or a source of data, with its split, its loss and its measure."""
 
     home: ClassVar[str] = "automl.tasks"
-    gives: ClassVar[str]  # images, sounds, texts, or prose: a text to go on with
+    gives: ClassVar[str]  # images, sounds, texts, series, or prose: a text to go on with
+    tells: ClassVar[str] = "classes"  # or tokens: the next one; or rows: those ahead
+    unit: ClassVar[str] = "examples"  # what the size of a split is counted in
     input: ClassVar[str]  # the input part that reads it unless the config names another
     origin: ClassVar[str] = "not known"  # of the data, and its licence as far as one is stated
 
@@ -297,7 +299,7 @@ class Model(Part):
     """A family of architectures."""
 
     home: ClassVar[str] = "automl.models"
-    reads: ClassVar[frozenset[str]] = frozenset({"maps"})  # maps, tokens, next tokens
+    reads: ClassVar[frozenset[str]] = frozenset({"maps"})  # maps, tokens, next tokens, series
     free: ClassVar[set[str]] = set()  # knobs that cost nothing: its size is the same with any value
     origin: ClassVar[str] = ""  # of weights that it begins with, and their licence
 
@@ -306,7 +308,8 @@ class Model(Part):
         """A module from prepared inputs to logits (N, outputs).
 
         From tokens int64 (N, T) where 0 pads, if it reads these. Where the next token is asked for,
-        logits are (N, T, outputs), and those at a token know nothing of later ones.
+        logits are (N, T, outputs), and those at a token know nothing of later ones. From series
+        (N, length, C) to the rows ahead (N, horizon, C), both with mean 0 and deviation 1.
         """
 
     def begin(self, model: nn.Module, inputs: Inputs, split: Split) -> None:
@@ -348,7 +351,7 @@ class Augment(Part):
 
     home: ClassVar[str] = "automl.augment"
 
-    reads: ClassVar[frozenset[str]] = frozenset({"maps", "tokens", "next tokens"})
+    reads: ClassVar[frozenset[str]] = frozenset({"maps", "tokens", "next tokens", "series"})
 
     @abstractmethod
     def build(self, inputs: Inputs, outputs: int, generator: torch.Generator) -> Augmentation:
@@ -471,6 +474,19 @@ class Config(Strict):
                 told = f"{part.name} reads {' and '.join(sorted(part.reads))}; {task} gives {gives}"
                 told += f", and {self.input.name} makes them {turned}; want {' or '.join(can)}"
                 raise PydanticCustomError("reads", "{told}", {"told": told, "key": key})
+        return self
+
+    @model_validator(mode="after")
+    def _only_classes_are_weighed(self) -> Self:
+        tells, train = self.task.tells, self.train
+        for knob, off, where in (
+            ("class_weights", ("auto", "none"), ("classes",)),
+            ("label_smoothing", (0.0,), ("classes", "tokens")),
+        ):
+            got = getattr(train, knob)
+            if got not in off and tells not in where:
+                told = f"got {got}; want {off[-1]}, for {self.task.name} tells {tells}"
+                raise PydanticCustomError("tells", "{told}", {"told": told, "key": f"train.{knob}"})
         return self
 
     @property

@@ -108,7 +108,46 @@ class Windows:
         return tokens[:, :-1], tokens[:, 1:].long().masked_fill(~inside[:, 1:], UNSCORED)
 
 
-Rows = Tensor | Ragged | Windows
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Rows in time. Those from `first` on are an example each, the ones before are their past."""
+
+    values: Tensor  # float32 (T, C); NaN where nothing is known
+    first: int = 0
+
+    def __len__(self) -> int:
+        return len(self.values) - self.first
+
+    def joined(self, other: Series) -> Series:
+        """With the rows that follow, whose past these are."""
+        return Series(other.values, self.first)
+
+
+@dataclass(frozen=True, eq=False)
+class Spans:
+    """Rows in time: `length` of them to read, the `horizon` behind to tell, wherever these fit."""
+
+    values: Tensor  # (T, C) to read
+    targets: Tensor  # (T, C) to tell; NaN where nothing is known
+    first: int  # the first row to tell; `length` rows at least come before
+    length: int
+    horizon: int
+
+    def __len__(self) -> int:
+        return max(0, len(self.values) - self.first - self.horizon + 1)
+
+    def to(self, device: torch.device) -> Spans:
+        return replace(self, values=self.values.to(device), targets=self.targets.to(device))
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """What is read (n, length, C) and what is to be told (n, horizon, C)."""
+        now = index.unsqueeze(1) + self.first
+        steps = torch.arange(-self.length, self.horizon, device=index.device)
+        past, ahead = (now + steps).split([self.length, self.horizon], 1)
+        return self.values[past], self.targets[ahead]
+
+
+Rows = Tensor | Ragged | Windows | Series | Spans
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +155,8 @@ class Split:
     """Examples and targets, index by index.
 
     As tasks give them, images are uint8 (N, C, H, W), sounds int16 (N, samples), texts ragged
-    UTF-8 bytes, and a text to go on with is uint8 (bytes,), without targets of its own.
+    UTF-8 bytes, a text to go on with is uint8 (bytes,) and a series rows in time, both without
+    targets of their own.
     """
 
     x: Rows
@@ -124,34 +164,39 @@ class Split:
     groups: Tensor | None = None  # int64 (N,): what shares one is never on two sides of a split
 
     def __len__(self) -> int:
-        """Examples; of a text to go on with, characters."""
+        """Examples; of a text to go on with, characters, and of a series rows."""
         if isinstance(self.x, Windows):
             return self.x.characters
+        if isinstance(self.x, Spans):
+            return len(self.x.values) - self.x.first
         if isinstance(self.x, Tensor) and self.x.ndim == 1:
             return int(((self.x & 0xC0) != 0x80).sum())  # bytes that begin a character
         return len(self.x)
 
     @property
     def rows(self) -> int:
-        """What batches are made of: examples, or windows of a text."""
+        """What batches are made of: examples, or windows of a text or a series."""
         return len(self.x)
 
     def to(self, device: torch.device) -> Split:
+        assert not isinstance(self.x, Series)
         return Split(self.x.to(device), self.y.to(device))
 
     def __getitem__(self, index: Tensor) -> Split:
         """The examples of an index or a mask."""
-        assert not isinstance(self.x, Windows)
+        assert isinstance(self.x, Tensor | Ragged)
         groups = None if self.groups is None else self.groups[index]
         return Split(self.x[index], self.y[index], groups)
 
     def joined(self, other: Split) -> Split:
-        """These examples, then those of another split; one text, then the other."""
+        """These examples, then those of another split; one text or series, then the other."""
         groups = None
         if self.groups is not None and other.groups is not None:
             groups = torch.cat([self.groups, other.groups])
         if isinstance(self.x, Ragged) and isinstance(other.x, Ragged):
             return Split(self.x.joined(other.x), torch.cat([self.y, other.y]), groups)
+        if isinstance(self.x, Series) and isinstance(other.x, Series):
+            return Split(self.x.joined(other.x), self.y)
         assert isinstance(self.x, Tensor)
         assert isinstance(other.x, Tensor)
         return Split(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), groups)
@@ -196,10 +241,11 @@ class Split:
                 y[:, : self.x.length - half].masked_fill_((index > 0).unsqueeze(1), UNSCORED)
                 yield index, x, y
             return
-        if isinstance(self.x, Tensor):
+        if isinstance(self.x, Tensor | Spans):
             for index in torch.arange(len(self.x), device=self.y.device).split(max(1, budget)):
                 yield index, *self._take(index)
             return
+        assert isinstance(self.x, Ragged)
         lengths, order = self.x.lengths.clamp_min(1).sort(stable=True)
         longest = lengths.tolist()
         first = 0
@@ -218,11 +264,12 @@ class Split:
         return told
 
     def _take(self, index: Tensor, longest: int = 0) -> tuple[Tensor, Tensor]:
-        if isinstance(self.x, Windows):
+        if isinstance(self.x, Windows | Spans):
             return self.x.take(index)
         if isinstance(self.x, Ragged):
             x = self.x.padded(index, longest)
         else:
+            assert isinstance(self.x, Tensor)
             x = self.x.index_select(0, index)  # on a CPU in a tenth of the time of self.x[index]
         return x, self.y[index]
 
@@ -324,8 +371,20 @@ class Inputs(Raw):
 
     @property
     def outputs(self) -> int:
-        """Tokens to choose from, where the next one is asked for."""
+        """Where no class is asked for: tokens to choose the next one from, or columns to tell."""
         return 0
+
+    def answers(self, count: int, outputs: int) -> tuple[int, ...]:
+        """The shape of what a model gives for `example(count)`."""
+        return count, outputs
+
+    def told(self, logits: Tensor) -> Tensor:
+        """What a model gives as a user wants it: shares of classes or tokens (..., K)."""
+        return logits.softmax(-1)
+
+    def untold(self, told: Tensor) -> Tensor:
+        """What a model gives, from what `told` makes of it."""
+        return told.clamp_min(torch.finfo(torch.float32).tiny).log()
 
     @property
     @abstractmethod

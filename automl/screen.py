@@ -128,7 +128,7 @@ class Screen:
             if data.labels
             else data.inputs.summary
         )
-        unit = "" if data.labels else "characters "
+        unit = "" if data.labels else f"{study.task.unit} "
         knobs = amounts.plural(event.knobs, "knob")
         if event.configs is not None:
             knobs += f", {amounts.plural(event.configs, 'config')} in all"
@@ -220,7 +220,7 @@ class Screen:
         print(f"\n{counted(rows)}, in {duration(event.seconds)}{again}")
         best = event.metrics
         valid = best["valid"][metric.name]
-        print(*answer(best), sep="\n")
+        print(*answer(best, study.task.unit), sep="\n")
         if "warning" in best:
             print(f"warning: the best model is {best['warning']}")
         elif told := metric.matched(valid, *self.opened.baseline):
@@ -258,8 +258,8 @@ def nothing(rows: Sequence[Row], opened: Opened | None) -> str:
     return f"{lost}; {counted(rows)}; {what}"
 
 
-def answer(best: dict[str, Any]) -> list[str]:
-    """What metrics.json tells of the best model, in a few lines."""
+def answer(best: dict[str, Any], unit: str) -> list[str]:
+    """What metrics.json tells of the best model, in a few lines; splits are counted in `unit`."""
     name = best["metric"]
     told = []
     if best["finalists"]:
@@ -275,7 +275,7 @@ def answer(best: dict[str, Any]) -> list[str]:
     elif (seen := best.get("search", {}).get("score")) is not None:
         seen = f"{name} {seen:.4f} in the search"
         told.append(f"trial {best['trial']}: {seen}, not trained again: some of it may be luck")
-    on = f"{best['test_examples']:,} {'examples' if 'classes' in best else 'characters'}"
+    on = f"{best['test_examples']:,} {unit}"
     told.append(f"test {name} {best['test'][name]:.4f} ({sure(best)}) on {on}")
     told.append(
         f"validation {best['valid'][name]:.4f}, by {best['baseline']['name']}"
@@ -390,7 +390,7 @@ def exported(told: Exported) -> None:
     equal = (
         f"{round(found.equal * found.answers):,} of {found.answers:,} validation answers are equal"
     )
-    print(f"\n{equal}, probabilities differ by {found.difference:.1e} at most")
+    print(f"\n{equal}, {found.numbers} differ by {found.difference:.1e} at most")
     if told.texts:
         print(
             "the tokenizer inside makes the same tokens of {:,} of {:,} texts".format(*told.texts)

@@ -352,7 +352,7 @@ def measure(config: Config, inputs: Inputs, labels: int) -> Size:
     except (RuntimeError, ValueError) as error:  # what torch raises for shapes that cannot be
         reason = str(error).splitlines()[0]
         raise SpaceError(f"model: does not fit {inputs.summary}: {reason}") from error
-    wanted = (2, outputs) if labels else (2, x.shape[1], outputs)
+    wanted = inputs.answers(2, outputs)
     if tuple(logits.shape) != wanted:
         raise SpaceError(f"model: gives {tuple(logits.shape)} for 2 inputs; want {wanted}")
     return size

@@ -20,7 +20,8 @@ def test_layers_hold_all_parameters_and_end_in_what_the_model_gives(case: Any) -
     outputs = len(model.labels) or model.inputs.outputs
     found = layers(model.config, model.inputs, outputs)
     assert sum(layer.params for layer in found) == model.params
-    assert found[-1].output[-1] == outputs
+    if model.config.task.tells != "rows":  # these are put together behind the last layer
+        assert found[-1].output[-1] == outputs
     assert {layer.name for layer in found} <= {".", *dict(model.model.named_modules())}
 
 

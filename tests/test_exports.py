@@ -29,6 +29,7 @@ from automl.exports import verified
 from automl.exports.pt2 import Pt2
 from automl.exports.whole import Whole
 from automl.inputs.images import Images
+from automl.inputs.series import Lookback, Window
 from automl.inputs.sound import LogMel, Sounds
 from automl.inputs.text import Bpe, Characters, TextInput, Tokens, Words, pack
 from automl.results import artifact
@@ -72,14 +73,20 @@ CASES |= {
     ),
     "crnn-lstm-sound": ({"name": "crnn", "channels": [4], "cell": "lstm"}, "sounds"),
 }
-PLACES = {"maps": "digits", "sounds": "spoken-digits", "tokens": "trec", "next tokens": "textfile"}
+PLACES = {
+    "series": "ett",
+    "maps": "digits",
+    "sounds": "spoken-digits",
+    "tokens": "trec",
+    "next tokens": "textfile",
+}
 
 
 def made(model: dict[str, Any], reads: str) -> Artifact:
     """A model as it may come out of a training, off its start, where zeros would hide things."""
     torch.manual_seed(0)
     part: Any = {"sounds": {"name": "logmel", "mels": 16}, "tokens": "words"}.get(reads)
-    part = part or {"maps": "pixels", "next tokens": "characters"}[reads]
+    part = part or {"maps": "pixels", "next tokens": "characters", "series": "window"}[reads]
     config = Config.of({"task": PLACES[reads], "input": part, "model": model})
     if isinstance(config.input, LogMel):
         bare = config.input.expect(Sounds(8000, 4000))
@@ -88,9 +95,11 @@ def made(model: dict[str, Any], reads: str) -> Artifact:
         words = {"<pad>": 0, "<unk>": 1} | {chr(95 + i): i for i in range(2, SIZE)}
         causal = reads == "next tokens"
         inputs = Tokens(SIZE, 20, causal, config.input.tokenizer(words, []))
+    elif isinstance(config.input, Window):
+        inputs = Lookback(("a", "b"), (30.0, -2.0), (4.0, 0.5), 25, 7)
     else:
         inputs = Images((3, 9, 9), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.2))
-    labels = () if reads == "next tokens" else tuple("abcde")
+    labels = tuple("abcde") if config.task.tells == "classes" else ()
     net = config.model.build(inputs, len(labels) or inputs.outputs)
     stirred(net).eval().requires_grad_(False)
     return Artifact(config, net, inputs, labels, {})
@@ -104,6 +113,8 @@ def raw(inputs: Any, count: int, length: int) -> Tensor:
         return x * (torch.arange(length) < ends.unsqueeze(1))
     recipe = inputs.recipe()
     shape = [count, *recipe["shape"][1:]]
+    if recipe["dtype"] == "float32":
+        return inputs.told(torch.randn(shape))
     low, high = (0, 256) if recipe["dtype"] == "uint8" else (-20_000, 20_000)
     return torch.randint(low, high, shape).to(getattr(torch, recipe["dtype"]))
 

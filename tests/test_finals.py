@@ -688,7 +688,7 @@ def test_a_model_that_no_process_could_read_is_read_again(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("search", "luck"), [(0.9, "; 0.1000 of it was luck"), (0.8, "")])
 def test_luck_is_said_where_there_was_some(study: Study, search: float, luck: str) -> None:
     first = study.best.metrics["finalists"][0] | {"search": search, "mean": 0.8, "spread": 0.01}
-    line, *_ = answer(study.best.metrics | {"finalists": [first]})
+    line, *_ = answer(study.best.metrics | {"finalists": [first]}, "examples")
     assert line.endswith(f"trained again from 2 seeds{luck}")
     line, *_ = answer(study.best.metrics | {"finalists": []})
     assert line.endswith(" in the search, not trained again: some of it may be luck")

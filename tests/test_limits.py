@@ -145,7 +145,9 @@ def test_a_model_is_as_large_in_inference_mode(name: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("name", Model.members())
 def test_knobs_that_cost_nothing_leave_a_model_as_large_as_it_is(name: str) -> None:
     family = Model.members()[name]
-    spaces = [Space.load(find(name)) for name in ("digits", "mnist", "spoken", "sst2", "imdb-lm")]
+    spaces = [
+        Space.load(find(name)) for name in ("digits", "mnist", "spoken", "sst2", "imdb-lm", "ett")
+    ]
     spaces.append(Space.parse("task: digits\nmodel: efficientnet\n"))
     configs = [(space, config) for space in spaces for config, _ in space.probes()]
     space, config = next(pair for pair in configs if pair[1].model.name == name)

@@ -42,7 +42,7 @@ class Onnx(Export):
                     dynamo=True,
                     verbose=False,
                     input_names=["input"],
-                    output_names=["probabilities"],
+                    output_names=[whole.output],
                     custom_translation_table=table,
                 )
         except torch.onnx.OnnxExporterError as error:

@@ -25,7 +25,7 @@ from automl.training.cost import BATCHES, fastest_ms
 
 Run = Callable[[Tensor], Tensor]
 
-NEAR = 1e-4  # how far a float32 probability may be off: sums in another order are off by 1e-6
+NEAR = 1e-4  # how far a float32 answer may be off: sums in another order are off by 1e-6
 WORSE = 0.01  # share that a loss may grow by in other precisions; for scores see `Metric.blur`
 WEIGHTS = {"model.safetensors", "tokenizer.json"}  # of the artifact, what a file holds as well
 FEW, SHORT = (1, 2, 7), (1, 5)  # examples and tokens of batches that no sweep need have
@@ -37,7 +37,8 @@ class Compared:
 
     answers: int
     equal: float  # share
-    difference: float  # the largest, of a probability
+    numbers: str  # that answers are made of: probabilities or, of series, rows
+    difference: float  # the largest, of a probability or in deviations of a column
     was: float  # what the artifact scores
     score: float
 
@@ -125,22 +126,28 @@ def _compare(own: Run, run: Run, split: Split, inputs: Inputs, task: Task) -> Co
     """All examples, of which some come again in batches of other shapes. Raises ExportError."""
     sums: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
     answers, equal, difference = 0, 0, 0.0
+    rows = task.tells == "rows"
     for x, y in _batches(split, inputs):
-        a, b = own(x), run(x)
+        told = own(x), run(x)
+        a, b = told
         if a.shape != b.shape:
             raise ExportError(f"gives {tuple(b.shape)} for {tuple(x.shape)}; want {tuple(a.shape)}")
-        difference = max(difference, float((a - b).abs().nan_to_num(torch.inf).max()))
+        logits = [inputs.untold(one) for one in told]
+        off = logits[0] - logits[1] if rows else a - b
+        off = off.abs().nan_to_num(torch.inf)
+        difference = max(difference, float(off.max()))
         if y is None:
             continue
-        counted = y != UNSCORED
+        counted = ~y.isnan() if rows else y != UNSCORED
+        same = off <= NEAR if rows else a.argmax(-1) == b.argmax(-1)
         answers += int(counted.sum())
-        equal += int((a.argmax(-1) == b.argmax(-1))[counted].sum())
-        for total, shares in zip(sums, (a, b), strict=True):
-            logits = shares.clamp_min(torch.finfo(torch.float32).tiny).log()
-            for name, value in task.tally(logits, y).items():
+        equal += int(same[counted].sum())
+        for total, one in zip(sums, logits, strict=True):
+            for name, value in task.tally(one, y).items():
                 total[name] = total.get(name, 0) + value
     was, score = (task.scores(total, split)[task.metric.name] for total in sums)
-    return Compared(answers, equal / answers, difference, was, score)
+    numbers = "rows" if rows else "probabilities"
+    return Compared(answers, equal / answers, numbers, difference, was, score)
 
 
 def _batches(split: Split, inputs: Inputs) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -162,7 +169,7 @@ def _judge(compared: Compared, to: Export, precision: str, metric: Metric, examp
     was, score = compared.was, compared.score
     if precision == "float32":
         if compared.difference > NEAR:
-            told = f"its probabilities are off by up to {compared.difference:.2g}"
+            told = f"its {compared.numbers} are off by up to {compared.difference:.2g}"
             raise ExportError(f"{to.name}: {told}; want at most {NEAR:g}")
         return
     room = metric.blur(was, examples) if metric.higher_is_better else WORSE * was

@@ -1,4 +1,4 @@
-"""A trained model as one module, from raw batches to probabilities. Knows no file format."""
+"""A trained model as one module, from raw batches to answers. Knows no file format."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FRAMES = 17  # of what is traced; no other size of a model is likely to be the s
 
 
 class Whole(nn.Module):
-    """Preprocessing, the model, its temperature and softmax.
+    """Preprocessing, the model, its temperature, and softmax or the units of a series.
 
     Weights may be kept in half precision; arithmetic is in float32 always, on every device and in
     every runtime, so that what half precision costs is the rounding of the weights and no more.
@@ -44,7 +44,7 @@ class Whole(nn.Module):
                 weight.data = weight.data.to(KEPT[precision])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Probabilities (N, classes), or of the next token (N, T, tokens)."""
+        """Probabilities (N, classes), or of the next token (N, T, tokens); or rows ahead."""
         if x.dtype == torch.int64:  # tokens, which lie in a split as int32
             x = x.int()
         x = self.inputs.prepare(x)
@@ -53,8 +53,12 @@ class Whole(nn.Module):
             logits = functional_call(self.model, weights, (x,))
         else:
             logits = self.model(x)
-        shares: Tensor = (logits / self.temperature).softmax(-1)
-        return shares
+        return self.inputs.told(logits / self.temperature)
+
+    @property
+    def output(self) -> str:
+        """What it gives, as a name."""
+        return "rows" if self.artifact.config.task.tells == "rows" else "probabilities"
 
     @property
     def facts(self) -> dict[str, str]:

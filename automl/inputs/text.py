@@ -138,6 +138,9 @@ class Tokens(Inputs):
     def outputs(self) -> int:
         return self.size
 
+    def answers(self, count: int, outputs: int) -> tuple[int, ...]:
+        return (count, self.length, outputs) if self.causal else (count, outputs)
+
     @property
     def floats(self) -> int:
         return max(64, self.size // 8) if self.causal else 64

@@ -1,4 +1,4 @@
-"""What model families share: activations, norms, embeddings, recurrence, pooling.
+"""What model families share: activations, norms, embeddings, recurrence, pooling, attention.
 
 Knows no family.
 """
@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from automl.inputs.text import PAD, UNKNOWN
 
@@ -177,3 +178,105 @@ class Pool(nn.Module):
         last = (lengths - 1).clamp_min(0).view(-1, 1, 1).expand(-1, 1, states.shape[2])
         end: Tensor = states.gather(1, last).squeeze(1)
         return end
+
+
+Rotation = tuple[Tensor, Tensor]  # cosine and sine (T, head / 2) of each place's angles
+Cache = tuple[Tensor, Tensor]  # of one layer: keys, not rotated yet, and values (N, heads, T, head)
+
+
+def rotation(places: Tensor, head: int) -> Rotation:
+    """Of rotary positions (Su et al. 2021)."""
+    pairs = torch.arange(0, head, 2, device=places.device)
+    angles = places.unsqueeze(1) * 10_000.0 ** (-pairs / head)
+    return angles.cos(), angles.sin()
+
+
+def rotated(x: Tensor, by: Rotation) -> Tensor:
+    """(N, heads, T, head) in and out: each pair of numbers rotated by its place's angle."""
+    cos, sin = (part.to(x.dtype) for part in by)
+    a, b = x.chunk(2, 3)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], 3)
+
+
+class Attention(nn.Module):
+    """Attention and a hidden layer, each beside a shortcut, behind a norm (Xiong et al. 2020)."""
+
+    def __init__(self, heads: int, head: int, expand: int, dropout: float) -> None:
+        super().__init__()
+        width, self.head = heads * head, head
+        self.listen, self.think = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.ask = nn.Linear(width, 3 * width, bias=False)  # queries, keys, values
+        self.answer = nn.Linear(width, width)
+        self.widen = nn.Linear(width, expand * width)
+        self.narrow = nn.Linear(expand * width, width)
+        self.dropout = nn.Dropout(dropout)
+        for linear in (self.ask, self.answer, self.widen, self.narrow):
+            nn.init.normal_(linear.weight, std=1 / math.sqrt(linear.in_features))
+        for leaving in (self.answer, self.narrow):
+            nn.init.zeros_(leaving.weight)  # a shortcut at first (Zhang et al. 2019)
+            nn.init.zeros_(leaving.bias)
+
+    def forward(self, x: Tensor, by: Rotation, mask: Tensor | None) -> Tensor:
+        """(N, T, width) in and out. `mask` (N, 1, 1, T): who is listened to; None: all before."""
+        queries, keys, values = self.asked(x)
+        heard = F.scaled_dot_product_attention(
+            rotated(queries, by), rotated(keys, by), values, mask, is_causal=mask is None
+        )
+        return self.thought(x, heard)
+
+    def step(self, x: Tensor, by: Rotation, cache: Cache) -> tuple[Tensor, Cache]:
+        """One token further: x (N, 1, width), listening to the cached ones and to itself."""
+        queries, *new = self.asked(x)
+        keys, values = (torch.cat([old, one], 2) for old, one in zip(cache, new, strict=True))
+        last = by[0][-1:], by[1][-1:]
+        heard = F.scaled_dot_product_attention(rotated(queries, last), rotated(keys, by), values)
+        return self.thought(x, heard), (keys, values)
+
+    def asked(self, x: Tensor) -> list[Tensor]:
+        """Queries, keys and values, each (N, heads, T, head)."""
+        parts = self.ask(self.listen(x)).chunk(3, 2)
+        return [part.unflatten(2, (-1, self.head)).transpose(1, 2) for part in parts]
+
+    def thought(self, x: Tensor, heard: Tensor) -> Tensor:
+        x = x + self.dropout(self.answer(heard.transpose(1, 2).flatten(2)))
+        both: Tensor = x + self.dropout(self.narrow(F.gelu(self.widen(self.think(x)))))
+        return both
+
+
+Anchor = Literal["none", "last", "mean", "scale"]
+
+
+class Anchored(nn.Module):
+    """Rows ahead (N, horizon, C), told of a past (N, length, C) that is moved to where 0 is.
+
+    `net` is from (N, C, length) to (N, C, horizon). What it tells is moved back: by the last row
+    (NLinear, Zeng et al. 2023), by the mean, or by the mean and to the deviation of each past
+    (Kim et al. 2022), so that a level that training never saw is no other case.
+    """
+
+    def __init__(self, anchor: Anchor, net: nn.Module) -> None:
+        super().__init__()
+        self.anchor, self.net = anchor, net
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(1, 2)
+        match self.anchor:
+            case "none":
+                told = self.net(x)
+            case "last":
+                told = self.net(x - x[:, :, -1:]) + x[:, :, -1:]
+            case "mean":
+                told = self.net(x - x.mean(2, keepdim=True)) + x.mean(2, keepdim=True)
+            case "scale":
+                mean = x.mean(2, keepdim=True)
+                scale = ((x - mean).square().mean(2, keepdim=True) + 1e-5).sqrt()
+                told = self.net((x - mean) / scale) * scale + mean
+        ahead: Tensor = told.transpose(1, 2)
+        return ahead
+
+
+def cut(x: Tensor, patch: int) -> Tensor:
+    """(N, C, length) as patches (N, C, patches, patch), from the end on; zeros before the start."""
+    missing = -x.shape[2] % patch
+    patches: Tensor = F.pad(x, (missing, 0)).unflatten(2, (-1, patch))
+    return patches

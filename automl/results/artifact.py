@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -23,9 +24,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from automl.config import Config, Strict, first_problem
+from automl.config import Config, Strict, first_problem, nearest
 from automl.data import Inputs, Split
 from automl.errors import DataError, OptionError
+from automl.inputs.series import Lookback
 from automl.places import regular
 from automl.reader import as_yaml
 from automl.results.generation import Draw, written
@@ -61,6 +63,28 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Forecast:
+    """The rows ahead, as a model tells them, in the units of its training data."""
+
+    columns: tuple[str, ...]
+    values: Tensor  # float32 (horizon, C), or (N, horizon, C) of a batch
+
+    def __getitem__(self, column: str) -> Tensor:
+        """(..., horizon) of one column. Raises DataError."""
+        if column not in self.columns:
+            told = f"no column is called {str(column)[:60]!r}{nearest(str(column), self.columns)}"
+            raise DataError(f"forecast: {told}")
+        return self.values[..., self.columns.index(column)]
+
+
+USES = {  # what a model tells, in words, and what it is asked by
+    "classes": ("tells classes", "predict"),
+    "tokens": ("continues text", "generate"),
+    "rows": ("tells rows ahead", "forecast"),
+}
+
+
+@dataclass(frozen=True)
 class Artifact:
     """A model that is ready to use."""
 
@@ -76,19 +100,32 @@ class Artifact:
         """One prediction for each example in `raw`, which is one or many.
 
         Images and sounds are paths or arrays, texts are texts; see `read` of the model's `inputs`.
-        Raises DataError for what is none of these, and for a model that continues text.
+        Raises DataError for what is none of these, and for a model that tells no classes.
         """
         return predictions(self.probabilities(raw), self.labels)
 
     def probabilities(self, raw: Any) -> Tensor:
         """(N, K) for the same, on the CPU."""
-        if not self.labels:
-            raise DataError(f"{self.path}: continues text and has no classes; use generate")
+        self._must_tell("classes")
         split = self.inputs.read(raw).to(self.device)
         found = torch.empty(len(split), len(self.labels))
         for index, logits, _ in predict(self.model, split, self.inputs):
             found[index.cpu()] = (logits / self.temperature).softmax(1).cpu()
         return found
+
+    def forecast(self, raw: Any) -> Forecast:
+        """The rows that follow those in `raw`: one series up to now, or a batch of them.
+
+        A path of a table, a data frame or an array (T, C), or a batch (N, T, C), in the units of
+        the training data; see `read` of the model's `inputs`. Raises DataError for what is none of
+        these or too short, and for a model that tells no rows.
+        """
+        self._must_tell("rows")
+        assert isinstance(self.inputs, Lookback)
+        split = self.inputs.read(raw).to(self.device)
+        rows = [rows for _, rows, _ in predict(self.model, split, self.inputs)]
+        values = self.inputs.told(torch.cat(rows)).cpu()
+        return Forecast(self.inputs.names, values if np.ndim(raw) == 3 else values[0])
 
     def generate(
         self,
@@ -123,8 +160,7 @@ class Artifact:
         tokens at most, 0 from all; `top_p` from the likeliest that hold this share together
         (Holtzman et al. 2020). Raises OptionError, and DataError for a model of classes or no text.
         """
-        if self.labels:
-            raise DataError(f"{self.path}: tells classes and continues no text; use predict")
+        self._must_tell("tokens")
         if not isinstance(prompt, str):
             raise DataError(f"prompt: got {type(prompt).__name__}; want a text")
         if odd := re.search("[\ud800-\udfff]", prompt):
@@ -144,6 +180,11 @@ class Artifact:
             )
         draw = Draw(temperature, top_k, top_p, torch.Generator().manual_seed(seed))
         return written(self.model, self.inputs, prompt, length, draw, self.device)
+
+    def _must_tell(self, wanted: str) -> None:
+        if (tells := self.config.task.tells) != wanted:
+            what, by = USES[tells]
+            raise DataError(f"{self.path}: {what}; use {by}")
 
     @property
     def device(self) -> torch.device:
@@ -249,7 +290,7 @@ def load(path: Path | str, *, device: str = "cpu") -> Artifact:
         config = Space.load(regular(path / "config.yaml")).config()
         with safe_open(regular(file), "pt", device="cpu") as weights:
             header = Header.model_validate_json((weights.metadata() or {}).get("automl", ""))
-            if bool(header.labels) == (config.task.gives == "prose"):
+            if bool(header.labels) != (config.task.tells == "classes"):
                 raise DataError(f"{file}: got {len(header.labels)} labels for {config.task.name}")
             facts = json.dumps(header.inputs)
             try:

@@ -14,6 +14,7 @@ USAGE = {
     "sounds": 'model.predict("clip.wav")',
     "texts": 'model.predict("a fine film")',
     "prose": 'model.generate("Once", length=400)',
+    "series": 'model.forecast("history.csv")',
 }
 LIMITS = {  # what no number in metrics.json says
     "images": [
@@ -32,6 +33,12 @@ LIMITS = {  # what no number in metrics.json says
         "Facts or advice: it writes what is likely after a text, not what is true.",
         "Texts that must be new: it may write down what it was trained on, word by word.",
     ],
+    "series": [
+        "Other rhythms than the training data's: it takes the rows of a day or a month, not their"
+        " dates, and a row that is missing moves all behind it.",
+        "What never happened in the training data: it tells one likely course, not how far from it"
+        " the real one may lie.",
+    ],
 }
 OF_CLASSES = [
     "Examples of none of its classes: it answers with one of them whatever it is shown.",
@@ -44,8 +51,8 @@ SHOWN = 40  # layers on the card; metrics.json has all
 
 def limits(config: Config) -> list[str]:
     """What a model should not be used for, by the kind of data it reads."""
-    gives = config.task.gives
-    return [*LIMITS.get(gives, []), *(OF_CLASSES if gives != "prose" else [])]
+    task = config.task
+    return [*LIMITS.get(task.gives, []), *(OF_CLASSES if task.tells == "classes" else [])]
 
 
 def cell(label: str) -> str:
@@ -63,7 +70,7 @@ def sure(metrics: dict[str, Any]) -> str:
 
 def text(config: Config, metrics: dict[str, Any], folder: str = "best") -> str:
     """Markdown, from what metrics.json holds, for a folder of this name."""
-    unit = unit_of(config)
+    unit = config.task.unit
     trained_on = metrics["train_examples"] + bool(metrics.get("refit")) * metrics["valid_examples"]
     state = warning = refit = ""
     if not metrics["test"]:
@@ -89,7 +96,7 @@ def text(config: Config, metrics: dict[str, Any], folder: str = "best") -> str:
 
 A validation score that chose a model among many is a little too high. The test split was sealed
 until the end; this model was tested on it once.
-{calibration(metrics)}{classes(metrics)}
+{calibration(metrics)}{classes(metrics)}{columns(metrics)}
 ## Use
 
 ```python
@@ -120,11 +127,6 @@ model = automl.load({json.dumps(folder, ensure_ascii=False)})  # this folder
 {environment(metrics)}"""
 
 
-def unit_of(config: Config) -> str:
-    """What the size of a split is counted in."""
-    return "characters" if config.task.gives == "prose" else "examples"
-
-
 def scores(config: Config, metrics: dict[str, Any]) -> str:
     """The test, each finalist, the validation split, and what these are held against."""
     name, baseline, chance = metrics["metric"], metrics["baseline"], metrics["chance"]
@@ -134,21 +136,21 @@ def scores(config: Config, metrics: dict[str, Any]) -> str:
             for one in metrics.get("finalists") or []
         ),
         (
-            f"validation {name} ({metrics['valid_examples']:,} {unit_of(config)})",
+            f"validation {name} ({metrics['valid_examples']:,} {config.task.unit})",
             metrics["valid"][name],
         ),
         (f"baseline: {baseline['name']}, validation", baseline[name]),
         (f"chance: {chance['name']}, validation", chance[name]),
     ]
     if metrics["test"]:
-        count = f"{metrics['test_examples']:,} {unit_of(config)}"
+        count = f"{metrics['test_examples']:,} {config.task.unit}"
         rows.insert(0, (f"test {name} ({count}; {sure(metrics)})", metrics["test"][name]))
     lines = (f"| {what} | {value:.4f} |" for what, value in rows)
     return f"| | {name} |\n|---|---|\n" + "\n".join(lines)
 
 
 def calibration(metrics: dict[str, Any]) -> str:
-    """What the temperature changed; nothing for a text to go on with."""
+    """What the temperature changed; nothing where no classes are told."""
     if not (told := metrics.get("calibration")):
         return ""
     return f"""
@@ -173,8 +175,22 @@ def classes(metrics: dict[str, Any]) -> str:
     return "\n## By class, on the test split\n\n" + head + "\n".join(rows) + "\n"
 
 
+def columns(metrics: dict[str, Any]) -> str:
+    """Of a series that was tested."""
+    if not metrics.get("columns"):
+        return ""
+    rows = [
+        f"| {cell(one['column'])} | {one['mse']:.4f} | {one['mae']:.4f} |"
+        f" {one['mae_in_units']:.4g} |"
+        for one in metrics["columns"]
+        if one["mse"] is not None
+    ]
+    head = "| column | mse | mae | mean absolute error in its unit |\n" + "|---" * 4 + "|\n"
+    return "\n## By column, on the test split\n\n" + head + "\n".join(rows) + "\n"
+
+
 def data(config: Config, metrics: dict[str, Any]) -> str:
-    told, unit = metrics["dataset"], unit_of(config)
+    told, unit = metrics["dataset"], config.task.unit
     classes = f", {told['classes']} classes" if told["classes"] else ""
     origin = config.model.origin
     weights = f"\n- weights that training began with: {origin}" if origin else ""

@@ -14,9 +14,10 @@ from automl import amounts
 from automl.config import Config, Task
 from automl.data import PERHAPS, Data, Epoch, Inputs, Split
 from automl.errors import DataError, OptionError, StudyError
+from automl.inputs.series import Lookback
 from automl.results import artifact, card, ensemble
 from automl.results.architecture import layers
-from automl.results.artifact import FILES
+from automl.results.artifact import FILES, Artifact
 from automl.results.ensemble import Ensemble, Gain
 from automl.results.judgement import Judgement, averaged, judged, temperature
 from automl.space import Space, measure
@@ -157,7 +158,7 @@ class Delivery:
         """Open the sealed split for the model as it is on disk. No model is tested twice."""
         model = artifact.load(self.folder, device=str(device))
         if model.metrics["test"] is None:
-            told = tested(model.judge(split), model.labels)
+            told = tested(model, split)
             self.note(test_examples=len(split), **told)
 
     def note(self, **more: Any) -> None:
@@ -199,7 +200,7 @@ class Joined:
             }
             artifact.note(fresh, metrics)
             model = ensemble.load(fresh, device=str(device))
-            metrics |= tested(model.judge(split), model.labels) | {"params": model.params}
+            metrics |= tested(model, split) | {"params": model.params}
             artifact.note(fresh, metrics)
         return metrics
 
@@ -215,13 +216,16 @@ def sealed(task: Task, root: Path | None, data: Data) -> Split:
     return task.test(root)
 
 
-def tested(judgement: Judgement, labels: Sequence[str]) -> dict[str, Any]:
+def tested(model: Artifact | Ensemble, split: Split) -> dict[str, Any]:
     """What a test tells, as metrics.json holds it."""
+    judgement, labels = model.judge(split), model.labels
     told: dict[str, Any] = {
         "test": judgement.scores,
         "test_interval": judgement.bounds,
         "test_interval_by": judgement.interval.by if judgement.interval else None,
     }
+    if isinstance(model, Artifact) and isinstance(model.inputs, Lookback):
+        return told | {"columns": _by_column(judgement, model.inputs)}
     if judgement.logits is None:
         return told
     return told | {
@@ -229,6 +233,23 @@ def tested(judgement: Judgement, labels: Sequence[str]) -> dict[str, Any]:
         "confusion": judgement.confusion.tolist() if len(labels) <= MATRIX else None,
         "test_ece": judgement.calibration_error,
     }
+
+
+def _by_column(judgement: Judgement, inputs: Lookback) -> list[dict[str, Any]]:
+    """Errors of each column, the absolute one in its own unit, too; nothing where none is known."""
+    assert judgement.sums is not None
+    squared, absolute, count = (
+        judgement.sums[name].tolist() for name in ("squared", "absolute", "count")
+    )
+    return [
+        {
+            "column": name,
+            "mse": squared[k] / count[k] if count[k] else None,
+            "mae": absolute[k] / count[k] if count[k] else None,
+            "mae_in_units": inputs.std[k] * absolute[k] / count[k] if count[k] else None,
+        }
+        for k, name in enumerate(inputs.names)
+    ]
 
 
 def latencies(folder: Path, device: torch.device) -> dict[str, float]:

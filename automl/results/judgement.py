@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from automl.config import Task
-from automl.data import Inputs, Split
+from automl.data import Inputs, Spans, Split
 from automl.training.loop import predict
 
 SURE = 1.96  # standard errors to either side: 95 %
@@ -38,9 +38,10 @@ class Judgement:
     """What a model answers to a split, held against the targets."""
 
     scores: dict[str, float]
-    interval: Interval | None  # None: of a text too short to tell
+    interval: Interval | None  # None: of a text or series too short to tell
     logits: Tensor | None = None  # (N, K) on the CPU, divided by the temperature; None: no classes
     y: Tensor | None = None  # (N,)
+    sums: dict[str, Tensor] | None = None  # that scores are made of; None: of classes
 
     @property
     def bounds(self) -> list[float] | None:
@@ -107,16 +108,18 @@ def judge(
     model: nn.Module, split: Split, inputs: Inputs, task: Task, temperature: float = 1.0
 ) -> Judgement:
     """Of a model on an encoded split that lies where the model does."""
-    tallies: list[dict[str, Tensor]] = []
+    tallies: dict[tuple[int, int], dict[str, Tensor]] = {}
     kept: list[tuple[Tensor, Tensor, Tensor]] = []
-    for index, logits, y in predict(model, split, inputs):
+    for number, (index, logits, y) in enumerate(predict(model, split, inputs)):
         if logits.ndim == 2:
             kept.append((index.cpu(), logits.cpu(), y.cpu()))
-        else:
-            blocks = zip(logits.chunk(BLOCKS), y.chunk(BLOCKS), strict=True)
-            tallies += [task.tally(some, targets) for some, targets in blocks]
+            continue
+        for block, some, targets in _blocks(split, index, logits, y):
+            key = (0, block) if isinstance(split.x, Spans) else (number, block)
+            before, now = tallies.get(key, {}), task.tally(some, targets)
+            tallies[key] = {name: before.get(name, 0) + value for name, value in now.items()}
     if not kept:
-        return _of_blocks(tallies, split, task)
+        return _of_blocks([*tallies.values()], split, task)
     index, logits, y = (torch.cat(parts) for parts in zip(*kept, strict=True))
     order = index.argsort()
     return judged(logits[order], y[order], task, temperature)
@@ -144,22 +147,37 @@ def judged(logits: Tensor, y: Tensor, task: Task, temperature: float = 1.0) -> J
     return replace(found, interval=_bootstrap(told))
 
 
+def _blocks(
+    split: Split, index: Tensor, logits: Tensor, y: Tensor
+) -> Iterable[tuple[int, Tensor, Tensor]]:
+    """Parts of a batch that lie side by side, numbered: of a series as long as what is told.
+
+    What is told from one row and from the next is nearly the same.
+    """
+    if not isinstance(split.x, Spans):
+        return zip(range(BLOCKS), logits.chunk(BLOCKS), y.chunk(BLOCKS), strict=False)
+    numbers, sizes = (index // split.x.horizon).unique_consecutive(return_counts=True)
+    parts = (rows.split(sizes.tolist()) for rows in (logits, y))
+    return zip(numbers.tolist(), *parts, strict=True)
+
+
 def _of_blocks(tallies: list[dict[str, Tensor]], split: Split, task: Task) -> Judgement:
-    """Of sums over the blocks of a text, drawn anew as blocks (Kuensch 1989)."""
+    """Of sums over the blocks of a text or a series, drawn anew as blocks (Kuensch 1989)."""
     blocks = {name: torch.stack([t[name] for t in tallies]).double().cpu() for name in tallies[0]}
-    whole = {name: values.sum() for name, values in blocks.items()}
+    whole = {name: values.sum(0) for name, values in blocks.items()}
     scores = task.scores(whole, split)
+    found = Judgement(scores, None, sums=whole)
     if len(tallies) < FEWEST:
-        return Judgement(scores, None)
+        return found
     generator = torch.Generator().manual_seed(0)
     told = []
     for _ in range(DRAWS):
         drawn = torch.randint(len(tallies), (len(tallies),), generator=generator)
-        sums = {name: values[drawn].sum() for name, values in blocks.items()}
-        scale = whole["tokens"] / sums["tokens"].clamp_min(1)  # the split is as long as it is
+        sums = {name: values[drawn].sum(0) for name, values in blocks.items()}
+        scale = whole["count"] / sums["count"].clamp_min(1)  # the split is as long as it is
         scaled = {name: value * scale for name, value in sums.items()}
         told.append(task.scores(scaled, split)[task.metric.name])
-    return Judgement(scores, _bootstrap(told))
+    return replace(found, interval=_bootstrap(told))
 
 
 def _bootstrap(told: list[float]) -> Interval:

@@ -61,6 +61,8 @@ class ProseTask(SourceTask):
     """A text to go on with, split by position: to train, to validate, to test."""
 
     gives: ClassVar[str] = "prose"
+    tells: ClassVar[str] = "tokens"
+    unit: ClassVar[str] = "characters"
     input: ClassVar[str] = "characters"
 
     valid: float = Field(
@@ -109,11 +111,11 @@ class ProseTask(SourceTask):
             logits.flatten(0, 1).float(), y.flatten(), ignore_index=UNSCORED, reduction="none"
         )
         total = nats.double().sum() + (y == UNKNOWN).sum() * SPELLED_OUT
-        return {"nats": total, "tokens": (y != UNSCORED).sum()}
+        return {"nats": total, "count": (y != UNSCORED).sum()}
 
     def scores(self, tally: dict[str, Tensor], split: Split) -> dict[str, float]:
         """The first character is given: a split has one to tell fewer than it is long."""
-        nats, tokens = tally["nats"].item(), tally["tokens"].item()
+        nats, tokens = tally["nats"].item(), tally["count"].item()
         characters = max(1, len(split) - 1)
         return {
             "loss": nats / tokens,

@@ -125,7 +125,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 def counting(y: Tensor, weights: Tensor | None) -> Tensor:
     """How much a batch counts in a mean loss, from its targets and the weights of classes."""
-    if y.is_floating_point():  # shares of classes: examples count alike
-        return torch.tensor(float(len(y)), device=y.device)
+    if y.is_floating_point():  # shares of classes, or numbers; NaN counts nowhere
+        return (~y.isnan()).sum()
     scored = y[y != UNSCORED]
     return weights[scored].sum() if weights is not None else (y != UNSCORED).sum()

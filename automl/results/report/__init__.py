@@ -23,7 +23,8 @@ from markupsafe import Markup
 from optuna.trial import FrozenTrial
 
 from automl import amounts
-from automl.data import Data, Metric
+from automl.data import Data, Metric, Series
+from automl.inputs.series import Lookback
 from automl.results import artifact, leaderboard
 from automl.results.artifact import Artifact
 from automl.results.card import USAGE
@@ -37,7 +38,7 @@ from automl.space import Space
 HERE = Path(__file__).parent
 FEWEST = 3  # trials, to plot what they have in common
 NAMED = 12  # knobs whose importance is told
-SLICED = 6  # knobs whose values are plotted
+SLICED = 6  # knobs whose values, and columns whose rows ahead, are plotted
 JOINED = 8  # knobs that every trial's line goes through
 HALTS = 6  # epochs, marked by a line, after which most trials stopped or paused
 LISTED = 10  # rows of a table
@@ -48,7 +49,7 @@ COSTS = {
     "seconds": "seconds of training",
 }
 OPTIONAL = (  # what the template is told where it is known, and None elsewhere
-    *("bars", "chosen", "classes", "config", "confused", "gives", "higher", "importance"),
+    *("ahead", "bars", "chosen", "classes", "config", "confused", "gives", "higher", "importance"),
     *("interval", "looked", "luck", "metrics", "sample", "score", "slices", "tradeoffs", "warning"),
 )
 
@@ -92,6 +93,7 @@ class Page:
             "classes": ("Classes", "confusion" in plots or told["confused"] or told["classes"]),
             "mistakes": ("The most confident mistakes", looked and looked.mistakes),
             "writes": ("What it writes", told["gives"] == "prose" and told["sample"]),
+            "ahead": ("What it foretells", told["ahead"] or (metrics and metrics.columns)),
             "calibration": ("Calibration", "calibration" in plots),
             "ensemble": ("Ensemble", metrics and metrics.ensemble and metrics.ensemble.members),
             "config": ("The winning config", told["config"]),
@@ -150,6 +152,7 @@ def search(made: Page, facts: Facts, rows: Sequence[Row]) -> None:
         "studies": facts.path.resolve().parent.name,
         "metric": named(facts.metric),
         "task": facts.space.task.name,
+        "unit": facts.space.task.unit,
         "manifest": facts.manifest,
         "absent": facts.absent,
         "trials": len(rows),
@@ -274,6 +277,10 @@ def finalists(made: Page, facts: Facts, metrics: Metrics) -> None:
 
 def judged(made: Page, facts: Facts, metrics: Metrics, model: Artifact) -> None:
     """What the delivered model says: confusions, mistakes, calibration; or the text it writes."""
+    if isinstance(model.inputs, Lookback):
+        if facts.data:
+            foretold(made, facts.data, model, model.inputs)
+        return
     if not model.labels:
         made.told["sample"] = model.generate(length=600, temperature=0.8, seed=1)
         return
@@ -297,6 +304,19 @@ def judged(made: Page, facts: Facts, metrics: Metrics, model: Artifact) -> None:
     if looked:
         made.told["looked"] = looked
         made.told["sample"] = looked.sample
+
+
+def foretold(made: Page, data: Data, model: Artifact, inputs: Lookback) -> None:
+    """The end of the validation split as the model tells it, of the first columns."""
+    series = data.valid.x
+    assert isinstance(series, Series)
+    past, came = series.values.split([len(series.values) - inputs.horizon, inputs.horizon])
+    told = model.forecast(past)
+    shown = past[-min(inputs.length, 2 * inputs.horizon) :]
+    made.told["ahead"] = [(f"ahead{k}", name) for k, name in enumerate(inputs.names[:SLICED])]
+    for k, (id_, name) in enumerate(made.told["ahead"]):
+        lines = (rows.tolist() for rows in (shown[:, k], came[:, k], told[name]))
+        made.plots[id_] = figures.ahead(*lines)
 
 
 @dataclass(frozen=True)

@@ -397,6 +397,26 @@ def finalists(told: Sequence[Finalist], metric: Metric) -> Plot:
     )
 
 
+def ahead(past: Sequence[float], came: Sequence[float], told: Sequence[float]) -> Plot:
+    """What a model tells of the rows ahead, from 1 on, and what came; NaN where nothing is known.
+
+    The line of what came begins where the past ends.
+    """
+    rows = list(range(len(came) + 1))
+    before = list(range(1 - len(past), 1))
+    hover = "row %{x}: %{y:.4g}<extra></extra>"
+    traces: list[Trace] = [
+        {"x": x, "y": [None if math.isnan(y) else y for y in ys], "mode": "lines",
+         "line": {"color": color, "width": width}, "name": name, "hovertemplate": hover}
+        for x, ys, color, width, name in (
+            (before, past, "muted", 1.2, "past"),
+            (rows, [past[-1], *came], "blue", 1.6, "came"),
+            (rows[1:], told, "orange", 2.2, "foretold"),
+        )
+    ]  # fmt: skip
+    return Plot(traces, {"xaxis": {"title": {"text": "rows ahead"}}}, 250)
+
+
 def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> Plot:
     """Rows are what examples are, columns what they are taken for; shaded by shares of rows."""
     shares = [[count / max(1, sum(row)) for count in row] for row in counts]

@@ -51,6 +51,13 @@ class OfClass(Told):
     f1: float | None = None
 
 
+class OfColumn(Told):
+    column: str
+    mse: float | None = None
+    mae: float | None = None
+    mae_in_units: float | None = None
+
+
 class Bin(Told):
     """Answers given with like confidence: how often they were right."""
 
@@ -105,6 +112,7 @@ class Metrics(Told):
     valid_interval: tuple[float, float] | None = None
     classes: list[OfClass] | None = None
     confusion: list[list[int]] | None = None
+    columns: list[OfColumn] | None = None
     calibration: Calibration | None = None
     latency_ms: dict[str, float] | None = None  # by number of examples at once
     proof: Proof | None = None

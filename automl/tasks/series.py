@@ -1,0 +1,146 @@
+"""What tasks of series share: parts one behind the other, errors, baselines. Knows no files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from automl.data import PIECE, Data, Metric, Series, Spans, Split
+from automl.errors import DataError
+from automl.inputs.series import LONGEST, Columns, Lookback, Window
+from automl.tasks.classes import fitting
+from automl.tasks.source import PURPOSES, Parts, SourceTask, cached
+
+PAST = 336  # rows that the baseline reads, where there are so many
+FITTED = 20_000  # stretches that it learns from
+
+
+class SeriesTask(SourceTask):
+    """Rows in time, the first to train, the next to validate, the last to test.
+
+    All rows before a moment may be read to tell those behind it, also where they are of an earlier
+    part. Errors are of columns with mean 0 and deviation 1 in the training rows (as by Zhou et al.
+    2021): 1 is about what telling the mean costs.
+    """
+
+    gives: ClassVar[str] = "series"
+    tells: ClassVar[str] = "rows"
+    unit: ClassVar[str] = "rows"
+    input: ClassVar[str] = "window"
+
+    horizon: int = Field(96, ge=1, le=LONGEST, description="rows ahead that are told")
+    score: Literal["mse", "mae"] = Field(
+        "mse", description="mean squared or absolute error, to train by and to judge by"
+    )
+
+    @property
+    def metric(self) -> Metric:
+        return Metric(self.score, higher_is_better=False)
+
+    def cut(
+        self, place: Path, names: Sequence[str], values: Tensor, counts: Sequence[int]
+    ) -> Parts:
+        """The splits of a whole series (T, C), from its first row on. Raises DataError."""
+        parts, first = dict[str, Split](), 0
+        for name, empty in zip(names, values[: counts[0]].isnan().all(0), strict=True):
+            if empty:
+                told = f"got no number in column {name[:60]!r}"
+                raise DataError(f"{place}: {told} in the {counts[0]:,} rows to train with")
+        for (part, purpose), count in zip(PURPOSES.items(), counts, strict=True):
+            if count < self.horizon + 1:
+                told = f"got {count:,} rows to {purpose}; want {self.horizon + 1:,} at least"
+                raise DataError(f"{place}: {told}, for a horizon of {self.horizon:,}")
+            parts[part] = Split(
+                Series(values[: first + count], first), torch.zeros(0, dtype=torch.long)
+            )
+            first += count
+        return parts
+
+    def load(self, root: Path | None) -> Data:
+        source, raw = self.source(root), self.shape(root)[0]
+        assert isinstance(raw, Columns)
+        train, about = cached(self.name, source, (), "train")
+        valid, _ = cached(self.name, source, (), "valid")
+        known = [raw.names, self.horizon, about["digests"]]
+        return Data(
+            train=train,
+            valid=valid,
+            inputs=raw,
+            labels=(),
+            fingerprint=hashlib.sha256(json.dumps(known).encode()).hexdigest(),
+            sealed=about["counts"]["test"],
+        )
+
+    def loss(
+        self, logits: Tensor, y: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
+    ) -> Tensor:
+        """Of rows told (N, horizon, C) against those that came, as `score` has it."""
+        known = ~y.isnan()
+        off = torch.where(known, logits.float() - y, 0.0)
+        off = off.square() if self.score == "mse" else off.abs()
+        return off.sum() / known.sum().clamp_min(1)
+
+    def tally(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Each (C,)."""
+        known = ~y.isnan()
+        off = torch.where(known, logits.float() - y, 0.0).double()
+        return {
+            "squared": off.square().sum((0, 1)),
+            "absolute": off.abs().sum((0, 1)),
+            "count": known.sum((0, 1)),
+        }
+
+    def scores(self, tally: dict[str, Tensor], split: Split) -> dict[str, float]:
+        count = tally["count"].sum().clamp_min(1)
+        mse = (tally["squared"].sum() / count).item()
+        mae = (tally["absolute"].sum() / count).item()
+        return {"loss": {"mse": mse, "mae": mae}[self.score], "mse": mse, "mae": mae}
+
+    def chance(self, data: Data) -> tuple[str, float]:
+        inputs = Window(length=1).fit(data)
+        return "repeating the last row", self._judged(inputs, data.valid, lambda past: past)
+
+    def baseline(self, data: Data) -> tuple[str, float]:
+        """Ridge regression (Hoerl and Kennard 1970) on the last rows, less the last one.
+
+        One for all columns, learned from 20,000 stretches drawn at random.
+        """
+        from sklearn.linear_model import Ridge
+
+        length = max(1, min(PAST, (len(data.train) - self.horizon) // 2))
+        inputs = Window(length=length).fit(data)
+        spans = inputs.encode(data.train).x
+        assert isinstance(spans, Spans)
+        order = torch.randperm(len(spans), generator=torch.Generator().manual_seed(0))
+        x, y = spans.take(order[: 1 + FITTED // len(inputs.names)])
+        past, ahead = (part.transpose(1, 2).flatten(0, 1) for part in (inputs.prepare(x), y))
+        whole = ~ahead.isnan().any(1)
+        if not whole.any():
+            return self.chance(data)
+        last = past[whole, -1:]
+        with fitting():
+            model = Ridge(1.0).fit(past[whole] - last, ahead[whole] - last)
+
+        def told(past: Tensor) -> Tensor:
+            rows = past.transpose(1, 2)
+            last = rows[:, :, -1:]
+            ahead = torch.from_numpy(model.predict((rows - last).flatten(0, 1)))
+            return (ahead.view(*rows.shape[:2], -1) + last).transpose(1, 2)
+
+        return f"ridge regression on {length:,} rows", self._judged(inputs, data.valid, told)
+
+    def _judged(self, inputs: Lookback, split: Split, told: Callable[[Tensor], Tensor]) -> float:
+        """The metric of what is told of each past (n, length, C): (n, horizon, C), or one row."""
+        sums = dict[str, Tensor]()
+        encoded = inputs.encode(split)
+        for _, x, y in encoded.sweep(PIECE // inputs.floats):
+            for name, value in self.tally(told(inputs.prepare(x)).expand_as(y), y).items():
+                sums[name] = sums.get(name, 0) + value
+        return self.scores(sums, encoded)[self.metric.name]

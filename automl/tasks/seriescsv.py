@@ -1,0 +1,68 @@
+"""The user's own series, a row for each time."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from automl.errors import DataError
+from automl.inputs.series import Columns, table
+from automl.places import here
+from automl.tasks.series import SeriesTask
+from automl.tasks.source import Source, elsewhere, traces
+
+
+class SeriesCsv(SeriesTask):
+    """A CSV or TSV file with a column for each series and a row for each time, oldest first.
+
+    The first rows are to train, the next to validate, the last to test. Empty cells and `NA` are
+    gaps. Rows are taken to be evenly spaced; a column of dates is only looked at for their order.
+    """
+
+    name: Literal["seriescsv"] = "seriescsv"
+    path: str = Field(
+        "series.csv",
+        min_length=1,
+        description="relative to --data, which may be the table itself, or to the working folder",
+    )
+    columns: list[Annotated[str, Field(min_length=1, max_length=1000)]] = Field(
+        default=[], max_length=1000, description="read and told; none: all that hold numbers"
+    )
+    valid: float = Field(
+        0.1, ge=0.01, le=0.4, description="share of the rows to validate, before those to test"
+    )
+    sealed: float = Field(0.2, ge=0.01, le=0.4, description="share of the rows to test, the last")
+
+    def shape(self, root: Path | None) -> tuple[Columns, tuple[str, ...]]:
+        return Columns(self._table(self._file(root))[0], self.horizon), ()
+
+    def source(self, root: Path | None) -> Source:
+        path = self._file(root)
+        elsewhere(self.name, root, Path(self.path), path)
+        knobs = [self.columns, self.horizon, self.valid, self.sealed]
+        names, values = self._table(path)
+        sizes = [int(len(values) * share) for share in (self.valid, self.sealed)]
+        counts = (len(values) - sum(sizes), *sizes)
+        return Source([traces([path]), knobs], lambda: self.cut(path, names, values, counts))
+
+    def _table(self, path: Path) -> tuple[tuple[str, ...], Tensor]:
+        return _read(path, tuple(self.columns), json.dumps(traces([path])))
+
+    def _file(self, root: Path | None) -> Path:
+        path = here(self.path, "seriescsv: path", DataError)
+        places = [*([root / path, root] if root else []), path]
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            named = " or ".join(map(str, places))
+            raise DataError(f"seriescsv: no file {named}; want a table, a row for each time")
+        return found
+
+
+@functools.lru_cache(maxsize=8)  # asked for often, and it takes reading the whole file
+def _read(path: Path, columns: tuple[str, ...], _changed: str) -> tuple[tuple[str, ...], Tensor]:
+    return table(path, columns)
