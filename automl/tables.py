@@ -50,11 +50,14 @@ def header(path: Path, text: str, wanted: Collection[str] = ()) -> tuple[str, li
     Of two marks the one that cuts out the wanted columns, else the one that cuts more. Raises
     DataError.
     """
-    try:
-        first: dict[str, list[str]] = {mark: next(_reader(text, mark), []) for mark in _marks(path)}
-    except csv.Error as error:
-        raise DataError(f"{path}: line 1: {error}") from error
-    found = {mark: [cell.strip() for cell in row] for mark, row in first.items()}
+    found, faults = dict[str, list[str]](), list[csv.Error]()
+    for mark in _marks(path):
+        try:
+            found[mark] = [cell.strip() for cell in next(_reader(text, mark), [])]
+        except csv.Error as error:  # of quoted cells all but one mark make nothing
+            faults.append(error)
+    if not found:
+        raise DataError(f"{path}: line 1: {faults[0]}") from faults[0]
     mark = max(found, key=lambda mark: (not {*wanted}.isdisjoint(found[mark]), len(found[mark])))
     if len(found[mark]) > COLUMNS:
         raise DataError(f"{path}: got {len(found[mark]):,} columns; want at most {COLUMNS:,}")

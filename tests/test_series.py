@@ -73,6 +73,8 @@ def task(file: Path, **knobs: Any) -> Any:
         ("a\tb\n1\t2e3\n", ("a", "b"), [[1, 2000]]),
         (' a , "b, c" \n 1 , 2 \n', None, None),  # a quote behind a space is a part of the cell
         ('a,"b, c"\n 1 , 2 \n', ("a", "b, c"), [[1, 2]]),
+        ('"day","a"\n"2024-01-01","1"\n"2024-01-02",2\n', ("a",), [[1], [2]]),
+        ('"day";"a"\n"2024-01-01";"1,5"\n', ("a",), [[1.5]]),
         ("wind,a\nNW,1\ncv,2\n", ("a",), [[1], [2]]),
         ("a,none\n1,\n2,NA\n", ("a",), [[1], [2]]),  # a column without any number
     ],
@@ -204,12 +206,14 @@ def test_errors_are_means_over_all_that_is_known() -> None:
         assert ett.loss(told, came).item() == pytest.approx(loss)
 
 
-def test_too_long_a_past_is_refused_with_what_there_is() -> None:
-    data = data_of(waves(100), horizon=12, train_rows=60, valid_rows=40)
-    with pytest.raises(SpaceError, match="length: got 48; want at most 47, for there are 60 rows"):
-        Window(length=48).fit(data)
-    spans = Window(length=47).fit(data).encode(data.train).x
-    assert len(spans) == 2
+@pytest.mark.parametrize(("rows", "wanted", "length"), [(60, 10, 10), (60, 99, 24), (14, 99, 1)])
+def test_a_long_past_leaves_half_of_the_rows_to_learn_from(
+    rows: int, wanted: int, length: int
+) -> None:
+    data = data_of(waves(100), horizon=12, train_rows=rows, valid_rows=40)
+    inputs = Window(length=wanted).fit(data)
+    assert inputs.length == length
+    assert len(inputs.encode(data.train).x) == rows - length - 12 + 1 >= 2
 
 
 # --- what a user has
@@ -414,8 +418,8 @@ def test_baselines_are_what_they_are_called(tmp_path: Path) -> None:
     [
         (400, {"path": "none.csv"}, "no file none.csv; want a table"),
         (400, {"columns": ["low", "lo"]}, "no column is called 'lo'; did you mean 'low'"),
-        (40, {}, "got 4 rows to validate with; want 13 at least, for a horizon of 12"),
-        (16, {"horizon": 1, "sealed": 0.2, "valid": 0.1}, "got 1 rows to validate with; want 2"),
+        (40, {}, "got 4 rows to validate with; want 14 at least, for a task.horizon of 12"),
+        (16, {"horizon": 1, "sealed": 0.2, "valid": 0.1}, "got 1 rows to validate with; want 3"),
     ],
 )
 def test_a_series_that_cannot_be_split_is_one_line(

@@ -414,6 +414,14 @@ def test_cells_may_be_large_quoted_and_of_any_script(tmp_path: Path) -> None:
     assert found[large] == "a"
 
 
+@pytest.mark.parametrize("mark", [",", ";"])
+def test_every_cell_may_be_quoted_the_header_too(mark: str, tmp_path: Path) -> None:
+    rows = [["text", "label"], *([f"so, {n}; so", "ab"[n % 2]] for n in range(20))]
+    content = "\n".join(mark.join(f'"{cell}"' for cell in row) for row in rows)
+    task = own(tmp_path, content)
+    assert every(task.load(None), task.test(None))["so, 3; so"] == "b"
+
+
 def test_a_label_may_be_a_number_or_a_truth_in_json(tmp_path: Path) -> None:
     for values, want in (((0, 1), ("0", "1")), ((True, False), ("false", "true"))):
         lines = [json.dumps({"text": f"so {n}", "label": values[n % 2]}) for n in range(20)]

@@ -21,7 +21,7 @@ from automl import tables
 from automl.amounts import plural
 from automl.config import Input, nearest
 from automl.data import Data, Inputs, Raw, Series, Spans, Split
-from automl.errors import DataError, SpaceError
+from automl.errors import DataError
 
 log = logging.getLogger("automl")
 
@@ -167,30 +167,30 @@ class Lookback(Inputs):
 
 
 class Window(Input):
-    """The last rows of a series, all columns on one scale."""
+    """The last rows of a series, all columns on one scale.
+
+    At most as many as leave half of the training rows to learn from.
+    """
 
     name: Literal["window"] = "window"
     turns: ClassVar[dict[str, str]] = {"series": "series"}
     fitted: ClassVar[type[Inputs]] = Lookback
 
-    length: int = Field(336, ge=1, le=LONGEST, description="rows of the past that are read")
+    length: int = Field(
+        336, ge=1, le=LONGEST, description="rows of the past that are read; half of few rows"
+    )
 
     def fit(self, data: Data) -> Lookback:
         raw, series = data.inputs, data.train.x
         assert isinstance(raw, Columns)
         assert isinstance(series, Series)
-        rows, most = len(series), len(series) - raw.horizon - 1
-        if self.length > most:
-            told = f"window: length: got {self.length:,}; want at most {most:,}, for there are"
-            told += f" {rows:,} rows to train with, {raw.horizon:,} of them to tell"
-            raise SpaceError(told)
+        most = max(1, (len(series) - raw.horizon) // 2)
         values = series.values[series.first :].double()
         mean = values.nanmean(0)
         std = (values - mean).square().nanmean(0).sqrt()
         std = torch.where(std > 1e-9 * mean.abs().clamp_min(1e-30), std, 1.0)  # constant: as it is
-        return Lookback(
-            raw.names, tuple(mean.tolist()), tuple(std.tolist()), self.length, raw.horizon
-        )
+        scale = tuple(mean.tolist()), tuple(std.tolist())
+        return Lookback(raw.names, *scale, min(self.length, most), raw.horizon)
 
     def expect(self, raw: Raw) -> Lookback:
         assert isinstance(raw, Columns)
@@ -201,9 +201,9 @@ class Window(Input):
         told = super().restore(facts, read)
         assert isinstance(told, Lookback)
         count = len(told.names)
-        if not 0 < count == len(told.mean) == len(told.std) or told.length != self.length:
+        if not 0 < count == len(told.mean) == len(told.std) or told.length > self.length:
             got = f"{count} names, {len(told.mean)} means, {len(told.std)} deviations"
-            raise DataError(f"window: got {got}, {told.length} rows; want {self.length} rows")
+            raise DataError(f"window: got {got}, {told.length} rows; want {self.length} at most")
         return told
 
 

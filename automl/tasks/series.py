@@ -54,9 +54,9 @@ class SeriesTask(SourceTask):
                 told = f"got no number in column {name[:60]!r}"
                 raise DataError(f"{place}: {told} in the {counts[0]:,} rows to train with")
         for (part, purpose), count in zip(PURPOSES.items(), counts, strict=True):
-            if count < self.horizon + 1:
-                told = f"got {count:,} rows to {purpose}; want {self.horizon + 1:,} at least"
-                raise DataError(f"{place}: {told}, for a horizon of {self.horizon:,}")
+            if count < self.horizon + 2:  # two stretches to train with, each behind a row
+                told = f"got {count:,} rows to {purpose}; want {self.horizon + 2:,} at least"
+                raise DataError(f"{place}: {told}, for a task.horizon of {self.horizon:,}")
             parts[part] = Split(
                 Series(values[: first + count], first), torch.zeros(0, dtype=torch.long)
             )
@@ -114,8 +114,7 @@ class SeriesTask(SourceTask):
         """
         from sklearn.linear_model import Ridge
 
-        length = max(1, min(PAST, (len(data.train) - self.horizon) // 2))
-        inputs = Window(length=length).fit(data)
+        inputs = Window(length=PAST).fit(data)
         spans = inputs.encode(data.train).x
         assert isinstance(spans, Spans)
         order = torch.randperm(len(spans), generator=torch.Generator().manual_seed(0))
@@ -134,7 +133,7 @@ class SeriesTask(SourceTask):
             ahead = torch.from_numpy(model.predict((rows - last).flatten(0, 1)))
             return (ahead.view(*rows.shape[:2], -1) + last).transpose(1, 2)
 
-        return f"ridge regression on {length:,} rows", self._judged(inputs, data.valid, told)
+        return f"ridge regression on {inputs.length:,} rows", self._judged(inputs, data.valid, told)
 
     def _judged(self, inputs: Lookback, split: Split, told: Callable[[Tensor], Tensor]) -> float:
         """The metric of what is told of each past (n, length, C): (n, horizon, C), or one row."""
