@@ -22,11 +22,12 @@ if TYPE_CHECKING:
         Schedule,
         Task,
     )
-    from automl.data import Data, Epoch, Inputs, Metric, Ragged, Split
+    from automl.data import Data, Epoch, Inputs, Metric, Ragged, Series, Split
     from automl.errors import AutomlError
     from automl.inputs.images import Images
+    from automl.inputs.series import Lookback
     from automl.inputs.text import Tokens
-    from automl.results.artifact import Artifact, Prediction
+    from automl.results.artifact import Artifact, Forecast, Prediction
     from automl.results.ensemble import Ensemble, load
     from automl.searching.run import search
     from automl.searching.study import Study, load_best
@@ -35,11 +36,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "automl.config": "Augment Config Input Model Optimizer Part Pruner Sampler Schedule Task",
-    "automl.data": "Data Epoch Inputs Metric Ragged Split",
+    "automl.data": "Data Epoch Inputs Metric Ragged Series Split",
     "automl.errors": "AutomlError",
     "automl.inputs.images": "Images",
+    "automl.inputs.series": "Lookback",
     "automl.inputs.text": "Tokens",
-    "automl.results.artifact": "Artifact Prediction",
+    "automl.results.artifact": "Artifact Forecast Prediction",
     "automl.results.ensemble": "Ensemble load",
     "automl.searching.run": "search",
     "automl.searching.study": "Study load_best",

@@ -300,6 +300,7 @@ def forecast(
     """Tell the rows that come next with the best model of a study, as CSV."""
     import csv
 
+    from automl.config import printable
     from automl.searching.study import load_best
 
     _load(plugin)
@@ -308,7 +309,7 @@ def forecast(
         print(json.dumps({column: told[column].tolist() for column in told.columns}))
         return
     out = csv.writer(sys.stdout, lineterminator="\n")
-    out.writerow(told.columns)
+    out.writerow(map(printable, told.columns))
     out.writerows([f"{number:.7g}" for number in row] for row in told.values.tolist())
 
 

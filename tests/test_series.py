@@ -76,6 +76,7 @@ def task(file: Path, **knobs: Any) -> Any:
         ('"day","a"\n"2024-01-01","1"\n"2024-01-02",2\n', ("a",), [[1], [2]]),
         ('"day";"a"\n"2024-01-01";"1,5"\n', ("a",), [[1.5]]),
         ("wind,a\nNW,1\ncv,2\n", ("a",), [[1], [2]]),
+        ("when,a\n20240102,1\n20240101,2\n", ("when", "a"), [[20240102, 1], [20240100, 2]]),
         ("a,none\n1,\n2,NA\n", ("a",), [[1], [2]]),  # a column without any number
     ],
 )
@@ -114,6 +115,7 @@ def test_wanted_columns_come_in_the_order_asked_for(tmp_path: Path) -> None:
         ("a,b\n1,2\n", ("c",), "no column is called 'c'; .*Known: a, b"),
         ("a,b\nx,y\n", (), "got no column of numbers"),
         ("a,a\n1,2\n", (), "two columns are called 'a'"),
+        ("a,b\n1,2\n", ("a", "a"), "the column 'a' is wanted twice"),
         ("a,b\n", (), "got no rows"),
         ("", (), "got no rows"),
         ("day,a\n2024-01-02,1\n2024-01-01,2\n", (), "line 3: got 2024-01-01 .* behind 2024-01-02"),

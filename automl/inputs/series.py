@@ -234,16 +234,19 @@ def table(
     for name in wanted:
         if name not in header:
             raise _no_column(str(path), name, header)
+        if wanted.count(name) > 1:
+            raise DataError(f"{path}: the column {name[:60]!r} is wanted twice; want it once")
     names, columns = list[str](), list[NDArray[np.float64]]()
     dated = False
     for name, cells in zip(header, zip(*rows, strict=True), strict=True):
-        kind = next((cell for cell in cells if cell.lower() not in MISSING), None)
-        if not dated and kind is not None and _date(kind):
+        kind = next((cell for cell in cells if cell.lower() not in MISSING), "")
+        numbers = kind and _number(kind, mark) is not None
+        if not dated and not numbers and _date(kind):
             dated = True
             _in_order(path, lines, cells)
         if wanted and name not in wanted:
             continue
-        if not wanted and (kind is None or _number(kind, mark) is None):
+        if not wanted and not numbers:
             log.info("%s: passing over the column %r: it holds no numbers", path, name[:60])
             continue
         if name in names:
