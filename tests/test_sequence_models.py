@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from automl.config import Model, Optimizer
 from automl.errors import SpaceError
 from automl.inputs.text import LARGEST, UNKNOWN, Tokens
 from automl.models import bag
-from automl.models.layers import Recurrent, turn
+from automl.models.layers import STEPWISE, Dropout, Recurrent, attended, turn
 from automl.training.precision import Precision
 
 TEXTS = {name: name for name, family in Model.members().items() if "tokens" in family.reads}
@@ -306,3 +307,55 @@ def test_a_wrong_knob_is_told_with_its_place(model: dict[str, Any], told: str) -
     with pytest.raises(SpaceError) as error:
         Model.of(model)
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize("places", [1, 7, STEPWISE, STEPWISE + 1])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_in_bfloat16_is_that_of_float32(places: int, causal: bool) -> None:
+    torch.manual_seed(0)
+    told = [torch.randn(3, 2, places, 8).bfloat16().requires_grad_() for _ in range(3)]
+    mask = None
+    if not causal:
+        lengths = torch.tensor([places, 1, max(1, places // 2)])
+        mask = (torch.arange(places) < lengths.unsqueeze(1))[:, None, None]
+    exact = [part.detach().float().requires_grad_() for part in told]
+    with torch.autocast("cpu", torch.bfloat16):
+        heard = attended(*told, mask)
+    wanted = F.scaled_dot_product_attention(*exact, mask, is_causal=causal)
+    assert heard.dtype == torch.bfloat16
+    assert torch.allclose(heard.float(), wanted, atol=0.03)
+    heard.float().square().sum().backward()
+    wanted.square().sum().backward()
+    for ours, theirs in zip(told, exact, strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert torch.allclose(ours.grad.float(), theirs.grad, atol=0.1, rtol=0.03)
+        assert theirs.grad.abs().max() > 0.2 or places == 1
+
+
+def test_dropout_zeroes_its_share_at_random_and_scales_up_the_rest() -> None:
+    layer = Dropout(0.3)
+    x = torch.ones(1001, 257, requires_grad=True)
+    torch.manual_seed(0)
+    y = layer(x)
+    kept = y != 0
+    assert kept.double().mean().item() == pytest.approx(0.7, abs=4e-3)
+    assert torch.allclose(y[kept], torch.tensor(1 / 0.7), rtol=1e-4)
+    y.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, y)
+    for apart in (1, 2, 3, 4, 257):  # bits of one draw, and of neighbours
+        flat = kept.flatten()
+        both = (flat[:-apart] & flat[apart:]).double().mean().item()
+        assert both == pytest.approx(0.49, abs=5e-3)
+    torch.manual_seed(0)
+    assert torch.equal(layer(x), y)
+    assert not torch.equal(layer(x), y)
+    assert layer.eval()(x) is x
+    assert Dropout(0.0)(x) is x
+
+
+def test_dropout_keeps_type_and_shape() -> None:
+    for x in (torch.ones(3, dtype=torch.bfloat16), torch.ones(0, 5), torch.ones(2, 3).T):
+        y = Dropout(0.5)(x)
+        assert (y.dtype, y.shape) == (x.dtype, x.shape)

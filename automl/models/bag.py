@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from automl.config import Model
 from automl.data import Inputs
 from automl.inputs.text import Tokens
-from automl.models.layers import Embedding
+from automl.models.layers import Dropout, Embedding
 
 PRIME = 2**31 - 1
 FACTOR = 92_821  # a prime, so that n-grams spread over all buckets; int32 wraps, alike everywhere
@@ -28,7 +28,7 @@ class Net(nn.Module):
         if self.longest > 1:
             self.ngrams = Embedding(bag.buckets + 1, bag.width, bag.embedding_dropout)
             nn.init.zeros_(self.ngrams.table.weight)  # nothing is known of the rare ones
-        self.dropout = nn.Dropout(bag.dropout)
+        self.dropout = Dropout(bag.dropout)
         self.head = nn.Linear(bag.width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:

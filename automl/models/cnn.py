@@ -284,7 +284,7 @@ class Net(nn.Module):
 
     def __init__(self, trunk: nn.Sequential, head: nn.Module, cnn: Cnn) -> None:
         super().__init__()
-        self.trunk, self.dropout, self.head = trunk, nn.Dropout(cnn.dropout), head
+        self.trunk, self.dropout, self.head = trunk, layers.Dropout(cnn.dropout), head
         self.pool, self.logit_scale = cnn.pool, cnn.logit_scale
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from automl.config import Model
 from automl.data import Inputs
 from automl.inputs.images import Images
-from automl.models.layers import Activation, Cell, Norm, Pool, Recurrent, activation, norm, turn
+from automl.models.layers import (
+    Activation,
+    Cell,
+    Dropout,
+    Norm,
+    Pool,
+    Recurrent,
+    activation,
+    norm,
+    turn,
+)
 
 Channels = Annotated[int, Field(ge=1, le=1024)]
 
@@ -40,7 +50,7 @@ class Net(nn.Module):
             Recurrent(crnn.cell, size, crnn.width, both=both, norm=False, residual=False)
             for size in sizes
         )
-        self.dropout = nn.Dropout(crnn.dropout)
+        self.dropout = Dropout(crnn.dropout)
         self.pool = Pool(crnn.pooling, width)
         self.head = nn.Linear(width, outputs)
 

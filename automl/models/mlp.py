@@ -39,6 +39,6 @@ class Mlp(Model):
             linear = nn.Linear(last, width, bias=self.norm == "none")
             nn.init.kaiming_normal_(linear.weight)
             modules += [linear, *layers.norm(self.norm, width, maps=False)]
-            modules += [layers.activation(self.activation), nn.Dropout(self.dropout)]
+            modules += [layers.activation(self.activation), layers.Dropout(self.dropout)]
             last = width
         return nn.Sequential(*modules, nn.Linear(last, outputs))

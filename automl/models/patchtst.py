@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from automl.config import Model
 from automl.data import Inputs
 from automl.inputs.series import Lookback
-from automl.models.layers import Anchor, Anchored, Attention, cut, rotation
+from automl.models.layers import Anchor, Anchored, Attention, Dropout, cut, rotation
 
 
 class Net(nn.Module):
@@ -25,7 +25,7 @@ class Net(nn.Module):
         self.layers = nn.ModuleList(
             Attention(form.heads, form.head, form.expand, form.dropout) for _ in range(form.layers)
         )
-        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(form.dropout)
+        self.norm, self.dropout = nn.LayerNorm(width), Dropout(form.dropout)
         self.head = nn.Linear(patches * width, inputs.horizon)
 
     def forward(self, x: Tensor) -> Tensor:

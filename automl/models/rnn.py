@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from automl.config import Model
 from automl.data import Inputs
 from automl.inputs.text import Tokens
-from automl.models.layers import Cell, Embedding, Pool, Pooling, Recurrent, State, turn
+from automl.models.layers import Cell, Dropout, Embedding, Pool, Pooling, Recurrent, State, turn
 
 
 class Net(nn.Module):
@@ -32,7 +32,7 @@ class Net(nn.Module):
             )
             for size in sizes
         )
-        self.dropout = nn.Dropout(rnn.dropout)
+        self.dropout = Dropout(rnn.dropout)
         if self.causal:  # tied: what is said is compared with the embeddings (Press & Wolf 2017)
             self.head = nn.Linear(width, rnn.embedding)
             self.bias = nn.Parameter(torch.zeros(outputs))

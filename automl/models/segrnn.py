@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from automl.config import Model
 from automl.data import Inputs
 from automl.inputs.series import Lookback
-from automl.models.layers import Anchor, Anchored, Cell, Recurrent, cut, turn
+from automl.models.layers import Anchor, Anchored, Cell, Dropout, Recurrent, cut, turn
 
 
 class Net(nn.Module):
@@ -28,7 +28,7 @@ class Net(nn.Module):
         ahead = -(-inputs.horizon // form.patch)
         self.places = nn.Parameter(torch.randn(ahead, width) / width**0.5)
         self.columns = nn.Parameter(torch.randn(outputs, 1, width) / width**0.5)
-        self.mix = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Dropout(form.dropout))
+        self.mix = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), Dropout(form.dropout))
         self.head = nn.Linear(width, form.patch)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from automl.config import Model
 from automl.data import Inputs
 from automl.inputs.series import Lookback
-from automl.models.layers import Activation, Anchor, Anchored, activation, cut
+from automl.models.layers import Activation, Anchor, Anchored, Dropout, activation, cut
 
 
 class Block(nn.Module):
@@ -23,7 +23,7 @@ class Block(nn.Module):
         self.convs = nn.ModuleList(
             nn.Conv1d(form.width, form.width, form.kernel, dilation=dilation) for _ in range(2)
         )
-        self.act, self.dropout = activation(form.activation), nn.Dropout(form.dropout)
+        self.act, self.dropout = activation(form.activation), Dropout(form.dropout)
         for conv in self.convs:
             assert isinstance(conv, nn.Conv1d)
             nn.init.kaiming_normal_(conv.weight)

@@ -33,7 +33,7 @@ class Net(nn.Module):
         self.activation = layers.activation(cnn.activation)
         width = cnn.channels * len(cnn.kernels)
         self.pool = layers.Pool(cnn.pooling, width)
-        self.dropout = nn.Dropout(cnn.dropout)
+        self.dropout = layers.Dropout(cnn.dropout)
         self.head = nn.Linear(width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from automl.config import Model
 from automl.data import Inputs
 from automl.inputs.text import Tokens
-from automl.models.layers import Attention, Cache, Embedding, Pool, rotation
+from automl.models.layers import Attention, Cache, Dropout, Embedding, Pool, rotation
 
 
 class Net(nn.Module):
@@ -29,7 +29,7 @@ class Net(nn.Module):
             Attention(form.heads, form.head, form.expand, form.dropout) for _ in range(form.layers)
         )
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(form.dropout)
+        self.dropout = Dropout(form.dropout)
         if self.causal:  # tied: what is said is compared with the embeddings (Press & Wolf 2017)
             self.bias = nn.Parameter(torch.zeros(outputs))
         else:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from automl.config import Model
 from automl.data import Inputs
 from automl.inputs.series import Lookback
-from automl.models.layers import Activation, Anchor, Anchored, activation
+from automl.models.layers import Activation, Anchor, Anchored, Dropout, activation
 
 
 class Mixer(nn.Module):
@@ -18,7 +18,7 @@ class Mixer(nn.Module):
 
     def __init__(self, form: TsMixer, length: int, columns: int) -> None:
         super().__init__()
-        act, drop = activation(form.activation), nn.Dropout(form.dropout)
+        act, drop = activation(form.activation), Dropout(form.dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(length) for _ in range(2))
         self.time = nn.Sequential(nn.Linear(length, length), act, drop)
         self.across = nn.Sequential(
