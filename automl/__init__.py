@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from automl.config import (
         Augment,
         Config,
+        Federation,
         Input,
         Model,
         Optimizer,
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from automl.training import train
 
 _HOMES = {
-    "automl.config": "Augment Config Input Model Optimizer Part Pruner Sampler Schedule Task",
+    "automl.config": "Augment Config Federation Input Model Optimizer Part "
+    "Pruner Sampler Schedule Task",
     "automl.data": "Data Epoch Inputs Metric Ragged Series Split",
     "automl.errors": "AutomlError",
     "automl.inputs.images": "Images",

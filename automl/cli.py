@@ -433,6 +433,7 @@ def list_() -> None:
     from automl.config import (
         Augment,
         Export,
+        Federation,
         Input,
         Model,
         Optimizer,
@@ -445,7 +446,10 @@ def list_() -> None:
     from automl.space import named
 
     print(f"{'space':<10} {', '.join(sorted(named()))}")
-    families = Task, Input, Model, Stage, Optimizer, Schedule, Augment, Sampler, Pruner, Export
+    families = (
+        *(Task, Input, Model, Stage, Optimizer, Schedule, Augment, Federation),
+        *(Sampler, Pruner, Export),
+    )
     for family in families:
         print(f"{family.__name__.lower():<10} {', '.join(family.members())}")
 

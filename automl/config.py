@@ -358,6 +358,21 @@ class Augment(Part):
         """A function from prepared inputs and classes to changed inputs and classes or shares."""
 
 
+class Federation(Part):
+    """Who holds the training examples, and how what several learn becomes one model."""
+
+    home: ClassVar[str] = "automl.federation"
+
+    @property
+    def passes(self) -> float:
+        """Over the training split, that an epoch takes."""
+        return 1.0
+
+    def held(self, split: Split, seed: int) -> list[Tensor]:
+        """The examples of each client, by index; none: all lie in one place. Raises SpaceError."""
+        return []
+
+
 class Sampler(Part):
     """Who proposes the next config."""
 
@@ -422,7 +437,9 @@ class Export(Part):
 class Train(Strict):
     """How long and in what steps."""
 
-    epochs: int = Field(20, ge=1, le=10_000, description="passes over the training split")
+    epochs: int = Field(
+        20, ge=1, le=10_000, description="passes over the training split; rounds of a federation"
+    )
     batch_size: int = Field(128, ge=2, le=65_536, description="examples a step")
     label_smoothing: float = Field(
         0.0, ge=0, le=0.5, description="share of the target spread over all classes"
@@ -452,9 +469,10 @@ class Config(Strict):
     optimizer: SerializeAsAny[Optimizer] = Field(default_factory=lambda: Optimizer.of("adamw"))
     schedule: SerializeAsAny[Schedule] = Field(default_factory=lambda: Schedule.of("wsd"))
     augment: SerializeAsAny[Augment] = Field(default_factory=lambda: Augment.of("none"))
+    federation: SerializeAsAny[Federation] = Field(default_factory=lambda: Federation.of("none"))
     train: Train = Train()
     seed: int = Field(
-        0, ge=0, lt=2**31, description="of the weights, the batches and the augmentation"
+        0, ge=0, lt=2**31, description="of the weights, the batches, the augmentation, the clients"
     )
 
     @model_validator(mode="after")
@@ -474,6 +492,9 @@ class Config(Strict):
                 told = f"{part.name} reads {' and '.join(sorted(part.reads))}; {task} gives {gives}"
                 told += f", and {self.input.name} makes them {turned}; want {' or '.join(can)}"
                 raise PydanticCustomError("reads", "{told}", {"told": told, "key": key})
+        if self.federated and gives == "prose":
+            told = f"{self.federation.name} shares out examples; {task} gives one text; want none"
+            raise PydanticCustomError("reads", "{told}", {"told": told, "key": "federation"})
         return self
 
     @model_validator(mode="after")
@@ -490,9 +511,14 @@ class Config(Strict):
         return self
 
     @property
+    def federated(self) -> bool:
+        return self.federation.name != "none"
+
+    @property
     def summary(self) -> str:
-        """What it is in one line: architecture, optimizer, batch size."""
-        return f"{self.model.summary} | {self.optimizer.summary} | batch {self.train.batch_size}"
+        """What it is in one line: architecture, optimizer, batch size, and federation if any."""
+        told = f"{self.model.summary} | {self.optimizer.summary} | batch {self.train.batch_size}"
+        return f"{told} | {self.federation.summary}" if self.federated else told
 
     @property
     def structure(self) -> str:

@@ -26,6 +26,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator
 
 from automl.config import (
     Config,
+    Federation,
     Input,
     Place,
     Pruner,
@@ -37,7 +38,7 @@ from automl.config import (
     problems,
     shown,
 )
-from automl.data import Inputs
+from automl.data import Inputs, Split
 from automl.errors import OptionError, SpaceError
 from automl.holes import (
     Choice,
@@ -358,18 +359,25 @@ def measure(config: Config, inputs: Inputs, labels: int) -> Size:
     return size
 
 
-def prove(space: Space, labels: int, inputs: Callable[[Input], Inputs]) -> tuple[int, int]:
+def prove(
+    space: Space, labels: int, inputs: Callable[[Input], Inputs], train: Split | None = None
+) -> tuple[int, int]:
     """Build the models of every probe and of what is tried first, each once.
 
-    Returns the fewest parameters and, up to `max_params`, the most. Raises SpaceError where a model
-    does not fit, and DataError where what it begins with is lacking.
+    Where the split to train on is known, it is shared out among clients, too. Returns the fewest
+    parameters and, up to `max_params`, the most. Raises SpaceError where a model does not fit or
+    clients hold too little, and DataError where what a model begins with is lacking.
     """
     from automl.size import Size
 
     counts: dict[str, Size] = {}
+    shared: set[Federation] = set()
     first = (space.with_values(values) for values in space.beginnings())
     for config in (*(config for config, _ in space.probes()), *first):
         config.model.ready()
+        if train is not None and config.federation not in shared:
+            config.federation.held(train, config.seed)
+            shared.add(config.federation)
         if (key := config.structure) not in counts:
             counts[key] = measure(config, inputs(config.input), labels)
     params = [size.params for size in counts.values()]

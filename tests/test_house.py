@@ -19,7 +19,7 @@ FLOORS = [  # a file may import from floors above its own, and from its own room
     ["cache"],
     ["config"],
     ["inputs"],
-    ["models", "tasks", "optimizers", "schedules", "augment"],
+    ["models", "tasks", "optimizers", "schedules", "augment", "federation"],
     ["holes", "reader", "space", "schema"],
     ["training"],
     ["engines"],

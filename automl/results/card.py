@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+from automl import amounts
 from automl.config import Config
 from automl.reader import as_yaml
 
@@ -91,7 +92,7 @@ def text(config: Config, metrics: dict[str, Any], folder: str = "best") -> str:
 
 {metrics["params"]:,} parameters{trial}, {metrics["epochs"]} epochs on
 {trained_on:,} {unit} of `{config.task.name}`.
-{refit}{warning}{state}
+{refit}{federation(config, metrics)}{warning}{state}
 {scores(config, metrics)}
 
 A validation score that chose a model among many is a little too high. The test split was sealed
@@ -125,6 +126,19 @@ model = automl.load({json.dumps(folder, ensure_ascii=False)})  # this folder
 ```yaml
 {recipe}```
 {environment(metrics)}"""
+
+
+def federation(config: Config, metrics: dict[str, Any]) -> str:
+    """Who held the examples, where they did not all lie in one place."""
+    if not (told := metrics.get("federation")):
+        return ""
+    return f"""
+Trained federated ({config.federation.summary}): {told["clients"]:,} clients hold the examples,
+{told["taking_part"]:,} of them train in each of {told["rounds"]:,} rounds, and \
+{amounts.told(told["sent_mb"])} MB go up and down in all.
+Clients were simulated on one machine. What the input is scaled by, or its vocabulary, was learned
+from the examples of all together, and no privacy was added: weights may tell of examples.
+"""
 
 
 def scores(config: Config, metrics: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from automl.results.artifact import FILES, Artifact
 from automl.results.ensemble import Ensemble, Gain
 from automl.results.judgement import Judgement, averaged, judged, temperature
 from automl.space import Space, measure
-from automl.training import checkpoint, train
+from automl.training import checkpoint, rounds, train
 from automl.training.cost import BATCHES, latency_ms
 from automl.training.run import outputs_of
 
@@ -132,6 +132,9 @@ class Delivery:
             "layers": [asdict(one) for one in found],
             "limits": card.limits(config),
         }
+        data = self.data.whole() if made.whole else self.data
+        if federation := rounds.told(config, data, inputs):
+            told["federation"] = federation
         if (logits := state.get("logits")) is not None:  # of classes, and at its end
             y = self.data.valid.y
             heat = temperature(logits, y)

@@ -1,4 +1,4 @@
-"""What a config will take for an epoch, foretold from the trials seen: seconds, or megabytes.
+"""What a config will take, foretold from the trials seen: seconds of a pass, or megabytes.
 
 Both grow with the size of a model, and with the share of it that is trained, by powers of them: a
 ridge on logarithms knows most of that after eight trials (`tests/bench/forecast.py`; figures in
@@ -33,7 +33,7 @@ class Costs:
         self.fit: Callable[[Point], float] | None = None  # of the points as they are
 
     def learn(self, trial: int, size: Size, batch: int, cost: float) -> None:
-        """What a trial has taken for an epoch; of one that is known, better than before."""
+        """What a trial has taken for a pass; of one that is known, better than before."""
         if cost <= 0:
             return
         if trial not in self.points and (told := self.foretell(size, batch)) is not None:

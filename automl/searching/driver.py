@@ -108,6 +108,11 @@ class Active:
     attempts: int = 0
     began: float = 0.0
 
+    @property
+    def work(self) -> float:
+        """Of an epoch, up to a factor that all have: multiply-accumulates of its passes."""
+        return self.size.macs * self.config.federation.passes
+
 
 class Driver:
     def __init__(
@@ -160,7 +165,7 @@ class Driver:
         self.failed_starts, self.may_fail = 0, ATTEMPTS
         self.after, self.reserved = after, 0.0
         self.disk, self.leave = disk, leave
-        self.longest = (0.0, 1)  # seconds of an epoch, and multiply-accumulates of its model
+        self.longest = (0.0, 1.0)  # seconds of an epoch, and its work
         self.busy = 0.0  # seconds of workers, those with which they waited for a trial among them
         self.freed: dict[int, float] = {}  # when, by slot
         self.worked = set[int]()  # trials that they were spent on
@@ -208,7 +213,7 @@ class Driver:
         if "macs" in told:
             size = Size(told["params"], told["macs"], told.get("frozen", 0))
             batch = frozen.params.get(BATCH, 1)
-            self.costs.learn(frozen.number, size, batch, pace)
+            self.costs.learn(frozen.number, size, batch, pace / told.get("passes", 1.0))
             self.memory.learn(frozen.number, size, batch, told.get("memory_mb", 0.0))
 
     def _read(self, entry: Entry, told: Mapping[str, Any]) -> None:
@@ -337,8 +342,8 @@ class Driver:
         saves = self.pruner.saves(epochs)
         asked_for = self.cost == "latency_ms" or self.space.search.max_latency_ms is not None
         timed = asked_for and "latency_ms" not in active.trial.user_attrs
-        seconds, macs = self.longest
-        expected = seconds * max(1.0, active.size.macs / macs)
+        seconds, work = self.longest
+        expected = seconds * max(1.0, active.work / work)
         wait = patience(expected) if seconds else HOUR
         job = Job(number, active.config.dump(), path, epochs, saves, timed, patience=wait)
         self.engine.send(slot, job)
@@ -346,20 +351,22 @@ class Driver:
     def _feasible(self, values: dict[str, Any]) -> bool:
         """Whether a config can be trained, as far as is known without training."""
         try:
-            size = self._measure(self.space.with_values(values))
+            config = self.space.with_values(values)
+            size = self._measure(config)
         except SpaceError:
             return False
         search, batch = self.space.search, values.get(BATCH, 1)
-        whole, memory = self._seconds(size, batch), self.memory.foretell(size, batch) or 0.0
+        whole = self._seconds(size, batch, config.federation.passes)
+        memory = self.memory.foretell(size, batch) or 0.0
         if whole > min(HOPELESS * (search.max_train_seconds or math.inf), self.remaining):
             return False
         if memory > HOPELESS * (search.max_memory_mb or math.inf):
             return False
         return search.excess(size) is None
 
-    def _seconds(self, size: Size, batch: int) -> float:
+    def _seconds(self, size: Size, batch: int, passes: float) -> float:
         """What all epochs are foretold to take; 0 while nothing is known."""
-        return (self.costs.foretell(size, batch) or 0.0) * self.space.epochs
+        return (self.costs.foretell(size, batch) or 0.0) * passes * self.space.epochs
 
     def _in_time(self) -> bool:
         """Whether anything new could come to its end, as far as a model of the search knows."""
@@ -369,10 +376,12 @@ class Driver:
         if last.gain > -math.inf:
             return True
         try:
-            size = self._measure(self.space.with_values(last.values))
+            config = self.space.with_values(last.values)
+            size = self._measure(config)
         except SpaceError:
             return True
-        return self._seconds(size, last.values.get(BATCH, 1)) <= self.remaining
+        batch, passes = last.values.get(BATCH, 1), config.federation.passes
+        return self._seconds(size, batch, passes) <= self.remaining
 
     def _measure(self, config: Config) -> Size:
         key = config.structure
@@ -404,6 +413,8 @@ class Driver:
         self._note(trial, "macs", size.macs)
         if size.frozen:
             self._note(trial, "frozen", size.frozen)
+        if config.federated:
+            self._note(trial, "passes", config.federation.passes)
         trial.set_user_attr("summary", config.summary)
         excess = self.space.search.excess(size)
         if excess:
@@ -474,9 +485,10 @@ class Driver:
             active.reported = epoch.number
             active.attempts = 0  # what was lost before has cost no epoch
             if epoch.seconds > self.longest[0]:
-                self.longest = epoch.seconds, max(1, active.size.macs)
+                self.longest = epoch.seconds, max(1.0, active.work)
         entry.seconds = sum(e.seconds for e in active.history) / len(active.history)
-        self.costs.learn(number, active.size, entry.values.get(BATCH, 1), entry.seconds)
+        batch, passes = entry.values.get(BATCH, 1), active.config.federation.passes
+        self.costs.learn(number, active.size, batch, entry.seconds / passes)
         yield Trained(number, epoch, epochs)
 
         if excess:

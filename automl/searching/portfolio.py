@@ -18,6 +18,7 @@ from pydantic import Field, SerializeAsAny, TypeAdapter, ValidationError
 
 from automl.config import (
     Augment,
+    Federation,
     Input,
     Model,
     Optimizer,
@@ -68,6 +69,7 @@ class Recipe(Strict):
     optimizer: SerializeAsAny[Optimizer]
     schedule: SerializeAsAny[Schedule]
     augment: SerializeAsAny[Augment]
+    federation: SerializeAsAny[Federation] = Field(default_factory=lambda: Federation.of("none"))
     train: Train
 
 

@@ -38,6 +38,7 @@ from automl.searching.study import Manifest, Study
 from automl.space import Space, find, prove
 from automl.training import precision
 from automl.training.cost import Memory
+from automl.training.rounds import refuse_records
 
 log = logging.getLogger("automl")
 
@@ -127,7 +128,9 @@ def run(
     path = on_disk.folder(studies, name)
     task = space.task
     loaded = task.load(data)
-    params = prove(space, len(loaded.labels), lambda part: part.fit(loaded))
+    params = prove(space, len(loaded.labels), lambda part: part.fit(loaded), loaded.train)
+    for config, _ in space.probes():
+        refuse_records(config, where)
     configs = None
     if space.search.sampler.recalls:
         count = space.count(trials)

@@ -1,7 +1,8 @@
 """Train one model. Knows nothing of studies or terminals.
 
-Read `train` from top to bottom, and in `step.py` what a batch does: that is all there is. Data
-lies whole on the device, batches are slices of it, and the device is waited for once an epoch.
+Read `train` from top to bottom, and in `step.py` what an epoch and a batch do: that is all there
+is, but where clients hold the examples, whose epochs are in `rounds.py`. Data lies whole on the
+device, batches are slices of it, and the device is waited for once an epoch.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import functools
 import math
 import time
 from collections.abc import Collection, Generator, Iterator
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from automl.config import Config, Task
 from automl.data import Data, Epoch, Inputs, Split
 from automl.training import checkpoint as disk
 from automl.training import graphs
+from automl.training.rounds import Rounds
 from automl.training.run import Run, outputs_of
 from automl.training.step import Step
 
@@ -64,26 +65,28 @@ def train(
                 pass  # it is saved
 
     augment = config.augment.build(inputs, outputs_of(inputs, data), run.generator)
+
+    def prepare(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return augment(inputs.prepare(x), y)
+
     weights = class_weights(config.train.class_weights, data, device)
-    steps = math.ceil(train_split.rows / config.train.batch_size)
-    steps = max(1, min(steps, train_split.rows // 2))  # batch norm wants two examples
-    size = train_split.rows // steps  # all batches alike: at most steps - 1 examples wait
-    replayed = graphs.wanted(device)
-    step = Step(run, config, weights, steps, replayed=replayed)
+    learner: Step | Rounds
+    if clients := config.federation.held(data.train, config.seed):
+        shares = [train_split[index.to(device)] for index in clients]
+        learner = Rounds(run, config, weights, shares, prepare)
+    else:
+        replayed = graphs.wanted(device)
+        learner = Step(run, config, weights, train_split, prepare, replayed=replayed)
     last = min(until or config.train.epochs, config.train.epochs)
     saved, cost = time.perf_counter(), 0.0
 
     for number in range(len(run.history) + 1, last + 1):
         began = time.perf_counter()
         run.model.train()
-        step.losses.zero_()
-        batches = train_split.epoch(size, run.generator, few=replayed)
-        for i, (x, y) in enumerate(islice(batches, steps)):
-            step((number - 1) * steps + i, *augment(inputs.prepare(x), y))
+        train_loss, examples = learner.epoch(number)
 
         if number == config.train.epochs and 0 < valid_split.rows * len(data.labels) <= KEPT:
             run.logits = torch.empty(valid_split.rows, len(data.labels), device=device)
-        train_loss = step.losses.item() / steps  # here and below the device is waited for
         trained = time.perf_counter()
         with run.evaluated() as model:
             metrics = evaluate(model, valid_split, inputs, config.task, run.logits)
@@ -91,9 +94,7 @@ def train(
             told = ", ".join(f"{name} {value:g}" for name, value in metrics.items())
             raise Diverged(f"train loss {train_loss:g}, {told} in epoch {number}")
         now = time.perf_counter()
-        run.history.append(
-            Epoch(number, train_loss, metrics, now - began, len(data.train), now - trained)
-        )
+        run.history.append(Epoch(number, train_loss, metrics, now - began, examples, now - trained))
         if checkpoint and (number == last or number in saves or cost < SAVING * (now - saved)):
             disk.save(checkpoint, run.state(), last=run.ended)
             saved, cost = time.perf_counter(), time.perf_counter() - now

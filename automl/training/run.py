@@ -45,6 +45,7 @@ class Run:
                 for layer in self.model.modules():
                     if isinstance(layer, nn.RNNBase):
                         layer.flatten_parameters()  # cuDNN wants averages side by side, too
+        self.server: dict[str, Tensor] = {}  # momentum of a federation, by weight
         self.history: list[Epoch] = []
         self.logits: Tensor | None = None  # (N, K) of the validation split, at the very end
 
@@ -100,6 +101,7 @@ class Run:
             "model": self.model.state_dict(),
             "averaged": self.averaged or None,
             "optimizer": None if self.ended else self.optimizer.state_dict(),
+            "server": None if self.ended else self.server,
             "generator": self.generator.get_state(),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.on_gpu else None,
@@ -112,6 +114,7 @@ class Run:
             weight.copy_(state["averaged"][name])
         if not self.ended:
             self.optimizer.load_state_dict(state["optimizer"])
+            self.server = {name: w.to(self.device) for name, w in state["server"].items()}
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None:

@@ -1,4 +1,4 @@
-"""One update of a model's weights.
+"""What an epoch, and a batch, does to the weights of a model.
 
 Small nets leave a GPU waiting for Python. There a step can be recorded once for each shape of a
 batch, as a CUDA graph, and played again without Python: see `graphs.py`. A record holds numbers as
@@ -9,13 +9,15 @@ tensors then.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
-from automl.config import Config
-from automl.data import UNSCORED
+from automl.config import Augmentation, Config
+from automl.data import UNSCORED, Split
 from automl.training import graphs
 from automl.training.precision import Precision
 from automl.training.run import Run
@@ -24,13 +26,30 @@ log = logging.getLogger("automl")
 
 
 class Step:
-    """What a batch does to the weights of a run."""
+    """What the batches of a split do to the weights of a run."""
+
+    averages = True  # of the weights, behind each step
 
     def __init__(
-        self, run: Run, config: Config, weights: Tensor | None, steps: int, *, replayed: bool
+        self,
+        run: Run,
+        config: Config,
+        weights: Tensor | None,
+        split: Split,
+        prepare: Augmentation,
+        *,
+        passes: int = 1,
+        replayed: bool = False,
     ) -> None:
-        """`steps` an epoch, and `weights` of classes. With `replayed`, steps become records."""
-        self.run, self.config, self.weights, self.steps = run, config, weights, steps
+        """`weights` are of classes, `passes` over the split make an epoch; `prepare` makes of a
+        batch what the model reads. With `replayed`, steps become records.
+        """
+        self.run, self.config, self.weights = run, config, weights
+        self.split, self.prepare, self.passes, self.replayed = split, prepare, passes, replayed
+        batches = math.ceil(split.rows / config.train.batch_size)
+        self.batches = max(1, min(batches, split.rows // 2))  # batch norm wants two examples
+        self.size = split.rows // self.batches  # all alike: at most `batches` - 1 examples wait
+        self.steps = steps = passes * self.batches  # of an epoch
         self.precision = Precision.of(run.device)
         self.losses = torch.zeros((), device=run.device)  # of the batches of an epoch, summed
         self.parts = 1  # of a batch, one after the other
@@ -46,6 +65,17 @@ class Step:
                 group["lr"] = rate
                 group["capturable"] = True  # what AdamW asks of who records it
             self.replays = graphs.Replays()
+
+    def epoch(self, number: int) -> tuple[float, int]:
+        """The `number`-th of all, from 1: mean loss of its batches, and examples trained with."""
+        self.losses.zero_()
+        done = (number - 1) * self.steps
+        for passed in range(self.passes):
+            batches = self.split.epoch(self.size, self.run.generator, few=self.replayed)
+            for i, (x, y) in enumerate(islice(batches, self.batches)):
+                self(done + passed * self.batches + i, *self.prepare(x, y))
+        loss = self.losses.item() / self.steps  # the device is waited for
+        return loss, self.passes * len(self.split)
 
     def __call__(self, number: int, x: Tensor, y: Tensor) -> None:
         """The `number`-th step of all, from 0, on a batch as the model reads it."""
@@ -75,7 +105,8 @@ class Step:
             nn.utils.clip_grad_norm_(self.run.model.parameters(), self.config.train.clip)
         self.run.optimizer.step()
         self.run.optimizer.zero_grad(set_to_none=True)
-        self.run.average(self.share)
+        if self.averages:
+            self.run.average(self.share)
 
     def gradients(self, x: Tensor, y: Tensor, parts: int) -> Tensor:
         """The mean loss over a batch, whose gradients the weights then have."""

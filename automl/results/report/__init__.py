@@ -118,7 +118,7 @@ def page(facts: Facts) -> str:
     metrics = Metrics.read(best / "metrics.json") if best.is_dir() else None
 
     made = Page()
-    search(made, facts, rows)
+    search(made, facts, rows, of)
     made.told |= {"metrics": metrics, "scored": len(scored), "endings": endings(rows, of)}
     if len(scored) > 1:
         progress(made, facts, rows, scored, metrics)
@@ -143,7 +143,7 @@ def page(facts: Facts) -> str:
     return render(made)
 
 
-def search(made: Page, facts: Facts, rows: Sequence[Row]) -> None:
+def search(made: Page, facts: Facts, rows: Sequence[Row], of: Mapping[int, FrozenTrial]) -> None:
     """What was searched, what it took, and from when to when."""
     begun = [trial.datetime_start for trial in facts.trials if trial.datetime_start]
     ended = [trial.datetime_complete for trial in facts.trials if trial.datetime_complete]
@@ -158,6 +158,7 @@ def search(made: Page, facts: Facts, rows: Sequence[Row]) -> None:
         "trials": len(rows),
         "states": Counter(row.state for row in rows).most_common(),
         "epochs": sum(row.epochs for row in rows),
+        "passes": sum(row.epochs * of[row.trial].user_attrs.get("passes", 1) for row in rows),
         "device_seconds": sum(row.seconds for row in rows),
         "begun": min(begun, default=None),
         "ended": max(ended, default=None),

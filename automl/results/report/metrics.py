@@ -93,6 +93,13 @@ class Ensemble(Told):
     size_mb: float | None = None
 
 
+class Federated(Told):
+    clients: int
+    taking_part: int  # of them in a round
+    rounds: int
+    sent_mb: float  # up and down, in all
+
+
 class Metrics(Told):
     metric: str
     valid: dict[str, float]
@@ -117,6 +124,7 @@ class Metrics(Told):
     latency_ms: dict[str, float] | None = None  # by number of examples at once
     proof: Proof | None = None
     ensemble: Ensemble | None = None
+    federation: Federated | None = None
     warning: str | None = None
 
     @model_validator(mode="after")
