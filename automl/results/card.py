@@ -129,13 +129,13 @@ model = automl.load({json.dumps(folder, ensure_ascii=False)})  # this folder
 
 
 def federation(config: Config, metrics: dict[str, Any]) -> str:
-    """Who held the examples, where they did not all lie in one place."""
+    """Who held the examples, and what was sent, where they did not all lie in one place."""
     if not (told := metrics.get("federation")):
         return ""
     return f"""
-Trained federated ({config.federation.summary}): {told["clients"]:,} clients hold the examples,
-{told["taking_part"]:,} of them train in each of {told["rounds"]:,} rounds, and \
-{amounts.told(told["sent_mb"])} MB go up and down in all.
+Trained federated: {amounts.plural(told["clients"], "client")} held the examples, of which
+{told["taking_part"]:,} trained in each of {amounts.plural(told["rounds"], "round")}, and \
+{amounts.told(told["sent_mb"])} MB went up and down in all.
 Clients were simulated on one machine. What the input is scaled by, or its vocabulary, was learned
 from the examples of all together, and no privacy was added: weights may tell of examples.
 """

@@ -138,7 +138,7 @@ def told(config: Config, data: Data, inputs: Inputs) -> dict[str, Any] | None:
         "clients": len(clients),
         "taking_part": taking_part,
         "rounds": rounds,
-        "sent_mb": round(4 * numbers * taking_part * rounds * 2 / 1e6, 3),
+        "sent_mb": round(4 * numbers * taking_part * rounds * 2 / 1e6, 6),
     }
 
 
