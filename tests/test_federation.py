@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from automl.config import Config, Federation, Task
-from automl.data import Data, Split
+from automl.data import Data, Epoch, Split
+from automl.engines import Event, Job, patience
 from automl.errors import AutomlError, OptionError, SpaceError
 from automl.results.delivery import fit
 from automl.searching.run import search
@@ -175,14 +176,15 @@ def test_the_server_goes_part_of_the_way_with_what_it_kept_of_the_last(
     assert numbers(run.model) == ({4 + 0.5 * moved}, {16.0})
 
 
-def test_averages_are_over_rounds(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, made = rounds(data, (8, 8), average=1.0)
-    By(monkeypatch, lambda _, number: float(8 * number))
-    made.epoch(1)
-    made.epoch(2)
+def test_averages_are_over_rounds(data: Data) -> None:
+    run, made = rounds(data, (20, 20), average=1.0)
+    after = []
+    for number in 1, 2:
+        made.epoch(number)
+        after.append([one.detach().clone() for one in sent(run.model)[0]])
     with run.evaluated() as model:
-        assert list(numbers(model)[0]) == pytest.approx([8 + 0.8 * 8])
-    assert numbers(run.model)[0] == {16.0}
+        for first, second, mean in zip(*after, sent(model)[0], strict=True):
+            torch.testing.assert_close(mean.detach(), first + 0.8 * (second - first))
 
 
 def test_so_many_of_the_clients_take_part_and_others_each_time(
@@ -219,6 +221,23 @@ def test_clients_begin_with_the_global_weights_and_an_optimizer_of_their_own(
     assert same(begun[3], begun[5])
     assert not same(begun[0], begun[3])
     assert not run.optimizer.state, "a checkpoint holds none"
+
+
+def test_the_schedule_is_that_of_all_rounds(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    update = Local.update
+
+    def noted(client: Local, x: Tensor, y: Tensor) -> None:
+        rates.append(client.run.optimizer.param_groups[0]["lr"])
+        update(client, x, y)
+
+    monkeypatch.setattr(Local, "update", noted)
+    knobs = fedavg(clients=2, local_epochs=2)
+    schedule, steps = {"name": "wsd", "warmup": 0.5, "cooldown": 0.5}, {"epochs": 2}
+    made = config(federation=knobs, schedule=schedule, optimizer="sgd", train=steps)
+    list(train(made, data, device=CPU))
+    up = [0.1 * 2 * (step + 0.5) / 8 for step in range(4)]  # four steps a client and round
+    assert rates == pytest.approx([*up, *up, *up[::-1], *up[::-1]])
 
 
 def far(data: Data, mu: float) -> float:
@@ -479,14 +498,28 @@ def test_the_page_tells_of_clients(tmp_path: Path) -> None:
     assert f"{seen:,} examples seen" in page
 
 
+class PassesTake(Table):
+    """Workers whose epochs take a hundred seconds for each pass over the training split."""
+
+    def _answer(self, job: Job, epoch: int) -> Event:
+        told = super()._answer(job, epoch)
+        assert isinstance(told, Epoch)
+        return replace(told, seconds=100 * Config.of(job.config).federation.passes)
+
+
 def test_what_an_epoch_will_take_is_told_by_how_much_it_trains_with(tmp_path: Path) -> None:
     text = SPACE + "search: {sampler: random, pruner: none}\n"
-    text += "federation: {name: fedavg, clients: 4, local_epochs: {int: [1, 8]}}"
-    seconds = Table(lambda c, _: 0.5)
-    driver = opened(tmp_path / "s", seconds, 9, text=text)
+    text += "federation: {name: fedavg, clients: 4, fraction: 0.5, local_epochs: {int: [1, 16]}}"
+    table = PassesTake(lambda _, epoch: epoch / 100)
+    driver = opened(tmp_path / "s", table, 8, text=text)
+    list(driver.run())
+    again = opened(tmp_path / "s", Table(), 9, text=text)
     size = driver._measure(driver.space.with_values({}))
-    for trial in range(4):
-        driver.costs.learn(trial, size, 1, 10.0)
-    driver.deadline = seconds.now() + 100.0
-    assert driver._feasible({"federation.local_epochs": 1})
-    assert not driver._feasible({"federation.local_epochs": 8})
+    for one in driver, again:
+        assert one.costs.foretell(size, 1) == pytest.approx(100)
+        one.deadline = one.engine.now() + 1000.0
+        assert one._feasible({"federation.local_epochs": 6}), "three passes, three rounds"
+        assert not one._feasible({"federation.local_epochs": 7})
+    passes = [Config.of(job.config).federation.passes for job in table.jobs]
+    waits = [patience(100 * max(passes[: n + 1])) for n in range(1, 8)]
+    assert [job.patience for job in table.jobs[1:]] == pytest.approx(waits)
