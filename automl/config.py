@@ -359,7 +359,10 @@ class Augment(Part):
 
 
 class Federation(Part):
-    """Who holds the training examples, and how what several learn becomes one model."""
+    """Who holds the training examples, and how what several learn becomes one model.
+
+    Where clients hold them it is derived from FedAvg.
+    """
 
     home: ClassVar[str] = "automl.federation"
 

@@ -33,8 +33,8 @@ class Central(Federation):
 class FedAvg(Federation):
     """Clients train by themselves, and their weights are averaged (McMahan et al. 2017).
 
-    An epoch is a round then. With `proximal` it is FedProx (Li et al. 2020), with `server_momentum`
-    FedAvgM (Hsu et al. 2019).
+    With `proximal` it is FedProx (Li et al. 2020), with `server_momentum` FedAvgM (Hsu et al.
+    2019). An epoch is a round then, and `train.average` averages the server's weights over rounds.
     """
 
     name: Literal["fedavg"] = "fedavg"

@@ -25,19 +25,19 @@ from automl.training.step import Step
 
 
 class Local(Step):
-    """A client's steps, pulled to the weights it began with, by a term of FedProx in the loss.
+    """A client's steps, pulled to the global weights by a term in the loss (Li et al. 2020).
 
-    mu / 2 times their squared distance, whose gradient is mu times the way (Li et al. 2020).
+    It is mu / 2 times their squared distance, whose gradient is mu times the way.
     """
 
     averages = False
     mu = 0.0
-    pulls: Sequence[tuple[Tensor, Tensor]] = ()  # each weight, and what it was
+    pulls: Sequence[tuple[Tensor, Tensor]] = ()  # each weight, and the global one
 
     def gradients(self, x: Tensor, y: Tensor, parts: int) -> Tensor:
         loss = super().gradients(x, y, parts)
         for weight, begun in self.pulls:
-            if self.mu and weight.grad is not None:
+            if weight.grad is not None:
                 weight.grad.add_(weight.detach() - begun, alpha=self.mu)
         return loss
 
@@ -64,9 +64,10 @@ class Rounds:
             names = (name for name, p in run.model.named_parameters() if p.requires_grad)
             run.server = dict(zip(names, map(torch.zeros_like, self.weights), strict=True))
         passes, mu = self.federation.local_epochs, self.federation.proximal
+        pulls = list(zip(self.weights, self.begun, strict=True)) if mu else []
         self.clients = [Local(run, config, weights, one, prepare, passes=passes) for one in shares]
         for client in self.clients:
-            client.mu, client.pulls = mu, list(zip(self.weights, self.begun, strict=True))
+            client.mu, client.pulls = mu, pulls
 
     def epoch(self, number: int) -> tuple[float, int]:
         """The `number`-th round, from 1: mean loss of its clients, and examples trained with."""
