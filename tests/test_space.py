@@ -196,7 +196,8 @@ BROKEN: dict[str, tuple[str, str]] = {
     "unknown section": (
         MLP + "optimiser: sgd\n",
         "3: optimiser: no section is called 'optimiser'; did you mean 'optimizer'? Known: "
-        "augment, input, model, optimizer, schedule, search, seed, start, task, train, version.",
+        "augment, federation, input, model, optimizer, schedule, search, seed, start, task, train, "
+        "version.",
     ),
     "unknown part": (
         MLP + "optimizer:\n  name: sgdd\n  lr: 0.1\n",
@@ -665,7 +666,8 @@ BROKEN: dict[str, tuple[str, str]] = {
     "start with an unknown section": (
         MLP + "start:\n  - optimiser: adamw\n",
         "4: start[0].optimiser: no knob is called 'optimiser'; did you mean 'optimizer'? "
-        "Known: augment, input, model, optimizer, schedule, seed, task, train, version.",
+        "Known: augment, federation, input, model, optimizer, schedule, seed, task, train, "
+        "version.",
     ),
     "start changes what is fixed": (
         MLP
