@@ -495,8 +495,8 @@ class Config(Strict):
                 told = f"{part.name} reads {' and '.join(sorted(part.reads))}; {task} gives {gives}"
                 told += f", and {self.input.name} makes them {turned}; want {' or '.join(can)}"
                 raise PydanticCustomError("reads", "{told}", {"told": told, "key": key})
-        if self.federated and gives == "prose":
-            told = f"{self.federation.name} shares out examples; {task} gives one text; want none"
+        if self.federated and gives in ("prose", "series"):
+            told = f"{self.federation.name} shares out examples; {task} gives {gives}; want none"
             raise PydanticCustomError("reads", "{told}", {"told": told, "key": "federation"})
         return self
 

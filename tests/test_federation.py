@@ -414,7 +414,7 @@ def test_what_makes_no_sense_is_one_line(name: str) -> None:
 
 def test_a_text_to_go_on_with_has_no_examples_to_share_out() -> None:
     text = "task: shakespeare\nmodel: rnn\nfederation: fedavg\n"
-    line = "federation: fedavg shares out examples; shakespeare gives one text; want none"
+    line = "federation: fedavg shares out examples; shakespeare gives prose; want none"
     with pytest.raises(SpaceError, match=line):
         Space.parse(text)
 
