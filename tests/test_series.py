@@ -481,6 +481,28 @@ def test_intervals_take_what_is_told_of_neighbouring_rows_for_one_thing() -> Non
     assert judge(Zero(), inputs.encode(short), inputs, ett).interval is None
 
 
+def test_intervals_count_rows_that_are_told_in_two_blocks_once() -> None:
+    """Of errors that know nothing of each other the mean square deviates by sqrt(2 / rows)."""
+    torch.manual_seed(0)
+    rows, horizon = 20_000, 10
+    inputs = Lookback(("a",), (0.0,), (1.0,), length=1, horizon=horizon)
+    noise = torch.randn(1 + rows, 1)
+
+    class Zero(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.zeros(len(x), horizon, 1)
+
+    def width(values: Tensor) -> float | None:
+        split = Split(Series(values, 1), NOTHING)
+        found = judge(Zero(), inputs.encode(split), inputs, Task.of("ett")).interval
+        return (found.high - found.low) / 2 if found else None
+
+    assert width(noise) == pytest.approx(1.96 * math.sqrt(2 / rows), rel=0.12)
+    gaps = noise.clone()
+    gaps[60:] = math.nan
+    assert width(gaps) is None  # 2,000 blocks, of which 6 have a row
+
+
 # --- a search
 
 
