@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import automl
 from automl.config import Config, Model, Task
-from automl.data import Data, Series, Spans, Split
+from automl.data import PIECE, Data, Series, Spans, Split
 from automl.errors import DataError, SpaceError
 from automl.inputs.series import Columns, Lookback, Window, table
 from automl.models.layers import Anchored, cut
@@ -501,6 +501,22 @@ def test_intervals_count_rows_that_are_told_in_two_blocks_once() -> None:
     gaps = noise.clone()
     gaps[60:] = math.nan
     assert width(gaps) is None  # 2,000 blocks, of which 6 have a row
+
+
+def test_batches_to_judge_are_no_larger_for_a_short_past(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeating the last row reads one row, and tells hundreds of each column."""
+    sizes, take = list[int](), Spans.take
+
+    def noted(self: Spans, index: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = take(self, index)
+        sizes.append(y.numel())
+        return x, y
+
+    monkeypatch.setattr(Spans, "take", noted)
+    data = data_of(torch.randn(1500, 20), horizon=400, train_rows=500, valid_rows=1000)
+    Task.of({"name": "ett", "horizon": 400}).chance(data)  # type: ignore[attr-defined]
+    assert sum(sizes) == 601 * 400 * 20
+    assert max(sizes) <= PIECE
 
 
 # --- a search

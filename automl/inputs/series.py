@@ -163,7 +163,7 @@ class Lookback(Inputs):
 
     @property
     def floats(self) -> int:
-        return 4 * self.length * len(self.names)
+        return 4 * max(self.length, self.horizon) * len(self.names)
 
 
 class Window(Input):
