@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -36,7 +36,15 @@ from automl.results import artifact, card, delivery, ensemble
 from automl.results.artifact import LARGEST
 from automl.results.delivery import Training, latencies
 from automl.results.ensemble import Ensemble
-from automl.results.judgement import Interval, averaged, judge, judged, temperature, wilson
+from automl.results.judgement import (
+    Interval,
+    Judgement,
+    averaged,
+    judge,
+    judged,
+    temperature,
+    wilson,
+)
 from automl.screen import Screen, answer
 from automl.searching import finals, run
 from automl.searching.driver import ATTEMPTS, Closed, Driver
@@ -480,11 +488,17 @@ def test_classes_are_told_apart() -> None:
     assert first["recall_interval"] == [wilson(2, 3).low, wilson(2, 3).high]
 
 
+def told_of(found: Judgement, labels: Sequence[str]) -> dict[str, Any]:
+    """What a test tells of a model that answers so."""
+    model: Any = Mock(judge=lambda split: found, labels=labels)
+    return delivery.tested(model, Split(torch.empty(0), torch.empty(0)))
+
+
 def test_no_confusion_matrix_is_kept_that_would_make_a_model_too_large_to_load() -> None:
     for count in (1000, 1001):
         y = torch.arange(count)
         found = judged(torch.eye(count), y, DIGITS)
-        told = delivery.tested(found, [str(label) for label in range(count)])
+        told = told_of(found, [str(label) for label in range(count)])
         assert (told["confusion"] is None) == (count > 1000)
         assert 2 * len(json.dumps(told, indent=2)) < LARGEST  # an ensemble has one of its own
 
@@ -525,7 +539,7 @@ def test_a_short_text_has_a_score_and_no_interval() -> None:
     model, inputs, task = nn.Embedding(10, 10), Tokens(10, 32, causal=True), Task.of("textfile")
     found = judge(model, split, inputs, task)
     assert found.interval is None
-    told = delivery.tested(found, ())
+    told = told_of(found, ())
     assert (told["test_interval"], told["test_interval_by"]) == (None, None)
     assert told["test"][task.metric.name] > 0
 
@@ -690,15 +704,17 @@ def test_luck_is_said_where_there_was_some(study: Study, search: float, luck: st
     first = study.best.metrics["finalists"][0] | {"search": search, "mean": 0.8, "spread": 0.01}
     line, *_ = answer(study.best.metrics | {"finalists": [first]}, "examples")
     assert line.endswith(f"trained again from 2 seeds{luck}")
-    line, *_ = answer(study.best.metrics | {"finalists": []})
+    line, *_ = answer(study.best.metrics | {"finalists": []}, "examples")
     assert line.endswith(" in the search, not trained again: some of it may be luck")
     unscored = {"finalists": [], "search": study.best.metrics["search"] | {"score": None}}
-    assert answer(study.best.metrics | unscored)[0].startswith("test accuracy")
+    assert answer(study.best.metrics | unscored, "examples")[0].startswith("test accuracy")
 
 
 def test_what_is_too_short_for_an_interval_is_told_as_such(study: Study) -> None:
     short = study.best.metrics | {"test_interval": None, "test_interval_by": None}
-    assert re.search(r"^test accuracy \S+ \(too few to say how sure\) on", answer(short)[1])
+    assert re.search(
+        r"^test accuracy \S+ \(too few to say how sure\) on", answer(short, "examples")[1]
+    )
     assert "examples; too few to say how sure) | 0." in card.text(study.best.config, short)
 
 
