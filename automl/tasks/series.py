@@ -57,6 +57,8 @@ class SeriesTask(SourceTask):
             if count < self.horizon + 2:  # two stretches to train with, each behind a row
                 told = f"got {count:,} rows to {purpose}; want {self.horizon + 2:,} at least"
                 raise DataError(f"{place}: {told}, for a task.horizon of {self.horizon:,}")
+            if values[first : first + count].isnan().all():
+                raise DataError(f"{place}: got no number in the {count:,} rows to {purpose}")
             parts[part] = Split(
                 Series(values[: first + count], first), torch.zeros(0, dtype=torch.long)
             )
