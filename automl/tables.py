@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
 from collections.abc import Collection, Iterator
@@ -21,21 +22,21 @@ CELL = 2**24  # characters of a cell
 COLUMNS = 10_000
 
 
-def content(path: Path, encoding: str = "utf-8") -> str:
-    """The text of a file, by its byte order mark where it has one. Raises DataError."""
+def content(path: Path, encoding: str | None = None) -> str:
+    """The text of a file, by its byte order mark where it has one, else UTF-8 unless it is told.
+
+    Raises DataError.
+    """
     try:
         if path.stat().st_size > LARGEST:
             raise DataError(f"{path}: larger than {LARGEST:,} bytes")
         raw = path.read_bytes()
-        for mark, marked in MARKS.items():
-            if raw.startswith(mark):
-                encoding = marked
-        told = raw.decode(encoding)
+        marked = (encoded for mark, encoded in MARKS.items() if raw.startswith(mark))
+        told = raw.decode(next(marked, encoding or "utf-8"))
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        got = (
-            f"got the byte 0x{error.object[error.start]:02x}; want {encoding} text, or set encoding"
-        )
+        got = f"got the byte 0x{error.object[error.start]:02x}; want {error.encoding} text"
+        got += ", or set encoding" if encoding else ""
         raise DataError(f"{path}: line {line:,}: {got}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
@@ -47,26 +48,40 @@ def content(path: Path, encoding: str = "utf-8") -> str:
 def header(path: Path, text: str, wanted: Collection[str] = ()) -> tuple[str, list[str]]:
     """The mark between cells, and the cells of the first row without the space around them.
 
-    Of two marks the one that cuts out the wanted columns, else the one that cuts more. Raises
-    DataError.
+    Of two marks the one that cuts out the wanted columns, else the one that cuts the second row
+    into as many cells, a comma last, which numbers and names may have inside; else the one that
+    cuts more. Raises DataError.
     """
-    found, faults = dict[str, list[str]](), list[csv.Error]()
-    for mark in _marks(path):
+    found, fits, faults = dict[str, list[str]](), dict[str, int](), list[csv.Error]()
+    for rank, mark in enumerate(_marks(path), 1):
+        reader = _reader(text, mark)
         try:
-            found[mark] = [cell.strip() for cell in next(_reader(text, mark), [])]
+            found[mark] = [cell.strip() for cell in next(filter(None, reader), [])]
         except csv.Error as error:  # of quoted cells all but one mark make nothing
             faults.append(error)
+            continue
+        with contextlib.suppress(csv.Error, StopIteration):  # `rows` says what is wrong
+            fits[mark] = rank * (1 < len(found[mark]) == len(next(filter(None, reader))))
     if not found:
         raise DataError(f"{path}: line 1: {faults[0]}") from faults[0]
-    mark = max(found, key=lambda mark: (not {*wanted}.isdisjoint(found[mark]), len(found[mark])))
+
+    def likely(mark: str) -> tuple[bool, int, int]:
+        cells = found[mark]
+        return not {*wanted}.isdisjoint(cells), fits.get(mark, 0), len(cells)
+
+    mark = max(found, key=likely)
     if len(found[mark]) > COLUMNS:
         raise DataError(f"{path}: got {len(found[mark]):,} columns; want at most {COLUMNS:,}")
     return mark, found[mark]
 
 
 def rows(path: Path, text: str, mark: str, width: int) -> Iterator[tuple[int, list[str] | str]]:
-    """Line and cells of each row, the first one too; or what is wrong with it. Raises DataError."""
+    """Line and cells of each row, the first one too; or what is wrong with it. Raises DataError.
+
+    An empty line is no row, unless it lies between rows of one cell.
+    """
     reader = _reader(text, mark)
+    empty: list[int] | None = None  # lines since the last row
     while True:
         line = reader.line_num + 1
         try:
@@ -80,8 +95,12 @@ def rows(path: Path, text: str, mark: str, width: int) -> Iterator[tuple[int, li
             # a stray quote takes whole rows into its cell: all of these count as bad
             yield from ((lost, str(error)) for lost in range(line, reader.line_num + 1))
             continue
-        if not row:  # an empty line
+        if not row:
+            if empty is not None:
+                empty.append(line)
             continue
+        yield from ((lost, [""]) for lost in empty or () if width == 1)
+        empty = []
         if len(row) != width:
             told = f"got {len(row)} cells, want {width}"
             yield from ((lost, told) for lost in range(line, reader.line_num + 1))
