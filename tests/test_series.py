@@ -78,6 +78,13 @@ def task(file: Path, **knobs: Any) -> Any:
         ("wind,a\nNW,1\ncv,2\n", ("a",), [[1], [2]]),
         ("when,a\n20240102,1\n20240101,2\n", ("when", "a"), [[20240102, 1], [20240100, 2]]),
         ("a,none\n1,\n2,NA\n", ("a",), [[1], [2]]),  # a column without any number
+        ("1,5;2,5\n3,5;4,5\n", ("1", "2"), [[1.5, 2.5], [3.5, 4.5]]),
+        ("T, °C;H, %\n1,5;2\n3,5;4\n", ("T, °C", "H, %"), [[1.5, 2], [3.5, 4]]),
+        ("a;max,b;max\n1,2\n", ("a;max", "b;max"), [[1, 2]]),
+        ("a\tb, c\n1\t2\n", ("a", "b, c"), [[1, 2]]),
+        ("\na,b\n\n1,2\n\n3,4\n\n", ("a", "b"), [[1, 2], [3, 4]]),
+        ("2024-01-01,1\n2024-01-02,2\n", ("2",), [[1], [2]]),
+        (",2024-01,2024-02\nx,1,2\n", ("2024-01", "2024-02"), [[1, 2]]),  # names that are dates
     ],
 )
 def test_a_table_is_read_as_its_columns_of_numbers(
@@ -98,6 +105,8 @@ def test_gaps_are_cells_without_a_value(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,b\n1,NA\n,2\nNaN,3\n?,4\nnull,5\n")
     _, told = table(tmp_path / "t.csv")
     assert told.isnan().tolist() == [[False, True], *[[True, False]] * 4]
+    (tmp_path / "t.csv").write_text("a\n1\n\n\n2\n\n")  # a row for each line between others
+    assert table(tmp_path / "t.csv")[1].isnan().flatten().tolist() == [False, True, True, False]
 
 
 def test_wanted_columns_come_in_the_order_asked_for(tmp_path: Path) -> None:
@@ -120,6 +129,7 @@ def test_wanted_columns_come_in_the_order_asked_for(tmp_path: Path) -> None:
         ("", (), "got no rows"),
         ("day,a\n2024-01-02,1\n2024-01-01,2\n", (), "line 3: got 2024-01-01 .* behind 2024-01-02"),
         ("day,a\n2024-01-01,1\n2024-01-01,2\n", (), "each time once"),
+        ("month,a\n2024-02,1\n2024-01,2\n", (), "line 3: got 2024-01-01 .* behind 2024-02-01"),
         ('a,b\n1,"2\n3,4\n', (), "line 2: got a quote that nothing closes"),
     ],
 )
@@ -131,6 +141,21 @@ def test_what_is_wrong_in_a_table_is_one_line_that_says_where(
         table(tmp_path / "t.csv", wanted)
     assert "\n" not in str(raised.value)
     assert str(tmp_path / "t.csv") in str(raised.value)
+
+
+def test_a_table_in_another_encoding_is_told_of_no_knob_that_there_is_not(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("t;°C\n1;2\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"line 1: got the byte 0xb0; want utf-8 text$"):
+        table(tmp_path / "t.csv")
+
+
+def test_what_is_lost_of_a_table_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = [f'2024-01-0{n},2024-0{n},"1,00{n}",{10**9 + n},{10**6 + n}' for n in range(1, 6)]
+    (tmp_path / "t.csv").write_text("\n".join(["day,month,money,far,near", *lines]))
+    assert table(tmp_path / "t.csv")[0] == ("far", "near")
+    first, second = caplog.messages
+    assert first.endswith("passing over the column 'money': it holds no numbers")
+    assert "column 'far': float32 rounds away 100% of what its numbers differ by" in second
 
 
 # --- rows in time
@@ -430,6 +455,18 @@ def test_a_series_that_cannot_be_split_is_one_line(
     file = written(tmp_path, rows)
     with pytest.raises(DataError, match=wrong):
         task(file, **knobs).load(None)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "told"), [(range(70, 80), "10 rows to validate"), (range(80, 100), "20 rows to test")]
+)
+def test_nothing_is_judged_on_gaps_alone(gaps: range, told: str, tmp_path: Path) -> None:
+    """Where nothing came, nothing is off: it would be the best score that there is."""
+    (tmp_path / "t.csv").write_text(
+        "a\n" + "\n".join("NA" if n in gaps else "1" for n in range(100))
+    )
+    with pytest.raises(DataError, match=f"got no number in the {told} with"):
+        task(tmp_path / "t.csv", horizon=4).load(None)
 
 
 def test_a_column_without_a_number_to_train_with_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from automl.errors import DataError
 log = logging.getLogger("automl")
 
 LONGEST = 16_384  # rows of the past, and of what is told of it
+CLOSE = 0.01  # share of a column's deviation that rounding may take
 MISSING = {"", "-", "?", "na", "n/a", "nan", "nat", "none", "null"}  # cells, in small letters
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -213,9 +215,10 @@ def table(
     """The columns of a table that hold numbers, or those that are wanted, and float32 (T, C).
 
     Cells are cut by comma, semicolon or tab; behind a semicolon a comma may be the decimal point.
-    Columns are called 1, 2, ... where the first row is of numbers alone. Cells without a value are
-    NaN. A column of dates is no number; its rows must come in order of time. `text` is what the
-    file holds, where that was read before. Raises DataError.
+    Columns are called 1, 2, ... where the first row is of numbers and dates alone. Cells without a
+    value are NaN, and so is an empty line between others if there is one column. A column of ISO
+    dates is no number; its rows must come in order of time. `text` is what the file holds, where
+    that was read before. Raises DataError.
     """
     text = text or tables.content(path)
     mark, header = tables.header(path, text, wanted)
@@ -225,7 +228,9 @@ def table(
             raise DataError(f"{path}: line {line:,}: {row}")
         lines.append(line)
         rows.append([cell.strip() for cell in row])
-    if all(_number(cell, mark) is not None for cell in header):
+    first = [_number(cell, mark) for cell in header]
+    named = (number is None and not _date(cell) for cell, number in zip(header, first, strict=True))
+    if not any(named) and any(math.isfinite(number) for number in first if number is not None):
         header = [str(number) for number in range(1, len(header) + 1)]
     else:
         lines, rows = lines[1:], rows[1:]
@@ -247,7 +252,8 @@ def table(
         if wanted and name not in wanted:
             continue
         if not wanted and not numbers:
-            log.info("%s: passing over the column %r: it holds no numbers", path, name[:60])
+            if kind and not _date(kind):
+                log.warning("%s: passing over the column %r: it holds no numbers", path, name[:60])
             continue
         if name in names:
             raise DataError(f"{path}: two columns are called {name[:60]!r}; want one")
@@ -258,6 +264,9 @@ def table(
                 raise DataError(f"{path}: line {line:,}: {told}")
         names.append(name)
         columns.append(np.array(found))
+        if (lost := _lost(columns[-1])) > CLOSE:
+            told = f"float32 rounds away {lost:.0%} of what its numbers differ by"
+            log.warning("%s: column %r: %s; take off what all have", path, name[:60], told)
     if not names:
         raise DataError(f"{path}: got no column of numbers; want one at least")
     values = _single(np.stack(columns, 1), str(path))
@@ -279,11 +288,18 @@ def _number(cell: str, mark: str) -> float | None:
     return told if math.isfinite(told) else None
 
 
+def _lost(values: NDArray[np.float64]) -> float:
+    """The share of the deviation that float32 does not hold: all of it for 1e9, 1e9 + 1, ..."""
+    known = values[~np.isnan(values) & (np.abs(values) < np.finfo(np.float32).max)]
+    deviation = known.std() if len(known) else 0.0
+    return float((known - known.astype(np.float32)).std() / deviation) if deviation else 0.0
+
+
 def _date(cell: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(cell)
-    except ValueError:
-        return None
+    for form in (cell, f"{cell}-01"):  # a month counts, too
+        with contextlib.suppress(ValueError):
+            return datetime.fromisoformat(form)
+    return None
 
 
 def _in_order(path: Path, lines: Sequence[int], cells: Sequence[str]) -> None:
