@@ -271,6 +271,10 @@ class Task(Part):
     def chance(self, data: Data) -> tuple[str, float]:
         """What one scores there without looking at the examples, and how."""
 
+    def hopeless(self, data: Data) -> float:
+        """The score there of who learns nothing: a trial that is no better is stopped."""
+        return self.chance(data)[1]
+
 
 class Input(Part):
     """How raw examples become what a model reads."""

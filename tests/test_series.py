@@ -440,6 +440,41 @@ def test_baselines_are_what_they_are_called(tmp_path: Path) -> None:
     assert ridge < 0.01  # a rhythm without noise is linear in its past
 
 
+def test_who_comes_near_the_last_row_of_a_random_walk_is_not_hopeless() -> None:
+    torch.manual_seed(0)
+    ett = Task.of({"name": "ett", "horizon": 4})
+    walk, noise = (
+        torch.randn(300, 1).cumsum(0) + 0.5 * torch.arange(300.0)[:, None],
+        torch.randn(300, 1),
+    )
+    for values, worse in ((walk, "mean"), (noise, "last")):
+        data = data_of(values, horizon=4, train_rows=200, valid_rows=100)
+        last, hopeless = ett.chance(data)[1], ett.hopeless(data)
+        scaled = (values[200:] - values[:200].mean()) / values[:200].std(correction=0)
+        mean = scaled.unfold(0, 4, 1).square().mean().item()
+        assert (hopeless > 2 * last) == (worse == "mean")
+        assert hopeless == pytest.approx(max(last, mean), rel=1e-4)
+
+
+def test_a_random_walk_is_searched_to_the_end(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    walk = (torch.randn(400).cumsum(0) + torch.arange(400.0)).tolist()
+    (tmp_path / "walk.csv").write_text("a\n" + "\n".join(map(str, walk)))
+    config = {
+        "task": {"name": "seriescsv", "path": str(tmp_path / "walk.csv"), "horizon": 6},
+        "input": {"name": "window", "length": 12},
+        "model": {"name": "dlinear", "trend": 1, "anchor": "mean"},
+        "optimizer": {"name": "adamw", "lr": {"float": [1e-5, 1e-4]}},
+        "train": {"epochs": 3, "batch_size": 64},
+    }
+    (tmp_path / "walk.yaml").write_text(json.dumps(config))
+    study = automl.search(
+        tmp_path / "walk.yaml", trials=2, workers=1, finalists=0, studies=tmp_path / "studies"
+    )
+    assert study.best.metrics["valid"]["mse"] > study.best.metrics["chance"]["mse"]
+    assert [row.state for row in study.leaderboard] == ["finished"] * 2
+
+
 @pytest.mark.parametrize(
     ("rows", "knobs", "wrong"),
     [

@@ -174,7 +174,7 @@ def run(
             trials=trials,
             seed=seed,
             deadline=None if seconds is None else began + seconds - FINISH,
-            chance=task.chance(loaded)[1],
+            chance=task.hopeless(loaded),
             after=lambda rows: finals.reserve(rows, len(slots), SHARE * (seconds or math.inf)),
             disk=disk,
             leave=leave,

@@ -109,6 +109,14 @@ class SeriesTask(SourceTask):
         inputs = Window(length=1).fit(data)
         return "repeating the last row", self._judged(inputs, data.valid, lambda past: past)
 
+    def hopeless(self, data: Data) -> float:
+        """Of this and of telling the mean what is worse.
+
+        A course that no one foretells is best told by its last row, which what learns comes near.
+        """
+        mean = self._judged(Window(length=1).fit(data), data.valid, torch.zeros_like)
+        return max(mean, self.chance(data)[1])
+
     def baseline(self, data: Data) -> tuple[str, float]:
         """Ridge regression (Hoerl and Kennard 1970) on the last rows, less the last one.
 
