@@ -11,6 +11,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import Command
@@ -267,6 +268,10 @@ def test_a_past_is_read_from_tables_frames_and_arrays_alike(tmp_path: Path) -> N
     frame = Frame({"b": [9.0, 2.0, 4.0], "x": [0.0] * 3, "a": [9.0, 1.0, math.nan]})
     for raw in (tmp_path / "t.csv", str(tmp_path / "t.csv"), frame, rows, torch.tensor(rows)):
         assert torch.equal(inputs.read(raw).x, wanted), raw  # type: ignore[arg-type] # a tensor
+    learned = torch.tensor(rows, dtype=torch.bfloat16, requires_grad=True)
+    assert torch.equal(inputs.read(learned).x, wanted)  # type: ignore[arg-type] # a tensor
+    masked = np.ma.masked_equal([[9.0, 9.0], [1.0, 2.0], [-1.0, 4.0]], -1.0)
+    assert torch.equal(inputs.read(masked).x, wanted)  # type: ignore[arg-type] # a tensor
     batch = inputs.read(torch.tensor([rows, rows]))
     assert isinstance(batch.x, Tensor)
     assert batch.x.shape == (2, 2, 2)

@@ -129,8 +129,10 @@ class Lookback(Inputs):
                 if name not in raw.columns:
                     raise _no_column("series", name, [str(column) for column in raw.columns])
             raw = raw[list(self.names)].to_numpy()
+        if isinstance(raw, Tensor):
+            raw = raw.detach().cpu().float().numpy()  # NumPy knows no bfloat16
         try:
-            given: NDArray[Any] = np.asarray(raw, dtype=np.float64)
+            given: NDArray[Any] = np.ma.asarray(raw, dtype=np.float64).filled(math.nan)
         except (TypeError, ValueError) as error:
             told = f"got {type(raw).__name__} that is no array of numbers"
             raise DataError(f"series: {told}; want {self._wanted}") from error
