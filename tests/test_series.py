@@ -21,6 +21,7 @@ import automl
 from automl.config import Config, Model, Task
 from automl.data import PIECE, Data, Series, Spans, Split
 from automl.errors import DataError, SpaceError
+from automl.exports import verified
 from automl.inputs.series import Columns, Lookback, Window, table
 from automl.models.layers import Anchored, cut
 from automl.results.judgement import judge
@@ -692,6 +693,23 @@ def test_a_series_model_is_verified_and_exported(
     model = automl.load_best("waves", studies=searched / "studies")
     past = waves(400)[-model.inputs.length :].unsqueeze(0)
     assert torch.allclose(whole(past)[0], model.forecast(waves(400)).values, atol=1e-3)
+
+
+def test_the_rounding_of_a_column_far_from_0_is_no_other_answer() -> None:
+    """Float32 knows no year between 2011 and 2011.0001."""
+    years = 2011 + torch.randn(60, 1)
+    inputs = Lookback(("year",), (2011.0,), (1.0,), length=4, horizon=2)
+    split, ett = inputs.encode(Split(Series(years, 4), NOTHING)), Task.of("ett")
+
+    def own(x: Tensor) -> Tensor:
+        return x[:, :2]
+
+    for off, nearest, equal in ((0.0, 0.0, 1.0), (0.01, 0.01, 0.0)):
+        found = verified._compare(
+            own, lambda x, off=off: own(x).nextafter(x.new_tensor(9e9)) + off, split, inputs, ett
+        )
+        assert found.difference == pytest.approx(nearest, abs=2e-4 * bool(off))
+        assert found.equal == equal
 
 
 # --- the benchmark
