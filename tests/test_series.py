@@ -510,6 +510,20 @@ def test_nothing_is_judged_on_gaps_alone(gaps: range, told: str, tmp_path: Path)
         task(tmp_path / "t.csv", horizon=4).load(None)
 
 
+def test_a_column_that_only_moves_later_is_said_to_count_as_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its deviation in training is 0: the errors of all others may be nothing beside its own.
+
+    What is sealed is not looked at.
+    """
+    rows = [f"{n % 7},{'' if n < 5 else 0 if n < 75 else 100},{n > 80:d}" for n in range(100)]
+    (tmp_path / "t.csv").write_text("a,b,c\n" + "\n".join(rows))
+    task(tmp_path / "t.csv", horizon=4).load(None)
+    (said,) = caplog.messages
+    assert "column 'b': one number in the 70 rows to train with and others later" in said
+
+
 def test_a_column_without_a_number_to_train_with_is_refused(tmp_path: Path) -> None:
     rows = [f"{n},{n if n > 80 else ''}" for n in range(100)]
     (tmp_path / "t.csv").write_text("a,b\n" + "\n".join(rows))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -17,6 +19,8 @@ from automl.errors import DataError
 from automl.inputs.series import LONGEST, Columns, Lookback, Window
 from automl.tasks.classes import fitting
 from automl.tasks.source import PURPOSES, Parts, SourceTask, cached
+
+log = logging.getLogger("automl")
 
 PAST = 336  # rows that the baseline reads, where there are so many
 FITTED = 20_000  # stretches that it learns from
@@ -53,6 +57,11 @@ class SeriesTask(SourceTask):
             if empty:
                 told = f"got no number in column {name[:60]!r}"
                 raise DataError(f"{place}: {told} in the {counts[0]:,} rows to train with")
+        learned, seen = (_many(values[: sum(counts[:some])]) for some in (1, 2))  # none to test
+        for name, varied, varies in zip(names, learned, seen, strict=True):
+            if varies and not varied:
+                told = f"column {name[:60]!r}: one number in the {counts[0]:,} rows to train with"
+                log.warning("%s: %s and others later: these errors count as they are", place, told)
         for (part, purpose), count in zip(PURPOSES.items(), counts, strict=True):
             if count < self.horizon + 2:  # two stretches to train with, each behind a row
                 told = f"got {count:,} rows to {purpose}; want {self.horizon + 2:,} at least"
@@ -153,3 +162,11 @@ class SeriesTask(SourceTask):
             for name, value in self.tally(told(inputs.prepare(x)).expand_as(y), y).items():
                 sums[name] = sums.get(name, 0) + value
         return self.scores(sums, encoded)[self.metric.name]
+
+
+def _many(values: Tensor) -> list[bool]:
+    """Whether a column (T, C) holds different numbers."""
+    known = ~values.isnan()
+    least, most = (torch.where(known, values, off) for off in (math.inf, -math.inf))
+    told: list[bool] = (least.amin(0) < most.amax(0)).tolist()
+    return told
