@@ -126,6 +126,7 @@ def test_wanted_columns_come_in_the_order_asked_for(tmp_path: Path) -> None:
         ("a,b\n1,2\n", ("c",), "no column is called 'c'; .*Known: a, b"),
         ("a,b\nx,y\n", (), "got no column of numbers"),
         ("a,a\n1,2\n", (), "two columns are called 'a'"),
+        ("a,a\n1,\n", (), "two columns are called 'a'"),  # to tell what follows it would be, too
         ("a,b\n1,2\n", ("a", "a"), "the column 'a' is wanted twice"),
         ("a,b\n", (), "got no rows"),
         ("", (), "got no rows"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -244,7 +245,7 @@ def table(
         if wanted.count(name) > 1:
             raise DataError(f"{path}: the column {name[:60]!r} is wanted twice; want it once")
     names, columns = list[str](), list[NDArray[np.float64]]()
-    dated = False
+    times, dated = Counter(header), False
     for name, cells in zip(header, zip(*rows, strict=True), strict=True):
         kind = next((cell for cell in cells if cell.lower() not in MISSING), "")
         numbers = kind and _number(kind, mark) is not None
@@ -257,7 +258,7 @@ def table(
             if kind and not _date(kind):
                 log.warning("%s: passing over the column %r: it holds no numbers", path, name[:60])
             continue
-        if name in names:
+        if times[name] > 1:  # where one of them holds no numbers, too: that may change
             raise DataError(f"{path}: two columns are called {name[:60]!r}; want one")
         found = [_number(cell, mark) for cell in cells]
         for line, cell, number in zip(lines, cells, found, strict=True):
