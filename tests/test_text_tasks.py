@@ -719,7 +719,7 @@ def test_a_search_over_texts_ends_with_a_model_that_reads_texts(tmp_path: Path) 
     assert (best.path / "tokenizer.json").is_file()
     tested = best.evaluate(study.task.test(tmp_path))
     assert tested["accuracy"] == pytest.approx(best.metrics["test"]["accuracy"], abs=1e-6)
-    with pytest.raises(DataError, match="continues no text; use predict"):
+    with pytest.raises(DataError, match="tells classes; use predict"):
         best.generate("a")
 
 
@@ -790,7 +790,7 @@ def test_a_search_over_prose_ends_with_a_model_that_writes(small: Any) -> None:
     assert greedy == best.generate("A: to", length=20, top_p=1e-300)
     assert len(best.generate(length=5, top_k=10**30)) == 5
     assert len(best.generate("Ω☃", length=5)) == 5
-    with pytest.raises(DataError, match="has no classes; use generate"):
+    with pytest.raises(DataError, match="continues text; use generate"):
         best.predict("a")
     for wrong, message in WRONG:
         with pytest.raises((DataError, OptionError)) as error:
