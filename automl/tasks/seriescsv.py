@@ -21,7 +21,8 @@ class SeriesCsv(SeriesTask):
     """A CSV or TSV file with a column for each series and a row for each time, oldest first.
 
     The first rows are to train, the next to validate, the last to test. Empty cells and `NA` are
-    gaps. Rows are taken to be evenly spaced; a column of dates is only looked at for their order.
+    gaps. Rows are taken to be evenly spaced; a column of ISO dates is only looked at for their
+    order, and of dates in other forms not even that.
     """
 
     name: Literal["seriescsv"] = "seriescsv"
