@@ -46,7 +46,7 @@ def data_of(values: Tensor, horizon: int, train_rows: int, valid_rows: int) -> D
         Split(Series(values[: train_rows + valid_rows], train_rows), NOTHING),
     ]
     names = tuple(f"c{k}" for k in range(values.shape[1]))
-    return Data(*splits, Columns(names, horizon), (), "f")
+    return Data(*splits, Columns(names, horizon, train_rows), (), "f")
 
 
 def written(folder: Path, rows: int = 400) -> Path:
@@ -244,6 +244,8 @@ def test_a_long_past_leaves_half_of_the_rows_to_learn_from(
     inputs = Window(length=wanted).fit(data)
     assert inputs.length == length
     assert len(inputs.encode(data.train).x) == rows - length - 12 + 1 >= 2
+    assert Window(length=wanted).fit(data.whole()).length == length  # as it was validated
+    assert Window(length=wanted).expect(data.inputs).length == length
 
 
 # --- what a user has

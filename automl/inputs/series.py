@@ -7,7 +7,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -39,6 +39,7 @@ class Columns(Raw):
 
     names: tuple[str, ...]
     horizon: int
+    rows: int  # to train with
 
     @property
     def summary(self) -> str:
@@ -189,18 +190,17 @@ class Window(Input):
         raw, series = data.inputs, data.train.x
         assert isinstance(raw, Columns)
         assert isinstance(series, Series)
-        most = max(1, (len(series) - raw.horizon) // 2)
         values = series.values[series.first :].double()
         mean = values.nanmean(0)
         std = (values - mean).square().nanmean(0).sqrt()
         std = torch.where(std > 1e-9 * mean.abs().clamp_min(1e-30), std, 1.0)  # constant: as it is
-        scale = tuple(mean.tolist()), tuple(std.tolist())
-        return Lookback(raw.names, *scale, min(self.length, most), raw.horizon)
+        return replace(self.expect(raw), mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
     def expect(self, raw: Raw) -> Lookback:
         assert isinstance(raw, Columns)
-        count = len(raw.names)
-        return Lookback(raw.names, (0.0,) * count, (1.0,) * count, self.length, raw.horizon)
+        count, most = len(raw.names), max(1, (raw.rows - raw.horizon) // 2)
+        scale = (0.0,) * count, (1.0,) * count
+        return Lookback(raw.names, *scale, min(self.length, most), raw.horizon)
 
     def restore(self, facts: str, read: Any) -> Lookback:
         told = super().restore(facts, read)

@@ -39,7 +39,7 @@ class Ett(Published, SeriesTask):
     station: Literal["ETTh1", "ETTh2"] = Field("ETTh1", description="which transformer")
 
     def shape(self, root: Path | None) -> tuple[Columns, tuple[str, ...]]:
-        return Columns(NAMES, self.horizon), ()
+        return Columns(NAMES, self.horizon, MONTHS[0]), ()
 
     def places(self) -> Mapping[str, Reader]:
         return {"ett-hourly.tar.xz": self._read, f"{self.station}.csv": self._read}

@@ -40,16 +40,21 @@ class SeriesCsv(SeriesTask):
     sealed: float = Field(0.2, ge=0.01, le=0.4, description="share of the rows to test, the last")
 
     def shape(self, root: Path | None) -> tuple[Columns, tuple[str, ...]]:
-        return Columns(self._table(self._file(root))[0], self.horizon), ()
+        names, values = self._table(self._file(root))
+        return Columns(names, self.horizon, self._counts(len(values))[0]), ()
 
     def source(self, root: Path | None) -> Source:
         path = self._file(root)
         elsewhere(self.name, root, Path(self.path), path)
         knobs = [self.columns, self.horizon, self.valid, self.sealed]
         names, values = self._table(path)
-        sizes = [int(len(values) * share) for share in (self.valid, self.sealed)]
-        counts = (len(values) - sum(sizes), *sizes)
+        counts = self._counts(len(values))
         return Source([traces([path]), knobs], lambda: self.cut(path, names, values, counts))
+
+    def _counts(self, rows: int) -> tuple[int, int, int]:
+        """Of so many rows those to train, to validate and to test with."""
+        valid, test = (int(rows * share) for share in (self.valid, self.sealed))
+        return rows - valid - test, valid, test
 
     def _table(self, path: Path) -> tuple[tuple[str, ...], Tensor]:
         return _read(path, tuple(self.columns), json.dumps(traces([path])))
