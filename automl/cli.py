@@ -314,6 +314,39 @@ def forecast(
 
 
 @app.command()
+def translate(
+    name: StudyName,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="texts; else each line of standard input is one")
+    ] = None,
+    studies: Studies = Path("studies"),
+    plugin: Plugins = None,
+    as_json: Json = False,
+) -> None:
+    """Make of texts what the best model of a study has learned to, a line for each."""
+    from automl.config import printable
+    from automl.searching.study import load_best
+
+    _load(plugin)
+    model = load_best(name, studies=studies)
+    told = model.translate(texts or _lines())
+    if as_json:
+        print(json.dumps(told))
+        return
+    for one in told:
+        print(printable(" ".join(one.split())))
+
+
+def _lines() -> list[str]:
+    """Those of standard input. Raises DataError."""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(f"standard input: line {line:,}: want UTF-8 text") from error
+
+
+@app.command()
 def generate(
     name: StudyName,
     prompt: Annotated[str, typer.Option(help="the text to go on with")] = "",

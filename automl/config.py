@@ -226,8 +226,8 @@ class Task(Part):
     """A data set or a source of data, with its split, its loss and its measure."""
 
     home: ClassVar[str] = "automl.tasks"
-    gives: ClassVar[str]  # images, sounds, texts, series, or prose: a text to go on with
-    tells: ClassVar[str] = "classes"  # or tokens: the next one; or rows: those ahead
+    gives: ClassVar[str]  # images, sounds, texts, pairs, series, or prose: a text to go on with
+    tells: ClassVar[str] = "classes"  # or tokens: the next one; targets of pairs; or rows ahead
     unit: ClassVar[str] = "examples"  # what the size of a split is counted in
     input: ClassVar[str]  # the input part that reads it unless the config names another
     origin: ClassVar[str] = "not known"  # of the data, and its licence as far as one is stated
@@ -509,7 +509,7 @@ class Config(Strict):
         tells, train = self.task.tells, self.train
         for knob, off, where in (
             ("class_weights", ("auto", "none"), ("classes",)),
-            ("label_smoothing", (0.0,), ("classes", "tokens")),
+            ("label_smoothing", (0.0,), ("classes", "tokens", "targets")),
         ):
             got = getattr(train, knob)
             if got not in off and tells not in where:

@@ -147,7 +147,38 @@ class Spans:
         return self.values[past], self.targets[ahead]
 
 
-Rows = Tensor | Ragged | Windows | Series | Spans
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Rows of tokens, each a source and its target; what is to be said at each token is the next.
+
+    Of the target alone: nobody tells the source.
+    """
+
+    tokens: Ragged
+    starts: Tensor  # int64 (N,): where in its row the target begins
+    characters: int  # of all targets, their ends counted as one each
+
+    def to(self, device: torch.device) -> Pairs:
+        return replace(self, tokens=self.tokens.to(device), starts=self.starts.to(device))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def lengths(self) -> Tensor:
+        """int64 (N,)"""
+        return self.tokens.lengths
+
+    def take(self, index: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+        """Tokens (n, longest - 1) and the next ones; of sources and beyond the ends UNSCORED."""
+        tokens = self.tokens.padded(index, longest)
+        places = torch.arange(1, tokens.shape[1], device=index.device)
+        source = places < self.starts[index].unsqueeze(1)
+        beyond = places >= self.lengths[index].unsqueeze(1)
+        return tokens[:, :-1], tokens[:, 1:].long().masked_fill(source | beyond, UNSCORED)
+
+
+Rows = Tensor | Ragged | Windows | Pairs | Series | Spans
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,8 +186,8 @@ class Split:
     """Examples and targets, index by index.
 
     As tasks give them, images are uint8 (N, C, H, W), sounds int16 (N, samples), texts ragged
-    UTF-8 bytes, a text to go on with is uint8 (bytes,) and a series rows in time, both without
-    targets of their own.
+    UTF-8 bytes, pairs of texts too, a zero byte between the two, a text to go on with is uint8
+    (bytes,) and a series rows in time, all three without targets of their own.
     """
 
     x: Rows
@@ -216,7 +247,7 @@ class Split:
         else:
             order = torch.randperm(len(self.x), generator=generator, device=device)
         order = order[: max(size, len(order) // size * size)]  # others each time
-        if isinstance(self.x, Ragged):
+        if isinstance(self.x, Ragged | Pairs):
             lengths = self.x.lengths
             pool = torch.arange(len(order), device=device) // (POOL * size)
             order = order[torch.argsort(pool * (lengths.max() + 1) + lengths[order], stable=True)]
@@ -245,7 +276,7 @@ class Split:
             for index in torch.arange(len(self.x), device=self.y.device).split(max(1, budget)):
                 yield index, *self._take(index)
             return
-        assert isinstance(self.x, Ragged)
+        assert isinstance(self.x, Ragged | Pairs)
         lengths, order = self.x.lengths.clamp_min(1).sort(stable=True)
         longest = lengths.tolist()
         first = 0
@@ -258,7 +289,7 @@ class Split:
 
     def _longest(self, batches: Sequence[Tensor]) -> list[int]:
         """Of the rows of each batch: the device is waited for once, not for every batch."""
-        if not isinstance(self.x, Ragged):
+        if not isinstance(self.x, Ragged | Pairs):
             return [0] * len(batches)
         told: list[int] = torch.stack([self.x.lengths[batch].max() for batch in batches]).tolist()
         return told
@@ -266,6 +297,8 @@ class Split:
     def _take(self, index: Tensor, longest: int = 0) -> tuple[Tensor, Tensor]:
         if isinstance(self.x, Windows | Spans):
             return self.x.take(index)
+        if isinstance(self.x, Pairs):
+            return self.x.take(index, longest)
         if isinstance(self.x, Ragged):
             x = self.x.padded(index, longest)
         else:

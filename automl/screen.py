@@ -277,6 +277,8 @@ def answer(best: dict[str, Any], unit: str) -> list[str]:
         told.append(f"trial {best['trial']}: {seen}, not trained again: some of it may be luck")
     on = f"{best['test_examples']:,} {unit}"
     told.append(f"test {name} {best['test'][name]:.4f} ({sure(best)}) on {on}")
+    if bleu := best.get("bleu"):
+        told.append(f"test BLEU {bleu['score']:.2f} (13a, greedy) on {bleu['pairs']:,} {unit}")
     told.append(
         f"validation {best['valid'][name]:.4f}, by {best['baseline']['name']}"
         f" {best['baseline'][name]:.4f}, by chance {best['chance'][name]:.4f}"

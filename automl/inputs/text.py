@@ -17,23 +17,34 @@ import unicodedata
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import BaseModel, Field
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from torch import Tensor
 
 from automl import cache
 from automl.config import Input
-from automl.data import Data, Inputs, Ragged, Raw, Rows, Split, Windows
+from automl.data import Data, Inputs, Pairs, Ragged, Raw, Rows, Split, Windows
 from automl.errors import DataError
 
-PAD, UNKNOWN = 0, 1
+PAD, UNKNOWN, SEP, END = 0, 1, 2, 3
 SPECIAL = ("<pad>", "<unk>")  # never pieces: marks and letters are cut apart
+OF_PAIRS = (*SPECIAL, "<sep>", "<end>")
+BETWEEN = "\0"  # a source and its target, as a split holds them
 NORMAL = normalizers.Sequence([normalizers.Lowercase(), normalizers.NFC()])  # idempotent
 LARGEST = 32_768  # tokens of a vocabulary
 LONGEST = 16_384  # tokens of an example
@@ -76,6 +87,30 @@ class Texts(Raw):
         return "text to go on with" if self.prose else "texts"
 
 
+@dataclass(frozen=True)
+class Parallel(Raw):
+    """Pairs of texts: of the first, the source, the second is to be made, its target."""
+
+    source: str  # what the two are, in a word
+    target: str
+
+    @property
+    def summary(self) -> str:
+        return f"pairs of texts, {self.source} to {self.target}"
+
+
+def texts_of(raw: Any) -> list[str]:
+    """One text that a user has, or several. Raises DataError."""
+    column = getattr(raw, "ndim", 1) == 1  # who goes through a table meets its headers alone
+    many = isinstance(raw, Iterable) and column and not isinstance(raw, Mapping)
+    texts = [raw] if isinstance(raw, str) else list(raw) if many else None
+    if texts is None or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"text: got {type(raw).__name__}; want a text or a list of texts")
+    if not texts:
+        raise DataError("text: got an empty list; want a text or a list of texts")
+    return texts
+
+
 def pack(texts: Iterable[str]) -> Ragged:
     """Texts as a split holds them."""
     encoded = [text.encode("utf-8", "replace") for text in texts]
@@ -91,6 +126,17 @@ def unpack(x: Rows) -> list[str]:
     assert isinstance(x, Ragged)
     raw, ends = bytes(x.values.numpy()), x.offsets.tolist()
     return [raw[a:b].decode("utf-8", "replace") for a, b in pairwise(ends)]
+
+
+def paired(x: Rows) -> list[tuple[str, str]]:
+    """Sources and targets of a split."""
+    return [(source, target) for source, _, target in (t.partition(BETWEEN) for t in unpack(x))]
+
+
+@functools.lru_cache(maxsize=8)  # of the training split in every trial, always the same
+def sides(x: Rows) -> Ragged:
+    """Sources and targets of a split by turns, each a text of its own (2N rows)."""
+    return pack(side for pair in paired(x) for side in pair)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +174,7 @@ class Tokens(Inputs):
     length: Annotated[int, Field(ge=2, le=LONGEST)]  # most of an example; of a text, a window's
     causal: bool = False  # whether the next token is asked for
     tokenizer: Any = field(default=None, repr=False)
+    special: ClassVar[tuple[str, ...]] = SPECIAL  # the first tokens of the vocabulary
 
     @property
     def summary(self) -> str:
@@ -205,13 +252,7 @@ class Tokens(Inputs):
 
     def read(self, raw: Any) -> Split:
         """One text or several, as tokens."""
-        column = getattr(raw, "ndim", 1) == 1  # who goes through a table meets its headers alone
-        many = isinstance(raw, Iterable) and column and not isinstance(raw, Mapping)
-        texts = [raw] if isinstance(raw, str) else list(raw) if many else None
-        if texts is None or not all(isinstance(text, str) for text in texts):
-            raise DataError(f"text: got {type(raw).__name__}; want a text or a list of texts")
-        if not texts:
-            raise DataError("text: got an empty list; want a text or a list of texts")
+        texts = texts_of(raw)
         return self.encode(Split(pack(texts), torch.zeros(len(texts), dtype=torch.long)))
 
     def tokenize(self, texts: list[str]) -> list[list[int]]:
@@ -221,6 +262,78 @@ class Tokens(Inputs):
         """The text of tokens; one of characters or BPE is what it was before."""
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=False)
         return text
+
+
+@dataclass(frozen=True, eq=False)
+class Paired(Tokens):
+    """A source, `<sep>`, its target and `<end>` as one row of tokens, of which the target is told.
+
+    Of a source the first half of the length is read, `<sep>` with it, and its target has the rest:
+    what does not fit is cut off, and a target that was cut has no `<end>`.
+    """
+
+    causal: bool = True
+    special: ClassVar[tuple[str, ...]] = OF_PAIRS
+
+    @property
+    def summary(self) -> str:
+        return f"pairs of up to {self.length} tokens out of {self.size:,}"
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "paired": True}
+
+    def recipe(self) -> dict[str, Any]:
+        return {
+            **super().recipe(),
+            "how": "tokenizers: Tokenizer.from_str(tokenizer.json).encode_batch(sources) ends each "
+            f"with <sep>; of a longer one the first {self.length // 2 - 1} tokens and <sep> are "
+            "read. What comes next is the target, token by token up to <end>; source and target "
+            f"have at most {self.length} tokens together. 0 stands behind shorter ones",
+        }
+
+    def files(self) -> dict[str, str]:
+        """The tokenizer as anyone may use it on sources, or on pairs as training has them."""
+        alone = Tokenizer.from_str(self.tokenizer.to_str())
+        marks = [(self.special[mark], mark) for mark in (SEP, END)]
+        alone.post_processor = processors.TemplateProcessing(
+            single="$A <sep>", pair="$A <sep> $B <end>", special_tokens=marks
+        )
+        alone.enable_padding(pad_id=PAD, pad_token=SPECIAL[PAD])
+        return {"tokenizer.json": alone.to_str(pretty=True) + "\n"}
+
+    def alike(self, x: Rows) -> tuple[int, int]:
+        """Pairs of which tokenizer.json alone makes our tokens; of how many."""
+        pairs = paired(x)
+        alone = Tokenizer.from_str(self.files()["tokenizer.json"])
+        alone.no_padding()
+        theirs = (found.ids for found in alone.encode_batch_fast(pairs))
+        ours = self._whole(sides(x))
+        parts = ours.values.split(ours.lengths.tolist())
+        whole = (
+            [*source.tolist(), SEP, *target.tolist(), END]
+            for source, target in zip(parts[::2], parts[1::2], strict=True)
+        )
+        return sum(a == b for a, b in zip(whole, theirs, strict=True)), len(pairs)
+
+    def encode(self, split: Split) -> Split:
+        """Each pair as a row of tokens. Characters that were cut off are not counted."""
+        both = self._whole(sides(split.x))
+        parts = both.values.split(both.lengths.tolist())
+        sep, end = (torch.tensor([mark], dtype=torch.int32) for mark in (SEP, END))
+        rows, starts, characters = list[Tensor](), list[int](), 0
+        for (_, text), source, target in zip(paired(split.x), parts[::2], parts[1::2], strict=True):
+            start = min(len(source), self.length // 2 - 1) + 1
+            row = torch.cat([source[: start - 1], sep, target, end])[: self.length]
+            cut = len(row) < start + len(target) + 1
+            characters += len(self.spell(row[start:].tolist()) if cut else text) + (not cut)
+            rows.append(row)
+            starts.append(start)
+        return Split(Pairs(Ragged.of(rows), torch.tensor(starts), characters), split.y)
+
+    def sources(self, texts: list[str]) -> list[list[int]]:
+        """The tokens of each text as they are read, up to `<sep>`."""
+        whole = self._whole(pack(text.strip() for text in texts)).cut(self.length // 2 - 1)
+        return [[*row.tolist(), SEP] for row in whole.values.split(whole.lengths.tolist())]
 
 
 class Vocabulary(BaseModel):
@@ -239,17 +352,24 @@ class File(BaseModel):
 class TextInput(Input):
     """Tokens of one kind."""
 
-    turns: ClassVar[dict[str, str]] = {"texts": "tokens", "prose": "next tokens"}
+    turns: ClassVar[dict[str, str]] = {
+        "texts": "tokens",
+        "prose": "next tokens",
+        "pairs": "next tokens",
+    }
     fitted: ClassVar[type[Inputs]] = Tokens
 
     vocab: int = Field(8_000, ge=300, le=LARGEST, description="most tokens of the vocabulary")
     length: int = Field(
-        256, ge=2, le=LONGEST, description="most tokens of a text; more are cut off at its end"
+        256,
+        ge=2,
+        le=LONGEST,
+        description="most tokens of a text; more are cut off at its end. Of a pair, both together",
     )
 
     @abstractmethod
-    def learn(self, data: Data) -> tuple[list[str], list[tuple[str, str]]]:
-        """The tokens without the special ones, most frequent first, and the merges of BPE."""
+    def learn(self, x: Rows, most: int) -> tuple[list[str], list[tuple[str, str]]]:
+        """At most so many tokens of texts, most frequent first, and the merges of BPE."""
 
     @abstractmethod
     def tokenizer(self, tokens: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
@@ -259,29 +379,33 @@ class TextInput(Input):
         return _fitted(self, data)
 
     def expect(self, raw: Raw) -> Tokens:
+        if isinstance(raw, Parallel):
+            return Paired(self.vocab, self.length)
         assert isinstance(raw, Texts)
         return Tokens(self.vocab, self.length, raw.prose)
 
     def restore(self, facts: str, read: Callable[[str], str]) -> Tokens:
         told = super().restore(facts, read)
         assert isinstance(told, Tokens)
+        if json.loads(facts).get("paired"):
+            told = Paired(told.size, told.length)
         found = File.model_validate_json(read("tokenizer.json")).model
         numbered = sorted(found.vocab.values()) == list(range(told.size))
-        special = all(found.vocab.get(name) == i for i, name in enumerate(SPECIAL))
+        special = all(found.vocab.get(name) == i for i, name in enumerate(told.special))
         merged = all({a, b, a + b} <= found.vocab.keys() for a, b in found.merges)
         if not (numbered and special and merged):
-            raise DataError(f"tokenizer.json: want {told.size:,} tokens, numbered, {SPECIAL} first")
-        made = self.tokenizer(found.vocab, found.merges)
-        return Tokens(told.size, told.length, told.causal, made)
+            want = f"want {told.size:,} tokens, numbered, {told.special} first"
+            raise DataError(f"tokenizer.json: {want}")
+        return replace(told, tokenizer=self.tokenizer(found.vocab, found.merges))
 
 
 @functools.lru_cache(maxsize=4)
 def _fitted(part: TextInput, data: Data) -> Tokens:
-    assert isinstance(data.inputs, Texts)
-    tokens, merges = part.learn(data)
-    numbers = {token: i for i, token in enumerate([*SPECIAL, *tokens])}
-    made = part.tokenizer(numbers, merges)
-    return Tokens(len(numbers), part.length, data.inputs.prose, made)
+    empty = part.expect(data.inputs)
+    x = sides(data.train.x) if isinstance(empty, Paired) else data.train.x
+    tokens, merges = part.learn(x, part.vocab - len(empty.special))
+    numbers = {token: i for i, token in enumerate([*empty.special, *tokens])}
+    return replace(empty, size=len(numbers), tokenizer=part.tokenizer(numbers, merges))
 
 
 class Characters(TextInput):
@@ -290,12 +414,12 @@ class Characters(TextInput):
     name: Literal["characters"] = "characters"
     vocab: int = Field(512, ge=16, le=LARGEST, description="most characters that are told apart")
 
-    def learn(self, data: Data) -> tuple[list[str], list[tuple[str, str]]]:
+    def learn(self, x: Rows, most: int) -> tuple[list[str], list[tuple[str, str]]]:
         counts: Counter[str] = Counter()
-        for piece, number in cut(data.train.x, False).counts.items():
+        for piece, number in cut(x, False).counts.items():
             for character in piece:
                 counts[character] += number
-        return _most_frequent(counts, self.vocab), []
+        return _most_frequent(counts, most), []
 
     def tokenizer(self, tokens: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
         made = Tokenizer(models.WordLevel(tokens, unk_token=SPECIAL[UNKNOWN]))
@@ -312,13 +436,13 @@ class Words(TextInput):
     vocab: int = Field(20_000, ge=16, le=LARGEST, description="most words that are told apart")
     seen: int = Field(2, ge=1, le=1000, description="times a word must occur to be one")
 
-    def learn(self, data: Data) -> tuple[list[str], list[tuple[str, str]]]:
+    def learn(self, x: Rows, most: int) -> tuple[list[str], list[tuple[str, str]]]:
         counts: Counter[str] = Counter()
-        for piece, number in cut(data.train.x, True).counts.items():
+        for piece, number in cut(x, True).counts.items():
             counts[piece.strip()] += number
         del counts[""]
         often = Counter({word: number for word, number in counts.items() if number >= self.seen})
-        return _most_frequent(often, self.vocab), []
+        return _most_frequent(often, most), []
 
     def tokenizer(self, tokens: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
         made = Tokenizer(models.WordLevel(tokens, unk_token=SPECIAL[UNKNOWN]))
@@ -337,10 +461,10 @@ class Bpe(TextInput):
 
     name: Literal["bpe"] = "bpe"
 
-    def learn(self, data: Data) -> tuple[list[str], list[tuple[str, str]]]:
+    def learn(self, x: Rows, most: int) -> tuple[list[str], list[tuple[str, str]]]:
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         # a smaller vocabulary is the beginning of a larger one: learned once, then cut off
-        merges = _merges(data)[: self.vocab - len(SPECIAL) - len(alphabet)]
+        merges = _merges(x)[: most - len(alphabet)]
         return [*alphabet, *dict.fromkeys(a + b for a, b in merges)], merges
 
     def tokenizer(self, tokens: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
@@ -355,15 +479,15 @@ class Bpe(TextInput):
         return made
 
 
-def _most_frequent(counts: Counter[str], vocab: int) -> list[str]:
+def _most_frequent(counts: Counter[str], most: int) -> list[str]:
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return [token for token, _ in ranked[: vocab - len(SPECIAL)]]
+    return [token for token, _ in ranked[:most]]
 
 
 @functools.lru_cache(maxsize=2)
-def _merges(data: Data) -> list[tuple[str, str]]:
+def _merges(x: Rows) -> list[tuple[str, str]]:
     """All merges that any vocabulary may want: 8 s for IMDB, so that they are kept on disk."""
-    texts = unpack(data.train.x)
+    texts = unpack(x)
     key = hashlib.sha256("\0".join([PIECE.pattern, *texts]).encode()).hexdigest()[:16]
     path = cache.folder() / f"bpe-{key}.json"
     if (kept := cache.read_text(path)) is not None:

@@ -10,11 +10,11 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import numpy as np
 import torch
@@ -28,9 +28,10 @@ from automl.config import Config, Strict, first_problem, nearest
 from automl.data import Inputs, Split
 from automl.errors import DataError, OptionError
 from automl.inputs.series import Lookback
+from automl.inputs.text import Paired, texts_of
 from automl.places import regular
 from automl.reader import as_yaml
-from automl.results.generation import Draw, written
+from automl.results.generation import Draw, translated, written
 from automl.results.judgement import Judgement, judge
 from automl.size import weightless
 from automl.space import Space
@@ -80,6 +81,7 @@ class Forecast:
 USES = {  # what a model tells, in words, and what it is asked by
     "classes": ("tells classes", "predict"),
     "tokens": ("continues text", "generate"),
+    "targets": ("makes a text of another", "translate"),
     "rows": ("tells rows ahead", "forecast"),
 }
 
@@ -126,6 +128,23 @@ class Artifact:
         rows = [rows for _, rows, _ in predict(self.model, split, self.inputs)]
         values = self.inputs.told(torch.cat(rows)).cpu()
         return Forecast(self.inputs.names, values if np.ndim(raw) == 3 else values[0])
+
+    @overload
+    def translate(self, raw: str) -> str: ...  # type: ignore[overload-overlap] # it iterates, too
+
+    @overload
+    def translate(self, raw: Iterable[str]) -> list[str]: ...
+
+    def translate(self, raw: str | Iterable[str]) -> str | list[str]:
+        """The target of a text, or of each of several: in another language, say.
+
+        The likeliest token again and again, up to the end (greedy). Raises DataError for what is no
+        text, and for a model that was not trained on pairs.
+        """
+        self._must_tell("targets")
+        assert isinstance(self.inputs, Paired)
+        told = translated(self.model, self.inputs, texts_of(raw), self.device)
+        return told[0] if isinstance(raw, str) else told
 
     def generate(
         self,

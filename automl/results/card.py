@@ -15,6 +15,7 @@ USAGE = {
     "sounds": 'model.predict("clip.wav")',
     "texts": 'model.predict("a fine film")',
     "prose": 'model.generate("Once", length=400)',
+    "pairs": 'model.translate("a text")',
     "series": 'model.forecast("history.csv")',
 }
 LIMITS = {  # what no number in metrics.json says
@@ -33,6 +34,12 @@ LIMITS = {  # what no number in metrics.json says
     "prose": [
         "Facts or advice: it writes what is likely after a text, not what is true.",
         "Texts that must be new: it may write down what it was trained on, word by word.",
+    ],
+    "pairs": [
+        "Texts of another kind or length than the training data's: they were not tested. What is"
+        " long is cut, and a name or number that training never met may be told wrong.",
+        "Anything that nobody reads again: what it says may be fluent and still wrong, with a word"
+        " left out or its opposite told. BLEU counts runs of words that are in one reference, too.",
     ],
     "series": [
         "Other rhythms than the training data's: it takes the rows of a day or a month, not their"
@@ -159,6 +166,9 @@ def scores(config: Config, metrics: dict[str, Any]) -> str:
     if metrics["test"]:
         count = f"{metrics['test_examples']:,} {config.task.unit}"
         rows.insert(0, (f"test {name} ({count}; {sure(metrics)})", metrics["test"][name]))
+    if told := metrics.get("bleu"):
+        how = f"{told['pairs']:,} {config.task.unit}; 13a, the likeliest token each time"
+        rows.insert(1, (f"test BLEU, 0 to 100 ({how})", told["score"]))
     lines = (f"| {what} | {value:.4f} |" for what, value in rows)
     return f"| | {name} |\n|---|---|\n" + "\n".join(lines)
 

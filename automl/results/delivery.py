@@ -15,9 +15,11 @@ from automl.config import Config, Task
 from automl.data import PERHAPS, Data, Epoch, Inputs, Split
 from automl.errors import DataError, OptionError, StudyError
 from automl.inputs.series import Lookback
+from automl.inputs.text import Paired, paired
 from automl.results import artifact, card, ensemble
 from automl.results.architecture import layers
 from automl.results.artifact import FILES, Artifact
+from automl.results.bleu import bleu
 from automl.results.ensemble import Ensemble, Gain
 from automl.results.judgement import Judgement, averaged, judged, temperature
 from automl.space import Space, measure
@@ -25,6 +27,7 @@ from automl.training import checkpoint, rounds, train
 from automl.training.cost import BATCHES, latency_ms
 from automl.training.run import outputs_of
 
+TRANSLATED = 2_000  # pairs of a test split that BLEU is told of, at most: seconds on a CPU
 MATRIX = 1000  # classes, above which metrics.json would have no room for a confusion matrix
 
 
@@ -229,6 +232,11 @@ def tested(model: Artifact | Ensemble, split: Split) -> dict[str, Any]:
     }
     if isinstance(model, Artifact) and isinstance(model.inputs, Lookback):
         return told | {"columns": _by_column(judgement, model.inputs)}
+    if isinstance(model, Artifact) and isinstance(model.inputs, Paired):
+        pairs = paired(split.x)[:TRANSLATED]
+        said = model.translate([source for source, _ in pairs])
+        score = bleu(said, [target for _, target in pairs])
+        return told | {"bleu": {"score": score, "pairs": len(pairs)}}
     if judgement.logits is None:
         return told
     return told | {

@@ -1,17 +1,19 @@
-"""Text drawn token by token from a model that predicts the next one. Knows no files."""
+"""Text told token by token by a model that predicts the next one. Knows no files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
-from automl.data import Inputs
-from automl.inputs.text import UNKNOWN, Tokens
+from automl.data import Inputs, Ragged
+from automl.inputs.text import END, SEP, UNKNOWN, Paired, Tokens
 
+ABREAST = 64  # texts that are translated side by side
 UNFINISHED = "\ufffd"  # what decoding shows of a character whose bytes are not all there
 
 
@@ -72,3 +74,56 @@ def written(
             left -= len(piece)
         held = held[-3:] if unfinished else []  # a fourth byte would end the character
         shown = max(0, len(inputs.spell(held)) - 1)
+
+
+@torch.inference_mode()
+def translated(
+    model: nn.Module, inputs: Paired, texts: Sequence[str], device: torch.device
+) -> list[str]:
+    """The target of each text: the likeliest token again and again, up to `<end>`.
+
+    As many tokens as the length of the inputs leaves room for. A text of nothing but white space
+    is answered by an empty one.
+    """
+    sources = inputs.sources([*texts])
+    asked = sorted(
+        (i for i, text in enumerate(texts) if text.strip()), key=lambda i: len(sources[i])
+    )
+    told = [""] * len(texts)
+    for first in range(0, len(asked), ABREAST):
+        some = asked[first : first + ABREAST]
+        targets = _targets(model, inputs, [sources[i] for i in some], device)
+        for i, target in zip(some, targets, strict=True):
+            told[i] = inputs.spell(target).strip()
+    return told
+
+
+def _targets(
+    model: nn.Module, inputs: Paired, sources: list[list[int]], device: torch.device
+) -> list[list[int]]:
+    """Of sources that are read from their first tokens on, side by side.
+
+    One that is over goes on with what was told of it, while longer ones are still read: nothing is
+    padded, and what is told hangs on no other. A model with a `step` carries its state along;
+    others read all of it anew each time.
+    """
+    step: Any = getattr(model, "step", None)
+    state: Any = None
+    lengths = torch.tensor([len(source) for source in sources], device=device)
+    given = Ragged.of(map(torch.tensor, sources), torch.long).to(device)
+    rows = given.padded(torch.arange(len(sources), device=device), inputs.length)
+    over = torch.zeros(len(sources), dtype=torch.bool, device=device)
+    for place in range(inputs.length - 1):
+        if step:
+            logits, state = step(rows[:, place], state)
+        else:
+            logits = model(rows[:, : place + 1])[:, -1]
+        logits[:, : SEP + 1] = -torch.inf  # these spell nothing
+        told = logits.argmax(1)
+        own = lengths <= place + 1
+        rows[:, place + 1] = torch.where(own, told, rows[:, place + 1])
+        over |= own & (told == END)
+        if over.all():
+            break
+    found = (row[len(s) :] for row, s in zip(rows.tolist(), sources, strict=True))
+    return [list(takewhile(lambda token: token not in (0, END), row)) for row in found]

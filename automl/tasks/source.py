@@ -7,6 +7,7 @@ Knows no models and no terminal.
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import http.client
 import io
@@ -146,10 +147,18 @@ class Published(SourceTask):
         return "it brought nothing"
 
 
-def fetch(url: str, sha256: str, path: Path) -> None:
-    """A file from the network, whole and as published, or not at all. Raises OSError."""
+def fetch(url: str, sha256: str, path: Path, *, gzipped: bool = False) -> None:
+    """A file from the network, whole and as published, or not at all. Raises OSError.
+
+    Of a gzipped one what it holds is kept, and has that checksum.
+    """
     with urllib.request.urlopen(url, timeout=60) as answer:
         raw = answer.read(LARGEST + 1)
+    if gzipped:
+        try:
+            raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read(LARGEST + 1)
+        except (EOFError, zlib.error) as error:
+            raise OSError(f"{url}: cannot be read to its end: {error}") from error
     got = hashlib.sha256(raw).hexdigest()
     if got != sha256:
         raise OSError(f"{url}: got sha256 {got}; want {sha256}")

@@ -1,4 +1,4 @@
-"""The user's own texts, a row each."""
+"""The user's own texts, a row each: with a label, or with the text that is to be made of it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from automl import tables
 from automl.config import nearest
 from automl.data import Split
 from automl.errors import DataError
-from automl.inputs.text import Texts, pack
+from automl.inputs.text import Parallel, Texts, pack
 from automl.places import here
 from automl.tasks.folders import SPLITS
-from automl.tasks.source import Parts, Source, elsewhere, traces, with_test
+from automl.tasks.pairs import PairTask, held_out, overlaps, packed
+from automl.tasks.source import PURPOSES, Parts, Source, elsewhere, traces, with_test
 from automl.tasks.texts import TextTask
 
 log = logging.getLogger("automl")
@@ -29,9 +30,16 @@ log = logging.getLogger("automl")
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 NAMES = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 CLASSES = 1000  # a column with more of them is another one
+NAMED = (
+    "Name the columns in task.text and task.label, those of pairs in task.source_column and "
+    "task.target_column."
+)
 BAD = 0.01  # share of the rows of a file that may be of no use
 
-Row = tuple[str, str]  # text, label
+Encoding = Literal["utf-8", "cp1252", "latin-1"]
+ENCODING = "of files without a byte order mark, such as Excel's Unicode text has"
+
+Row = tuple[str, str]  # text and label, or source and target
 Found = tuple[int, Row | str]  # line, and what it holds or what is wrong with it
 
 
@@ -52,22 +60,15 @@ class TextCsv(TextTask):
     )
     text: str = Field("text", min_length=1, description="the column of texts")
     label: str = Field("label", min_length=1, description="the column of labels")
-    encoding: Literal["utf-8", "cp1252", "latin-1"] = Field(
-        "utf-8", description="of files without a byte order mark, such as Excel's Unicode text has"
-    )
+    encoding: Encoding = Field("utf-8", description=ENCODING)
 
     def shape(self, root: Path | None) -> tuple[Texts, tuple[str, ...]]:
-        path = self._parts(root)["train"]
+        path = _parts(self.name, self.path, root)["train"]
         return Texts(), _labels(path, *self._columns, json.dumps(traces([path])))
 
     def source(self, root: Path | None) -> Source:
-        parts = self._parts(root)
-        train, given = parts["train"], Path(self.path)
-        named = root / given if root else given
-        elsewhere(self.name, root, given, named if named in (train, train.parent) else given)
-        for path in _others([*parts.values()]):
-            want = "of a folder train, valid and test are read"
-            log.warning("%s: passing over the file: %s", path, want)
+        parts = _parts(self.name, self.path, root)
+        _told(self.name, self.path, root, parts)
         _, labels = self.shape(root)
         numbers = {label: number for number, label in enumerate(labels)}
 
@@ -88,30 +89,91 @@ class TextCsv(TextTask):
     def _columns(self) -> tuple[str, str, str]:
         return self.text, self.label, self.encoding
 
-    def _parts(self, root: Path | None) -> dict[str, Path]:
-        """Part to file, of those that exist."""
-        given = here(self.path, "textcsv: path", DataError)
-        places = [*([root / given] if root else []), given]
-        for place in places:
-            if place.is_file():
-                if place.suffix.lower() not in SUFFIXES:
-                    got = f"got the suffix {place.suffix!r}"
-                    raise DataError(f"{place}: {got}; want {', '.join(SUFFIXES)}")
-                return {"train": place}
-            parts: dict[str, Path] = {}
-            for part, names in NAMES.items():
-                files = [place / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
-                files = [file for file in files if file.is_file()]
-                if len(files) > 1:
-                    told = f"holds both {files[0].name} and {files[1].name}"
-                    raise DataError(f"{place}: {told}; want one of them")
-                parts.update((part, file) for file in files)
-            if "train" in parts:
-                return parts
-        raise DataError(
-            f"textcsv: no train.csv, train.tsv or train.jsonl in {' or '.join(map(str, places))}; "
-            "want one there, or a file with --data"
-        )
+
+class TextPairs(PairTask):
+    """A CSV, TSV or JSON lines file with a column of sources and one of targets.
+
+    Or a folder with `train.csv` and, if you have them, `valid.csv` and `test.csv` (or .tsv, or
+    .jsonl). Where there is no file to validate or to test, a share of the training rows takes its
+    place, drawn once; all rows with the same source are on one side.
+    """
+
+    name: Literal["textpairs"] = "textpairs"
+    path: str = Field(
+        ".",
+        min_length=1,
+        description="file, or folder with train.csv; relative to --data or to the working folder",
+    )
+    source_column: str = Field("source", min_length=1, description="the column of sources")
+    target_column: str = Field("target", min_length=1, description="the column of targets")
+    encoding: Encoding = Field("utf-8", description=ENCODING)
+    valid: float = Field(
+        0.1, ge=0.01, le=0.4, description="share of the training pairs to validate, without a file"
+    )
+    sealed: float = Field(
+        0.1, ge=0.01, le=0.4, description="share of the training pairs to test, without a file"
+    )
+
+    def shape(self, root: Path | None) -> tuple[Parallel, tuple[str, ...]]:
+        return Parallel(self.source_column, self.target_column), ()
+
+    def source(self, root: Path | None) -> Source:
+        parts = _parts(self.name, self.path, root)
+        columns = self.source_column, self.target_column
+
+        def decode() -> Parts:
+            splits = {}
+            for part, path in parts.items():
+                splits[part] = packed(_rows(path, *columns, self.encoding, log.warning, _pair))
+            for part, share, seed in (("test", self.sealed, 0), ("valid", self.valid, 1)):
+                if part not in splits:
+                    splits["train"], splits[part] = held_out(splits["train"], share, seed)
+            for part, split in splits.items():
+                if not len(split):
+                    told = f"got no pair to {PURPOSES[part]}; want two sources more at least"
+                    raise DataError(f"{parts['train']}: {told}")
+            overlaps(parts["train"], splits)
+            return splits
+
+        _told(self.name, self.path, root, parts)
+        knobs = [columns, self.encoding, self.valid, self.sealed]
+        return Source([knobs, traces(parts.values())], decode)
+
+
+def _told(task: str, named: str, root: Path | None, parts: dict[str, Path]) -> None:
+    """Says so where other tables lie beside, or these lie in the working folder."""
+    train, given = parts["train"], Path(named)
+    place = root / given if root else given
+    elsewhere(task, root, given, place if place in (train, train.parent) else given)
+    for path in _others([*parts.values()]):
+        want = "of a folder train, valid and test are read"
+        log.warning("%s: passing over the file: %s", path, want)
+
+
+def _parts(task: str, named: str, root: Path | None) -> dict[str, Path]:
+    """Part to file, of those that exist."""
+    given = here(named, f"{task}: path", DataError)
+    places = [*([root / given] if root else []), given]
+    for place in places:
+        if place.is_file():
+            if place.suffix.lower() not in SUFFIXES:
+                got = f"got the suffix {place.suffix!r}"
+                raise DataError(f"{place}: {got}; want {', '.join(SUFFIXES)}")
+            return {"train": place}
+        parts: dict[str, Path] = {}
+        for part, names in NAMES.items():
+            files = [place / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
+            files = [file for file in files if file.is_file()]
+            if len(files) > 1:
+                told = f"holds both {files[0].name} and {files[1].name}"
+                raise DataError(f"{place}: {told}; want one of them")
+            parts.update((part, file) for file in files)
+        if "train" in parts:
+            return parts
+    raise DataError(
+        f"{task}: no train.csv, train.tsv or train.jsonl in {' or '.join(map(str, places))}; "
+        "want one there, or a file with --data"
+    )
 
 
 def _others(read: Collection[Path]) -> list[Path]:
@@ -133,7 +195,12 @@ def _labels(path: Path, text: str, label: str, encoding: str, _changed: str) -> 
 
 
 def _rows(
-    path: Path, text: str, label: str, encoding: str, warn: Callable[..., None] | None = None
+    path: Path,
+    text: str,
+    label: str,
+    encoding: str,
+    warn: Callable[..., None] | None = None,
+    check: Callable[[str, str], Row | str] | None = None,
 ) -> list[Row]:
     """All rows but the bad ones; up to one in a hundred may be. Beyond: DataError."""
     read = _json_lines if path.suffix.lower() == ".jsonl" else _table
@@ -141,7 +208,7 @@ def _rows(
     bad: list[tuple[int, str]] = []
     for line, found in read(path, tables.content(path, encoding), text, label):
         if not isinstance(found, str):
-            found = _checked(*found)
+            found = (check or _checked)(*found)
         if isinstance(found, str):
             bad.append((line, found))
         else:
@@ -168,6 +235,13 @@ def _checked(text: str, label: str) -> Row | str:
     if "\0" in text or "\0" in label:
         return "a zero byte"
     return text, label
+
+
+def _pair(source: str, target: str) -> Row | str:
+    source, target = (side.encode("utf-8", "replace").decode().strip() for side in (source, target))
+    if not source or not target:
+        return "empty target" if source else "empty source"
+    return "a zero byte" if "\0" in source + target else (source, target)
 
 
 def _table(path: Path, content: str, text: str, label: str) -> Iterator[Found]:
@@ -214,4 +288,4 @@ def _json_lines(path: Path, content: str, text: str, label: str) -> Iterator[Fou
 
 def _no_column(path: Path, wanted: str, columns: list[str] | set[str]) -> DataError:
     told = f"no column is called {wanted[:60]!r}{nearest(wanted, columns)}"
-    return DataError(f"{path}: {told} Name the columns in task.text and task.label.")
+    return DataError(f"{path}: {told} {NAMED}")

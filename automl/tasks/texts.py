@@ -57,7 +57,40 @@ class PublishedTexts(Published, TextTask):
         return Texts(), self.labels
 
 
-class ProseTask(SourceTask):
+class TokenTask(SourceTask):
+    """Tokens, of which the next one is told."""
+
+    @property
+    def metric(self) -> Metric:
+        return Metric("bits_per_character", higher_is_better=False)
+
+    def loss(
+        self, logits: Tensor, y: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
+    ) -> Tensor:
+        """Of logits (N, T, V) against tokens (N, T); there are no weights for them."""
+        flat = logits.flatten(0, 1).float()
+        return F.cross_entropy(flat, y.flatten(), ignore_index=UNSCORED, label_smoothing=smoothing)
+
+    def tally(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """A token that was never seen is charged for being spelled out, too."""
+        nats = F.cross_entropy(
+            logits.flatten(0, 1).float(), y.flatten(), ignore_index=UNSCORED, reduction="none"
+        )
+        total = nats.double().sum() + (y == UNKNOWN).sum() * SPELLED_OUT
+        return {"nats": total, "count": (y != UNSCORED).sum()}
+
+    def measured(self, tally: dict[str, Tensor], characters: int) -> dict[str, float]:
+        """Scores, from the sums over a split in which so many characters are told."""
+        nats, tokens = tally["nats"].item(), tally["count"].item()
+        return {
+            "loss": nats / tokens,
+            "perplexity": math.exp(min(nats / tokens, 700)),
+            "nats_per_character": nats / characters,
+            "bits_per_character": nats / characters / math.log(2),
+        }
+
+
+class ProseTask(TokenTask):
     """A text to go on with, split by position: to train, to validate, to test."""
 
     gives: ClassVar[str] = "prose"
@@ -69,10 +102,6 @@ class ProseTask(SourceTask):
         0.05, ge=0.01, le=0.4, description="share of the text to validate, before that to test"
     )
     sealed: float = Field(0.05, ge=0.01, le=0.4, description="share of the text to test, its end")
-
-    @property
-    def metric(self) -> Metric:
-        return Metric("bits_per_character", higher_is_better=False)
 
     def shape(self, root: Path | None) -> tuple[Texts, tuple[str, ...]]:
         return Texts(prose=True), ()
@@ -98,69 +127,56 @@ class ProseTask(SourceTask):
             sealed=about["counts"]["test"],
         )
 
-    def loss(
-        self, logits: Tensor, y: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
-    ) -> Tensor:
-        """Of logits (N, T, V) against tokens (N, T); there are no weights for them."""
-        flat = logits.flatten(0, 1).float()
-        return F.cross_entropy(flat, y.flatten(), ignore_index=UNSCORED, label_smoothing=smoothing)
-
-    def tally(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """A token that was never seen is charged for being spelled out, too."""
-        nats = F.cross_entropy(
-            logits.flatten(0, 1).float(), y.flatten(), ignore_index=UNSCORED, reduction="none"
-        )
-        total = nats.double().sum() + (y == UNKNOWN).sum() * SPELLED_OUT
-        return {"nats": total, "count": (y != UNSCORED).sum()}
-
     def scores(self, tally: dict[str, Tensor], split: Split) -> dict[str, float]:
         """The first character is given: a split has one to tell fewer than it is long."""
-        nats, tokens = tally["nats"].item(), tally["count"].item()
-        characters = max(1, len(split) - 1)
-        return {
-            "loss": nats / tokens,
-            "perplexity": math.exp(min(nats / tokens, 700)),
-            "nats_per_character": nats / characters,
-            "bits_per_character": nats / characters / math.log(2),
-        }
+        return self.measured(tally, max(1, len(split) - 1))
 
     def chance(self, data: Data) -> tuple[str, float]:
         (train,), (valid,) = unpack(data.train.x), unpack(data.valid.x)
-        counts, all_ = Counter(train), len(train) + len(set(train)) + 1
-        bits = sum(
-            -number * math.log2((counts[character] + 1) / all_)
-            for character, number in Counter(valid).items()
-        )
-        return "characters by their frequency", bits / len(valid)
+        return "characters by their frequency", by_frequency(train, valid)
 
     def baseline(self, data: Data) -> tuple[str, float]:
-        """Characters by the five before them, smoothed as by Witten and Bell (1991).
-
-        On the last 2 million characters to train and the first 50,000 to validate.
-        """
         (train,), (valid,) = unpack(data.train.x), unpack(data.valid.x)
-        train, valid = train[-2_000_000:], valid[:50_000]
-        wanted = {valid[i : i + n] for n in range(ORDER) for i in range(len(valid) - n + 1)}
-        follows: dict[str, Counter[str]] = {}
-        for n in range(ORDER):
-            pairs = Counter(zip(*(train[i:] for i in range(n + 1)), strict=False))
-            for gram, number in pairs.items():
-                before = "".join(gram[:-1])
-                if before in wanted:
-                    follows.setdefault(before, Counter())[gram[-1]] = number
-        sums = {before: (sum(after.values()), len(after)) for before, after in follows.items()}
-        uniform = 1 / (len(set(train)) + 1)
-        bits = 0.0
-        for place, character in enumerate(valid):
-            share = uniform
-            for n in range(min(ORDER, place + 1)):
-                before = valid[place - n : place]
-                if before not in follows:
-                    break
-                seen, kinds = sums[before]
-                share = (follows[before][character] + kinds * share) / (seen + kinds)
-            bits -= math.log2(share)
-        return f"a {ORDER}-gram model", bits / len(valid)
+        return f"a {ORDER}-gram model", by_ngrams(train, valid)
+
+
+def by_frequency(train: str, valid: str) -> float:
+    """Bits per character of one text, foretold by how often each is in another."""
+    counts, all_ = Counter(train), len(train) + len(set(train)) + 1
+    bits = sum(
+        -number * math.log2((counts[character] + 1) / all_)
+        for character, number in Counter(valid).items()
+    )
+    return bits / len(valid)
+
+
+def by_ngrams(train: str, valid: str) -> float:
+    """The same by the five characters before each, smoothed as by Witten and Bell (1991).
+
+    From the last 2 million characters to train, of the first 50,000 to validate.
+    """
+    train, valid = train[-2_000_000:], valid[:50_000]
+    wanted = {valid[i : i + n] for n in range(ORDER) for i in range(len(valid) - n + 1)}
+    follows: dict[str, Counter[str]] = {}
+    for n in range(ORDER):
+        pairs = Counter(zip(*(train[i:] for i in range(n + 1)), strict=False))
+        for gram, number in pairs.items():
+            before = "".join(gram[:-1])
+            if before in wanted:
+                follows.setdefault(before, Counter())[gram[-1]] = number
+    sums = {before: (sum(after.values()), len(after)) for before, after in follows.items()}
+    uniform = 1 / (len(set(train)) + 1)
+    bits = 0.0
+    for place, character in enumerate(valid):
+        share = uniform
+        for n in range(min(ORDER, place + 1)):
+            before = valid[place - n : place]
+            if before not in follows:
+                break
+            seen, kinds = sums[before]
+            share = (follows[before][character] + kinds * share) / (seen + kinds)
+        bits -= math.log2(share)
+    return bits / len(valid)
 
 
 def written(text: str) -> Split:

@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial
 from automl import amounts
 from automl.data import Data, Metric, Series
 from automl.inputs.series import Lookback
+from automl.inputs.text import Paired
 from automl.results import artifact, leaderboard
 from automl.results.artifact import Artifact
 from automl.results.card import USAGE
@@ -50,7 +51,8 @@ COSTS = {
 }
 OPTIONAL = (  # what the template is told where it is known, and None elsewhere
     *("ahead", "bars", "chosen", "classes", "config", "confused", "gives", "higher", "importance"),
-    *("interval", "looked", "luck", "metrics", "sample", "score", "slices", "tradeoffs", "warning"),
+    *("interval", "looked", "luck", "metrics", "pairs", "sample", "score", "slices", "tradeoffs"),
+    "warning",
 )
 
 
@@ -93,6 +95,7 @@ class Page:
             "classes": ("Classes", "confusion" in plots or told["confused"] or told["classes"]),
             "mistakes": ("The most confident mistakes", looked and looked.mistakes),
             "writes": ("What it writes", told["gives"] == "prose" and told["sample"]),
+            "pairs": ("What it makes of texts", told["pairs"]),
             "ahead": ("What it foretells", told["ahead"] or (metrics and metrics.columns)),
             "calibration": ("Calibration", "calibration" in plots),
             "ensemble": ("Ensemble", metrics and metrics.ensemble and metrics.ensemble.members),
@@ -281,6 +284,10 @@ def judged(made: Page, facts: Facts, metrics: Metrics, model: Artifact) -> None:
     if isinstance(model.inputs, Lookback):
         if facts.data:
             foretold(made, facts.data, model, model.inputs)
+        return
+    if isinstance(model.inputs, Paired):
+        if facts.data:
+            made.told["pairs"] = examples.translations(model, facts.data)
         return
     if not model.labels:
         made.told["sample"] = model.generate(length=600, temperature=0.8, seed=1)

@@ -16,12 +16,13 @@ from torch import Tensor
 from automl.config import clipped
 from automl.data import Data, Ragged, Split
 from automl.inputs.sound import Sounds
-from automl.inputs.text import unpack
+from automl.inputs.text import paired, unpack
 from automl.results.artifact import Artifact
 from automl.results.judgement import mistakes
 
 SEEN = 2_000  # validation examples that are looked at: seconds on a CPU
 SHOWN = 12  # mistakes on the page
+TRANSLATED = 6  # pairs on the page
 BYTES = 4_000_000  # of all examples on the page
 LETTERS = 320  # of a text that are shown
 SMALL = 96  # pixels of a side, below which an image is enlarged
@@ -54,6 +55,26 @@ class Looked:
     sample: Example
     mistakes: list[Example]  # the most confident first
     confusion: list[list[int]]  # rows are classes, columns answers
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A pair of the validation split, and what the model makes of its source."""
+
+    source: str
+    told: str
+    target: str
+
+
+def translations(model: Artifact, data: Data) -> list[Translation]:
+    """Of a few validation pairs, drawn once and for all."""
+    drawn = torch.randperm(len(data.valid), generator=torch.Generator().manual_seed(0))
+    pairs = paired(data.valid[drawn[:TRANSLATED].sort().values].x)
+    told = model.translate([source for source, _ in pairs])
+    return [
+        Translation(*(clipped(text, LETTERS) for text in (source, said, target)))
+        for (source, target), said in zip(pairs, told, strict=True)
+    ]
 
 
 def look(model: Artifact, data: Data) -> Looked:

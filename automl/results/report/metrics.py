@@ -58,6 +58,11 @@ class OfColumn(Told):
     mae_in_units: float | None = None
 
 
+class Bleu(Told):
+    score: float
+    pairs: int
+
+
 class Bin(Told):
     """Answers given with like confidence: how often they were right."""
 
@@ -120,6 +125,7 @@ class Metrics(Told):
     classes: list[OfClass] | None = None
     confusion: list[list[int]] | None = None
     columns: list[OfColumn] | None = None
+    bleu: Bleu | None = None
     calibration: Calibration | None = None
     latency_ms: dict[str, float] | None = None  # by number of examples at once
     proof: Proof | None = None

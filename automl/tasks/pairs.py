@@ -1,0 +1,103 @@
+"""What tasks of pairs of texts share: splits, loss and baselines. Knows no files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from automl.data import UNSCORED, Data, Pairs, Split
+from automl.inputs.text import BETWEEN, pack, paired
+from automl.tasks.source import PURPOSES, Parts, cached
+from automl.tasks.texts import ORDER, TokenTask, by_frequency, by_ngrams
+
+log = logging.getLogger("automl")
+
+
+class PairTask(TokenTask):
+    """Texts, and what is to be made of each: its translation, for example.
+
+    Trials are ranked by bits per character of the target, told token by token where all before is
+    given: smooth, the same for every vocabulary, and known after each epoch at no cost, which BLEU
+    is not. The end of a target counts as one character.
+    """
+
+    gives: ClassVar[str] = "pairs"
+    tells: ClassVar[str] = "targets"
+    unit: ClassVar[str] = "pairs"
+    input: ClassVar[str] = "bpe"
+
+    def load(self, root: Path | None) -> Data:
+        source = self.source(root)
+        train, about = cached(self.name, source, (), "train")
+        valid, _ = cached(self.name, source, (), "valid")
+        return Data(
+            train=train,
+            valid=valid,
+            inputs=self.shape(root)[0],
+            labels=(),
+            fingerprint=hashlib.sha256(json.dumps(about["digests"]).encode()).hexdigest(),
+            sealed=about["counts"]["test"],
+        )
+
+    def loss(
+        self, logits: Tensor, y: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
+    ) -> Tensor:
+        """Of targets. A CPU looks at nothing else (a tenth of a step); a GPU would wait for that."""
+        if logits.device.type == "cpu":
+            told = y != UNSCORED
+            logits, y = logits[told].unsqueeze(0), y[told].unsqueeze(0)
+        return super().loss(logits, y, smoothing, weights)
+
+    def scores(self, tally: dict[str, Tensor], split: Split) -> dict[str, float]:
+        assert isinstance(split.x, Pairs)
+        return self.measured(tally, split.x.characters)
+
+    def chance(self, data: Data) -> tuple[str, float]:
+        return "characters by their frequency", by_frequency(
+            *map(_targets, (data.train, data.valid))
+        )
+
+    def baseline(self, data: Data) -> tuple[str, float]:
+        told = by_ngrams(*map(_targets, (data.train, data.valid)))
+        return f"a {ORDER}-gram model of targets alone", told
+
+
+def _targets(split: Split) -> str:
+    """All of them as one text, each with its end, a character that none of them has."""
+    return "".join(target + BETWEEN for _, target in paired(split.x))
+
+
+def packed(pairs: Sequence[tuple[str, str]]) -> Split:
+    """Pairs as a split holds them."""
+    rows = pack(f"{source}{BETWEEN}{target}" for source, target in pairs)
+    return Split(rows, torch.zeros(len(pairs), dtype=torch.long))
+
+
+def held_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
+    """What stays and what is drawn, about the share: all pairs of a source are on one side."""
+    numbers: dict[str, int] = {}
+    of = torch.tensor([numbers.setdefault(one, len(numbers)) for one, _ in paired(split.x)])
+    order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))
+    before = of.bincount()[order].cumsum(0)
+    chosen = order[: max(1, int((before <= share * len(split)).sum()))]
+    drawn = torch.zeros(len(numbers), dtype=torch.bool)
+    drawn[chosen] = True
+    return split[~drawn[of]], split[drawn[of]]
+
+
+def overlaps(place: Path, parts: Parts) -> None:
+    """Counts in one line of the log what is in two parts: a score on it says little."""
+    seen = set[str]()
+    for part in (part for part in PURPOSES if part in parts):
+        found = [source for source, _ in paired(parts[part].x)]
+        if again := sum(source in seen for source in found):
+            told = f"{again:,} of {len(found):,} sources to {PURPOSES[part]} are in another split"
+            log.warning("%s: %s, too: no score on them tells of new ones", place, told)
+        seen.update(found)
