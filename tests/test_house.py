@@ -36,6 +36,7 @@ SHARED = {
     "automl.tasks.classes",
     "automl.tasks.folders",
     "automl.tasks.images",
+    "automl.tasks.pairs",
     "automl.tasks.sounds",
     "automl.tasks.series",
     "automl.tasks.source",

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from automl.data import UNSCORED, Data, Pairs, Split
+from automl.errors import DataError
 from automl.inputs.text import BETWEEN, pack, paired
-from automl.tasks.source import PURPOSES, Parts, cached
+from automl.tasks.source import PURPOSES, Parts, cached, chosen, firsts
 from automl.tasks.texts import ORDER, TokenTask, by_frequency, by_ngrams
 
 log = logging.getLogger("automl")
@@ -49,7 +50,7 @@ class PairTask(TokenTask):
     def loss(
         self, logits: Tensor, y: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
     ) -> Tensor:
-        """Of targets. A CPU looks at nothing else (a tenth of a step); a GPU would wait for that."""
+        """Of targets. A CPU looks at nothing else, for which a GPU would be waited for."""
         if logits.device.type == "cpu":
             told = y != UNSCORED
             logits, y = logits[told].unsqueeze(0), y[told].unsqueeze(0)
@@ -80,16 +81,22 @@ def packed(pairs: Sequence[tuple[str, str]]) -> Split:
     return Split(rows, torch.zeros(len(pairs), dtype=torch.long))
 
 
-def held_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """What stays and what is drawn, about the share: all pairs of a source are on one side."""
-    numbers: dict[str, int] = {}
-    of = torch.tensor([numbers.setdefault(one, len(numbers)) for one, _ in paired(split.x)])
-    order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))
-    before = of.bincount()[order].cumsum(0)
-    chosen = order[: max(1, int((before <= share * len(split)).sum()))]
-    drawn = torch.zeros(len(numbers), dtype=torch.bool)
-    drawn[chosen] = True
-    return split[~drawn[of]], split[drawn[of]]
+def held_out(place: Path, split: Split, share: float, seed: int) -> tuple[Split, Split]:
+    """What stays and what is drawn: the share about, all pairs of a source on one side.
+
+    Raises DataError where there is but one source.
+    """
+    first = firsts(pack(source for source, _ in paired(split.x)))
+    own = first.unique()
+    if len(own) < 2:
+        told = "got one source; want at least 2 to train and validate with, and one more to test"
+        raise DataError(f"{place}: {told}")
+    own = own[torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))]
+    copies = first.bincount()
+    drawn = torch.zeros(len(split), dtype=torch.bool)
+    drawn[chosen(own.tolist(), copies[own].tolist(), share)] = True
+    drawn = drawn[first]
+    return split[~drawn], split[drawn]
 
 
 def overlaps(place: Path, parts: Parts) -> None:

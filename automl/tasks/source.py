@@ -219,14 +219,14 @@ def stratified(split: Split, share: float, seed: int, labels: Sequence[str]) -> 
     for members in classes:
         own = members[first[members] == members]
         own = own[torch.randperm(len(own), generator=generator)]
-        drawn[_chosen(own.tolist(), copies[own].tolist(), share)] = True
+        drawn[chosen(own.tolist(), copies[own].tolist(), share)] = True
     drawn = drawn[first]
     if split.groups is not None:
         drawn = _whole_groups(split.groups, split.y, share, seed)
     return split[~drawn], split[drawn]
 
 
-def _chosen(order: list[int], copies: list[int], share: float) -> list[int]:
+def chosen(order: list[int], copies: list[int], share: float) -> list[int]:
     """The first of these that are no more than the share of them, and of all with their copies.
 
     One at least, and not all.

@@ -22,7 +22,7 @@ from automl.inputs.text import Parallel, Texts, pack
 from automl.places import here
 from automl.tasks.folders import SPLITS
 from automl.tasks.pairs import PairTask, held_out, overlaps, packed
-from automl.tasks.source import PURPOSES, Parts, Source, elsewhere, traces, with_test
+from automl.tasks.source import Parts, Source, elsewhere, traces, with_test
 from automl.tasks.texts import TextTask
 
 log = logging.getLogger("automl")
@@ -127,11 +127,8 @@ class TextPairs(PairTask):
                 splits[part] = packed(_rows(path, *columns, self.encoding, log.warning, _pair))
             for part, share, seed in (("test", self.sealed, 0), ("valid", self.valid, 1)):
                 if part not in splits:
-                    splits["train"], splits[part] = held_out(splits["train"], share, seed)
-            for part, split in splits.items():
-                if not len(split):
-                    told = f"got no pair to {PURPOSES[part]}; want two sources more at least"
-                    raise DataError(f"{parts['train']}: {told}")
+                    held = held_out(parts["train"], splits["train"], share, seed)
+                    splits["train"], splits[part] = held
             overlaps(parts["train"], splits)
             return splits
 
