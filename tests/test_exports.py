@@ -31,7 +31,7 @@ from automl.exports.whole import Whole
 from automl.inputs.images import Images
 from automl.inputs.series import Lookback, Window
 from automl.inputs.sound import LogMel, Sounds
-from automl.inputs.text import Bpe, Characters, TextInput, Tokens, Words, pack
+from automl.inputs.text import Bpe, Characters, Paired, TextInput, Tokens, Words, pack
 from automl.results import artifact
 from automl.results.artifact import Artifact
 from automl.results.delivery import fit
@@ -57,6 +57,7 @@ CASES |= {
 }
 CASES |= {
     "rnn-lstm-next": ({"name": "rnn", "cell": "lstm", "layer_norm": True}, "next tokens"),
+    "transformer-pairs": ({"name": "transformer", **SMALL["transformer"]}, "pairs"),
     "bag-5": ({"name": "bag", "ngrams": 5, "buckets": 1000}, "tokens"),
     "textcnn-9": ({"name": "textcnn", "kernels": [1, 2, 9]}, "tokens"),
     "cnn-stages": (
@@ -79,6 +80,7 @@ PLACES = {
     "sounds": "spoken-digits",
     "tokens": "trec",
     "next tokens": "textfile",
+    "pairs": "multi30k",
 }
 
 
@@ -86,15 +88,17 @@ def made(model: dict[str, Any], reads: str) -> Artifact:
     """A model as it may come out of a training, off its start, where zeros would hide things."""
     torch.manual_seed(0)
     part: Any = {"sounds": {"name": "logmel", "mels": 16}, "tokens": "words"}.get(reads)
-    part = part or {"maps": "pixels", "next tokens": "characters", "series": "window"}[reads]
+    part = part or {"maps": "pixels", "series": "window"}.get(reads, "characters")
     config = Config.of({"task": PLACES[reads], "input": part, "model": model})
     if isinstance(config.input, LogMel):
         bare = config.input.expect(Sounds(8000, 4000))
         inputs: Any = replace(bare, mean=(-3.0,) * 16, std=(2.0,) * 16)
     elif isinstance(config.input, TextInput):
-        words = {"<pad>": 0, "<unk>": 1} | {chr(95 + i): i for i in range(2, SIZE)}
-        causal = reads == "next tokens"
-        inputs = Tokens(SIZE, 20, causal, config.input.tokenizer(words, []))
+        empty = Paired(SIZE, 20) if reads == "pairs" else Tokens(SIZE, 20, reads == "next tokens")
+        first = len(empty.special)
+        words = {name: i for i, name in enumerate(empty.special)}
+        words |= {chr(95 + i): i for i in range(first, SIZE)}
+        inputs = replace(empty, tokenizer=config.input.tokenizer(words, []))
     elif isinstance(config.input, Window):
         inputs = Lookback(("a", "b"), (30.0, -2.0), (4.0, 0.5), 25, 7)
     else:

@@ -475,7 +475,7 @@ def test_a_few_bad_rows_are_named_once_and_left_out(
         ("m.csv", "text,label\n", "got no rows"),
         ("m.csv", f"texts,label\n{GOOD}",
          "no column is called 'text'; did you mean 'texts'? Known: label, texts. "
-         "Name the columns in task.text and task.label."),
+         "Name the columns in task.text and task.label, those of pairs"),
         ("m.csv", "text,label,text\na,b,c\n",
          "got 2 columns that are called 'text'; want one"),
         ("m.csv", f"text,label\n{GOOD}\n,a",
