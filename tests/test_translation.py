@@ -514,7 +514,7 @@ train: {{epochs: 3, batch_size: 32}}
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a table, a space and a study of it."""
     folder = tmp_path_factory.mktemp("pairs")
-    pairs = [(f"{s} {HOSTILE}", t) for s, t in shouted(400)]
+    pairs = [(f"{' '.join(s + s)} {HOSTILE}", " ".join(t + t)) for s, t in shouted(400)]
     (folder / "loud.yaml").write_text(SPACE.format(path=table(folder, pairs)))
     automl.search(
         folder / "loud.yaml", trials=4, workers=1, finalists=1, studies=folder / "studies"
@@ -548,7 +548,7 @@ def test_what_a_search_knows_of_pairs_is_told(searched: Path) -> None:
     model = automl.load(best)
     test = paired(model.config.task.test(None).x)
     said = model.translate([source for source, _ in test])
-    assert told["bleu"]["score"] == bleu(said, [target for _, target in test])
+    assert told["bleu"]["score"] == bleu(said, [target for _, target in test]) > 0
     card = (best / "card.md").read_text()
     assert f"| test BLEU, 0 to 100 ({count} pairs; 13a, the likeliest token each time) |" in card
     assert 'model.translate("a text")' in card
