@@ -319,6 +319,9 @@ def translate(
     texts: Annotated[
         list[str] | None, typer.Argument(help="texts; else each line of standard input is one")
     ] = None,
+    beam: Annotated[
+        int, typer.Option(help="beginnings kept at a time; 1: the likeliest token each time")
+    ] = 1,
     studies: Studies = Path("studies"),
     plugin: Plugins = None,
     as_json: Json = False,
@@ -329,7 +332,7 @@ def translate(
 
     _load(plugin)
     model = load_best(name, studies=studies)
-    told = model.translate(texts or _lines())
+    told = model.translate(texts or _lines(), beam=beam)
     if as_json:
         print(json.dumps(told))
         return

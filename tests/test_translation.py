@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import automl
 from automl.config import Config, Input, Task
 from automl.data import UNSCORED, Data, Pairs, Ragged
-from automl.errors import DataError, SpaceError
+from automl.errors import DataError, OptionError, SpaceError
 from automl.inputs.text import END, SEP, Paired, Parallel, paired
 from automl.results.bleu import bleu, words
 from automl.results.generation import translated
@@ -236,8 +236,16 @@ def test_an_answer_hangs_on_no_other(learned: tuple[nn.Module, Paired]) -> None:
     assert translated(*learned, texts[::-1], CPU) == together[::-1]
 
 
-def test_a_model_without_steps_tells_the_same(learned: tuple[nn.Module, Paired]) -> None:
-    net, inputs = learned
+@pytest.mark.parametrize("beam", [1, 4])
+@pytest.mark.parametrize("model", FAMILIES)
+def test_a_model_without_steps_tells_the_same(model: str, beam: int) -> None:
+    """Of weights that say nothing sure, so that beginnings come and go."""
+    torch.manual_seed(0)
+    inputs = config_of(model).input.fit(data_of(shouted(99), shouted(9)))
+    assert isinstance(inputs, Paired)
+    net = config_of(model).model.build(inputs, inputs.outputs).eval()
+    for weight in net.parameters():
+        weight.data += 0.5 * torch.randn_like(weight)
 
     class Whole(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -245,7 +253,56 @@ def test_a_model_without_steps_tells_the_same(learned: tuple[nn.Module, Paired])
             return logits
 
     texts = [source for source, _ in shouted(40, 4)]
-    assert translated(Whole(), inputs, texts, CPU) == translated(net, inputs, texts, CPU)
+    told = translated(net, inputs, texts, CPU, beam)
+    assert told == translated(Whole(), inputs, texts, CPU, beam)
+    assert told == [translated(net, inputs, [text], CPU, beam)[0] for text in texts]
+    assert len(set(told)) > 10
+
+
+class Trap(nn.Module):
+    """Begins with A, which goes on as may be, rather than with B, which surely ends."""
+
+    def __init__(self, inputs: Paired) -> None:
+        super().__init__()
+        (self.a,), (self.b,) = inputs.tokenize(["A", "B"])
+        self.size = inputs.size
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = torch.full((*x.shape, self.size), -9.0)
+        logits[..., self.a], logits[..., self.b] = 1.0, 0.5
+        after = x[:, -1:]
+        logits[:, -1:][after == self.a] = 0.0
+        logits[:, -1:, END][after == self.b] = 20.0
+        return logits
+
+
+def test_with_a_beam_what_is_likelier_as_a_whole_is_found() -> None:
+    inputs = Input.of({"name": "characters", "length": 10}).fit(data_of(shouted(99), shouted(9)))
+    assert isinstance(inputs, Paired)
+    model = Trap(inputs)
+    assert translated(model, inputs, ["a", "bc"], CPU, 1)[0] != "B"
+    assert translated(model, inputs, ["a", "bc"], CPU, 2) == ["B", "B"]
+
+
+def test_of_a_beam_the_likeliest_for_its_length_is_taken() -> None:
+    """Three letters (0.28) are less likely than none (0.36), but not for three and an end."""
+    inputs = Input.of({"name": "characters", "length": 10}).fit(data_of(shouted(99), shouted(9)))
+    assert isinstance(inputs, Paired)
+    (letter,) = inputs.tokenize(["A"])[0]
+    share = {0: 0.64, 1: 0.662, 2: 0.662}  # of one more letter, by how many there are
+
+    class Brief(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = torch.full((*x.shape, inputs.size), -30.0)
+            for row, seen in enumerate((x == letter).sum(1).tolist()):
+                more = share.get(seen, 1e-9)
+                logits[row, :, letter], logits[row, :, END] = math.log(more), math.log(1 - more)
+            return logits
+
+    none, three = math.log(0.36), math.log(0.64 * 0.662**2)
+    assert three < none < three / (9 / 6) ** 0.6
+    assert none / (8 / 6) ** 0.6 > three / (11 / 6) ** 0.6  # of the source nothing counts
+    assert translated(Brief(), inputs, ["b"], CPU, 3) == ["AAA"]
 
 
 class Endless(nn.Module):
@@ -536,6 +593,10 @@ def test_a_search_delivers_what_makes_a_text_of_another(searched: Path) -> None:
         model.translate(3)  # type: ignore[call-overload]
     with pytest.raises(DataError, match="got an empty list"):
         model.translate([])
+    assert isinstance(model.translate("abc", beam=4), str)
+    for beam in (0, 65, 2.0):
+        with pytest.raises(OptionError, match=f"beam: got {beam}; want a whole number from 1 to"):
+            model.translate("abc", beam=beam)  # type: ignore[call-overload]
 
 
 def test_what_a_search_knows_of_pairs_is_told(searched: Path) -> None:
@@ -570,6 +631,8 @@ def test_texts_are_translated_from_the_shell(
     assert (status, out.splitlines()) == (0, wanted)
     status, out, _ = command("translate", "loud", "abc", "de", *where, "--json")
     assert json.loads(out) == wanted
+    status, out, _ = command("translate", "loud", "abc", "de", *where, "--beam", 4)
+    assert out.splitlines() == model.translate(["abc", "de"], beam=4)
 
     def given(raw: bytes) -> None:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))

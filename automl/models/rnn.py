@@ -65,6 +65,11 @@ class Net(nn.Module):
             remembered.append(new)
         return self.said(states).squeeze(1), remembered
 
+    @staticmethod
+    def kept(state: list[State], rows: Tensor) -> list[State]:
+        """What was remembered of these rows (n,), in their order."""
+        return [tuple(part[:, rows] for part in layer) for layer in state]
+
     def said(self, states: Tensor) -> Tensor:
         return F.linear(self.head(self.dropout(states)), self.embedding.table.weight, self.bias)
 

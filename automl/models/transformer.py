@@ -72,6 +72,11 @@ class Net(nn.Module):
             remembered.append(new)
         return self.said(self.norm(states)).squeeze(1), remembered
 
+    @staticmethod
+    def kept(state: list[Cache], rows: Tensor) -> list[Cache]:
+        """What was remembered of these rows (n,), in their order."""
+        return [(keys[rows], values[rows]) for keys, values in state]
+
     def said(self, states: Tensor) -> Tensor:
         return F.linear(self.dropout(states), self.embedding.table.weight, self.bias)
 

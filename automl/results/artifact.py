@@ -31,7 +31,7 @@ from automl.inputs.series import Lookback
 from automl.inputs.text import Paired, texts_of
 from automl.places import regular
 from automl.reader import as_yaml
-from automl.results.generation import Draw, translated, written
+from automl.results.generation import WIDEST, Draw, translated, written
 from automl.results.judgement import Judgement, judge
 from automl.size import weightless
 from automl.space import Space
@@ -130,20 +130,23 @@ class Artifact:
         return Forecast(self.inputs.names, values if np.ndim(raw) == 3 else values[0])
 
     @overload
-    def translate(self, raw: str) -> str: ...  # type: ignore[overload-overlap] # it iterates, too
+    def translate(self, raw: str, *, beam: int = 1) -> str: ...  # type: ignore[overload-overlap] # it iterates, too
 
     @overload
-    def translate(self, raw: Iterable[str]) -> list[str]: ...
+    def translate(self, raw: Iterable[str], *, beam: int = 1) -> list[str]: ...
 
-    def translate(self, raw: str | Iterable[str]) -> str | list[str]:
+    def translate(self, raw: str | Iterable[str], *, beam: int = 1) -> str | list[str]:
         """The target of a text, or of each of several: in another language, say.
 
-        The likeliest token again and again, up to the end (greedy). Raises DataError for what is no
-        text, and for a model that was not trained on pairs.
+        The likeliest token again and again, up to the end (greedy); with a `beam` so many
+        beginnings are kept at a time, for about as many times the seconds. Raises OptionError,
+        and DataError for what is no text and for a model that was not trained on pairs.
         """
         self._must_tell("targets")
         assert isinstance(self.inputs, Paired)
-        told = translated(self.model, self.inputs, texts_of(raw), self.device)
+        if not isinstance(beam, int) or not 1 <= beam <= WIDEST:
+            raise OptionError(f"beam: got {beam!r}; want a whole number from 1 to {WIDEST}")
+        told = translated(self.model, self.inputs, texts_of(raw), self.device, beam)
         return told[0] if isinstance(raw, str) else told
 
     def generate(

@@ -14,6 +14,8 @@ from automl.data import Inputs, Ragged
 from automl.inputs.text import END, SEP, UNKNOWN, Paired, Tokens
 
 ABREAST = 64  # texts that are translated side by side
+WIDEST = 64  # beginnings kept at a time
+PENALTY = 0.6  # power of the length that a target is forgiven its nats for (Wu et al. 2016)
 UNFINISHED = "\ufffd"  # what decoding shows of a character whose bytes are not all there
 
 
@@ -78,52 +80,75 @@ def written(
 
 @torch.inference_mode()
 def translated(
-    model: nn.Module, inputs: Paired, texts: Sequence[str], device: torch.device
+    model: nn.Module,
+    inputs: Paired,
+    texts: Sequence[str],
+    device: torch.device,
+    beam: int = 1,
 ) -> list[str]:
-    """The target of each text: the likeliest token again and again, up to `<end>`.
+    """The target of each text, the likeliest that is found with so many beginnings kept at a time.
 
-    As many tokens as the length of the inputs leaves room for. A text of nothing but white space
-    is answered by an empty one.
+    With a `beam` of 1 the likeliest token again and again, up to `<end>` (greedy). As many tokens
+    as the length of the inputs leaves room for. A text of nothing but white space is answered by
+    an empty one.
     """
     sources = inputs.sources([*texts])
-    asked = sorted(
-        (i for i, text in enumerate(texts) if text.strip()), key=lambda i: len(sources[i])
-    )
-    told = [""] * len(texts)
-    for first in range(0, len(asked), ABREAST):
-        some = asked[first : first + ABREAST]
-        targets = _targets(model, inputs, [sources[i] for i in some], device)
+    asked = [i for i, text in enumerate(texts) if text.strip()]
+    asked.sort(key=lambda i: len(sources[i]))
+    told, abreast = [""] * len(texts), max(1, ABREAST // beam)
+    for first in range(0, len(asked), abreast):
+        some = asked[first : first + abreast]
+        targets = _targets(model, inputs, [sources[i] for i in some], device, beam)
         for i, target in zip(some, targets, strict=True):
             told[i] = inputs.spell(target).strip()
     return told
 
 
 def _targets(
-    model: nn.Module, inputs: Paired, sources: list[list[int]], device: torch.device
+    model: nn.Module, inputs: Paired, sources: list[list[int]], device: torch.device, beam: int
 ) -> list[list[int]]:
     """Of sources that are read from their first tokens on, side by side.
 
     One that is over goes on with what was told of it, while longer ones are still read: nothing is
     padded, and what is told hangs on no other. A model with a `step` carries its state along;
-    others read all of it anew each time.
+    others read all of it anew each time. Of the beginnings that are kept the likeliest is taken
+    for its length (Wu et al. 2016).
     """
     step: Any = getattr(model, "step", None)
     state: Any = None
-    lengths = torch.tensor([len(source) for source in sources], device=device)
+    count, most = len(sources), inputs.length
+    lengths = torch.tensor([[len(source)] for source in sources], device=device)
     given = Ragged.of(map(torch.tensor, sources), torch.long).to(device)
-    rows = given.padded(torch.arange(len(sources), device=device), inputs.length)
-    over = torch.zeros(len(sources), dtype=torch.bool, device=device)
-    for place in range(inputs.length - 1):
+    rows = given.padded(torch.arange(count, device=device), most)
+    rows = rows.unsqueeze(1).repeat(1, beam, 1)  # (N, beam, T)
+    nats = torch.full((count, beam), -torch.inf, device=device)  # of what was told, so far
+    nats[:, 0] = 0.0  # all beginnings are alike as yet
+    over = torch.zeros(count, beam, dtype=torch.bool, device=device)
+    first = beam * torch.arange(count, device=device).unsqueeze(1)
+    same = torch.arange(beam, device=device).expand(count, beam)
+    for place in range(most - 1):
         if step:
-            logits, state = step(rows[:, place], state)
+            logits, state = step(rows[:, :, place].flatten(), state)
         else:
-            logits = model(rows[:, : place + 1])[:, -1]
+            logits = model(rows[:, :, : place + 1].flatten(0, 1))[:, -1]
         logits[:, : SEP + 1] = -torch.inf  # these spell nothing
-        told = logits.argmax(1)
+        shares = logits.float().log_softmax(1).view(count, beam, -1)
+        shares = shares.masked_fill(over.unsqueeze(2), -torch.inf)
+        shares[:, :, END] = shares[:, :, END].where(~over, 0.0)  # what is over stays as it is
+        best, found = (nats.unsqueeze(2) + shares).flatten(1).topk(beam)
         own = lengths <= place + 1
-        rows[:, place + 1] = torch.where(own, told, rows[:, place + 1])
-        over |= own & (told == END)
+        kept = torch.where(own, found // shares.shape[2], same)
+        nats = torch.where(own, best, nats)
+        rows, over = rows.flatten(0, 1)[first + kept], over.flatten()[first + kept]
+        rows[:, :, place + 1] = torch.where(own, found % shares.shape[2], rows[:, :, place + 1])
+        over |= own & (rows[:, :, place + 1] == END)
         if over.all():
             break
-    found = (row[len(s) :] for row, s in zip(rows.tolist(), sources, strict=True))
-    return [list(takewhile(lambda token: token not in (0, END), row)) for row in found]
+        if step and beam > 1:
+            state = model.kept(state, (first + kept).flatten())  # type: ignore[operator]
+    told = (rows == END).int().argmax(2)  # where it ends
+    told = torch.where(over, told, most - 1) + 1 - lengths
+    best = (nats / ((5 + told) / 6) ** PENALTY).argmax(1)
+    found = rows[torch.arange(count, device=device), best].tolist()
+    rest = (row[len(source) :] for row, source in zip(found, sources, strict=True))
+    return [list(takewhile(lambda token: token not in (0, END), row)) for row in rest]
