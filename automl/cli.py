@@ -197,7 +197,9 @@ def train(
         print(json.dumps(model.metrics))
     else:
         name = whole.task.metric.name
-        print(f"test {name} {model.metrics['test'][name]:.4f}\n")
+        bleu = model.metrics.get("bleu")
+        more = f", BLEU {bleu['score']:.2f}" if bleu else ""
+        print(f"test {name} {model.metrics['test'][name]:.4f}{more}\n")
         print(f"import automl\nmodel = automl.load({str(folder)!r})")
 
 

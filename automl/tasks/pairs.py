@@ -61,13 +61,12 @@ class PairTask(TokenTask):
         return self.measured(tally, split.x.characters)
 
     def chance(self, data: Data) -> tuple[str, float]:
-        return "characters by their frequency", by_frequency(
-            *map(_targets, (data.train, data.valid))
-        )
+        train, valid = _targets(data.train), _targets(data.valid)
+        return "characters by their frequency", by_frequency(train, valid)
 
     def baseline(self, data: Data) -> tuple[str, float]:
-        told = by_ngrams(*map(_targets, (data.train, data.valid)))
-        return f"a {ORDER}-gram model of targets alone", told
+        train, valid = _targets(data.train), _targets(data.valid)
+        return f"a {ORDER}-gram model of targets alone", by_ngrams(train, valid)
 
 
 def _targets(split: Split) -> str:
