@@ -515,6 +515,10 @@ class Config(Strict):
             if got not in off and tells not in where:
                 told = f"got {got}; want {off[-1]}, for {self.task.name} tells {tells}"
                 raise PydanticCustomError("tells", "{told}", {"told": told, "key": f"train.{knob}"})
+        alpha = getattr(self.federation, "alpha", None)
+        if alpha is not None and tells != "classes":
+            told = f"got {alpha:g}, for classes; want null, for {self.task.name} tells {tells}"
+            raise PydanticCustomError("tells", "{told}", {"told": told, "key": "federation.alpha"})
         return self
 
     @property

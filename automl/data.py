@@ -156,13 +156,16 @@ class Pairs:
 
     tokens: Ragged
     starts: Tensor  # int64 (N,): where in its row the target begins
-    characters: int  # of all targets, their ends counted as one each
+    characters: Tensor  # int64 (N,): of the target, its end counted as one
 
     def to(self, device: torch.device) -> Pairs:
-        return replace(self, tokens=self.tokens.to(device), starts=self.starts.to(device))
+        return Pairs(self.tokens.to(device), self.starts.to(device), self.characters.to(device))
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def __getitem__(self, index: Tensor) -> Pairs:
+        return Pairs(self.tokens[index], self.starts[index], self.characters[index])
 
     @property
     def lengths(self) -> Tensor:
@@ -215,7 +218,7 @@ class Split:
 
     def __getitem__(self, index: Tensor) -> Split:
         """The examples of an index or a mask."""
-        assert isinstance(self.x, Tensor | Ragged)
+        assert isinstance(self.x, Tensor | Ragged | Pairs)
         groups = None if self.groups is None else self.groups[index]
         return Split(self.x[index], self.y[index], groups)
 

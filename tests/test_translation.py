@@ -71,7 +71,7 @@ def config_of(model: str, **knobs: Any) -> Config:
 
 def test_the_source_and_what_is_beyond_the_end_are_told_by_nobody() -> None:
     rows = Ragged.of([torch.tensor([5, 6, SEP, 7, 8, END]), torch.tensor([5, SEP, 9, END])])
-    pairs = Pairs(rows, torch.tensor([3, 2]), characters=5)
+    pairs = Pairs(rows, torch.tensor([3, 2]), torch.tensor([3, 2]))
     x, y = pairs.take(torch.tensor([1, 0]), 6)
     no = UNSCORED
     assert x.tolist() == [[5, SEP, 9, END, 0], [5, 6, SEP, 7, 8]]
@@ -112,7 +112,7 @@ def test_a_long_source_is_cut_to_half_and_its_target_to_the_rest(
     x = inputs.encode(packed(pairs)).x
     assert isinstance(x, Pairs)
     assert inputs.spell(x.tokens.values.tolist()) == row
-    assert (x.starts.tolist(), x.characters) == ([start], characters)
+    assert (x.starts.tolist(), x.characters.tolist()) == ([start], [characters])
     assert inputs.sources(["ab"]) == [x.tokens.values[:start].tolist()]
 
 
@@ -196,7 +196,7 @@ def test_bits_are_of_characters_of_targets_and_each_end_counts_as_one() -> None:
     scores = evaluate(Even(), split, inputs, Multi30k())
     assert scores["loss"] == pytest.approx(math.log(size))
     assert scores["bits_per_character"] == pytest.approx(math.log2(size))  # a token a character
-    assert split.x.characters == 2 + 3 + 2  # type: ignore[union-attr]
+    assert split.x.characters.tolist() == [2 + 1, 3 + 1]  # type: ignore[union-attr]
 
 
 # --- training and telling
@@ -341,6 +341,16 @@ def test_going_on_after_a_stop_is_as_if_never_stopped(tmp_path: Path) -> None:
     stopped = [e.metrics for e in train(config, data, device=CPU, checkpoint=file, until=1)]
     again = [e.metrics for e in train(config, data, device=CPU, checkpoint=file)]
     assert (stopped, again) == (through[:1], through)
+
+
+def test_clients_hold_pairs_of_their_own_too() -> None:
+    clients = {"name": "fedavg", "clients": 4, "local_epochs": 2}
+    knobs = config_of("rnn", epochs=2).dump() | {"federation": clients}
+    data = data_of(shouted(200), shouted(50, 1))
+    first, last = (e.metrics["loss"] for e in train(Config.of(knobs), data, device=CPU))
+    assert last < first
+    with pytest.raises(SpaceError, match=r"federation\.alpha: got 0\.5, for classes; want null"):
+        Config.of(knobs | {"federation": clients | {"alpha": 0.5}})
 
 
 # --- BLEU

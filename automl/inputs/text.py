@@ -320,15 +320,16 @@ class Paired(Tokens):
         both = self._whole(sides(split.x))
         parts = both.values.split(both.lengths.tolist())
         sep, end = (torch.tensor([mark], dtype=torch.int32) for mark in (SEP, END))
-        rows, starts, characters = list[Tensor](), list[int](), 0
+        rows, starts, characters = list[Tensor](), list[int](), list[int]()
         for (_, text), source, target in zip(paired(split.x), parts[::2], parts[1::2], strict=True):
             start = min(len(source), self.length // 2 - 1) + 1
             row = torch.cat([source[: start - 1], sep, target, end])[: self.length]
-            cut = len(row) < start + len(target) + 1
-            characters += len(self.spell(row[start:].tolist()) if cut else text) + (not cut)
+            whole = len(row) == start + len(target) + 1
             rows.append(row)
             starts.append(start)
-        return Split(Pairs(Ragged.of(rows), torch.tensor(starts), characters), split.y)
+            characters.append(len(text) + 1 if whole else len(self.spell(row[start:].tolist())))
+        pairs = Pairs(Ragged.of(rows), torch.tensor(starts), torch.tensor(characters))
+        return Split(pairs, split.y)
 
     def sources(self, texts: list[str]) -> list[list[int]]:
         """The tokens of each text as they are read, up to `<sep>`."""

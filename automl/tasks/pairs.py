@@ -58,7 +58,7 @@ class PairTask(TokenTask):
 
     def scores(self, tally: dict[str, Tensor], split: Split) -> dict[str, float]:
         assert isinstance(split.x, Pairs)
-        return self.measured(tally, split.x.characters)
+        return self.measured(tally, int(split.x.characters.sum()))
 
     def chance(self, data: Data) -> tuple[str, float]:
         train, valid = _targets(data.train), _targets(data.valid)
