@@ -23,7 +23,8 @@ import automl
 from automl.config import Config, Input, Task
 from automl.data import UNSCORED, Data, Pairs, Ragged
 from automl.errors import DataError, OptionError, SpaceError
-from automl.inputs.text import END, SEP, Paired, Parallel, paired
+from automl.inputs.text import END, SEP, Paired, Parallel, Tokens, paired
+from automl.results import artifact
 from automl.results.bleu import bleu, words
 from automl.results.generation import translated
 from automl.tasks.multi30k import Multi30k
@@ -607,6 +608,15 @@ def test_a_search_delivers_what_makes_a_text_of_another(searched: Path) -> None:
     for beam in (0, 65, 2.0):
         with pytest.raises(OptionError, match=f"beam: got {beam}; want a whole number from 1 to"):
             model.translate("abc", beam=beam)  # type: ignore[call-overload]
+
+
+def test_a_model_whose_inputs_are_no_pairs_is_refused(searched: Path, tmp_path: Path) -> None:
+    model = automl.load_best("loud", studies=searched / "studies")
+    own = model.inputs
+    other = Tokens(own.size, own.length, True, own.tokenizer)
+    artifact.write(tmp_path, model.config, model.model.state_dict(), other, ())
+    with pytest.raises(DataError, match=r"inputs windows of up to 32 tokens .* for textpairs"):
+        automl.load(tmp_path)
 
 
 def test_what_a_search_knows_of_pairs_is_told(searched: Path) -> None:

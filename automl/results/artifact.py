@@ -319,6 +319,8 @@ def load(path: Path | str, *, device: str = "cpu") -> Artifact:
                 inputs = config.input.restore(facts, lambda name: beside(path / name))
             except DataError as error:
                 raise DataError(f"{path}: {error}") from error
+            if isinstance(inputs, Paired) != (config.task.tells == "targets"):
+                raise DataError(f"{file}: inputs {inputs.summary} for {config.task.name}")
             with weightless():
                 model = config.model.build(inputs, len(header.labels) or inputs.outputs)
             wanted = {name: tuple(w.shape) for name, w in model.state_dict().items()}
