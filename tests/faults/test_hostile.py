@@ -38,7 +38,7 @@ from automl.inputs.sound import UNREADABLE as NO_SOUND
 from automl.inputs.sound import sound
 from automl.searching.study import folder
 from automl.space import Space
-from automl.tasks.textcsv import COLUMNS
+from automl.tables import COLUMNS
 from automl.training import checkpoint
 from automl.training.checkpoint import packed
 
@@ -154,7 +154,10 @@ def test_a_variable_that_names_no_place_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("task", ["textcsv", "textfile", "imagefolder", "audiofolder"])
+OWN = ["textcsv", "textfile", "textpairs", "seriescsv", "imagefolder", "audiofolder"]
+
+
+@pytest.mark.parametrize("task", OWN)
 @pytest.mark.parametrize("path", ["~nobody-of-that-name/x", "x" * 300, ADDRESS])
 def test_a_path_of_a_space_that_leads_nowhere_is_one_line(
     path: str, task: str, tmp_path: Path
