@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +13,7 @@ from torch import Tensor
 from automl.data import UNSCORED, Data, Pairs, Split
 from automl.errors import DataError
 from automl.inputs.text import BETWEEN, pack, paired
-from automl.tasks.source import PURPOSES, Parts, cached, chosen, firsts
+from automl.tasks.source import PURPOSES, Parts, chosen, firsts
 from automl.tasks.texts import ORDER, TokenTask, by_frequency, by_ngrams
 
 log = logging.getLogger("automl")
@@ -33,19 +31,6 @@ class PairTask(TokenTask):
     tells: ClassVar[str] = "targets"
     unit: ClassVar[str] = "pairs"
     input: ClassVar[str] = "bpe"
-
-    def load(self, root: Path | None) -> Data:
-        source = self.source(root)
-        train, about = cached(self.name, source, (), "train")
-        valid, _ = cached(self.name, source, (), "valid")
-        return Data(
-            train=train,
-            valid=valid,
-            inputs=self.shape(root)[0],
-            labels=(),
-            fingerprint=hashlib.sha256(json.dumps(about["digests"]).encode()).hexdigest(),
-            sealed=about["counts"]["test"],
-        )
 
     def loss(
         self, logits: Tensor, y: Tensor, smoothing: float = 0.0, weights: Tensor | None = None

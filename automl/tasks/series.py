@@ -7,6 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -18,7 +19,7 @@ from automl.data import PIECE, Data, Metric, Series, Spans, Split
 from automl.errors import DataError
 from automl.inputs.series import LONGEST, Columns, Lookback, Window
 from automl.tasks.classes import fitting
-from automl.tasks.source import PURPOSES, Parts, SourceTask, cached
+from automl.tasks.source import PURPOSES, Parts, Unlabelled
 
 log = logging.getLogger("automl")
 
@@ -27,7 +28,7 @@ FITTED = 20_000  # stretches that it learns from
 PENALTIES = (1.0, 10.0, 100.0, 1000.0, 10_000.0)  # on squared weights, columns of deviation 1
 
 
-class SeriesTask(SourceTask):
+class SeriesTask(Unlabelled):
     """Rows in time, the first to train, the next to validate, the last to test.
 
     All rows before a moment may be read to tell those behind it, also where they are of an earlier
@@ -76,19 +77,10 @@ class SeriesTask(SourceTask):
         return parts
 
     def load(self, root: Path | None) -> Data:
-        source, raw = self.source(root), self.shape(root)[0]
-        assert isinstance(raw, Columns)
-        train, about = cached(self.name, source, (), "train")
-        valid, _ = cached(self.name, source, (), "valid")
-        known = [raw.names, self.horizon, about["digests"]]
-        return Data(
-            train=train,
-            valid=valid,
-            inputs=raw,
-            labels=(),
-            fingerprint=hashlib.sha256(json.dumps(known).encode()).hexdigest(),
-            sealed=about["counts"]["test"],
-        )
+        data = super().load(root)
+        assert isinstance(data.inputs, Columns)
+        known = json.dumps([data.inputs.names, self.horizon, data.fingerprint])
+        return replace(data, fingerprint=hashlib.sha256(known.encode()).hexdigest())
 
     def loss(
         self, logits: Tensor, y: Tensor, smoothing: float = 0.0, weights: Tensor | None = None

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from automl import cache
 from automl.config import Task
-from automl.data import Ragged, Rows, Split
+from automl.data import Data, Ragged, Rows, Split
 from automl.errors import DataError
 
 log = logging.getLogger("automl")
@@ -66,6 +66,23 @@ class SourceTask(Task):
     def test(self, root: Path | None) -> Split:
         _, labels = self.shape(root)
         return cached(self.name, self.source(root), labels, "test")[0]
+
+
+class Unlabelled(SourceTask):
+    """Such data without classes, whose splits come from its source."""
+
+    def load(self, root: Path | None) -> Data:
+        source = self.source(root)
+        train, about = cached(self.name, source, (), "train")
+        valid, _ = cached(self.name, source, (), "valid")
+        return Data(
+            train=train,
+            valid=valid,
+            inputs=self.shape(root)[0],
+            labels=(),
+            fingerprint=hashlib.sha256(json.dumps(about["digests"]).encode()).hexdigest(),
+            sealed=about["counts"]["test"],
+        )
 
 
 class Published(SourceTask):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -17,7 +15,7 @@ from torch.nn import functional as F
 from automl.data import UNSCORED, Data, Metric, Split
 from automl.inputs.text import UNKNOWN, Texts, unpack
 from automl.tasks.classes import ClassTask, drawn, fitting
-from automl.tasks.source import Published, SourceTask, cached
+from automl.tasks.source import Published, Unlabelled
 
 SPELLED_OUT = math.log(0x110000)  # nats for one of all characters there are
 ORDER = 6  # characters of the n-gram baseline
@@ -57,7 +55,7 @@ class PublishedTexts(Published, TextTask):
         return Texts(), self.labels
 
 
-class TokenTask(SourceTask):
+class TokenTask(Unlabelled):
     """Tokens, of which the next one is told."""
 
     @property
@@ -113,19 +111,6 @@ class ProseTask(TokenTask):
         ]
         parts = (text[: ends[0]], text[ends[0] : ends[1]], text[ends[1] :])
         return dict(zip(("train", "valid", "test"), map(written, parts), strict=True))
-
-    def load(self, root: Path | None) -> Data:
-        source = self.source(root)
-        train, about = cached(self.name, source, (), "train")
-        valid, _ = cached(self.name, source, (), "valid")
-        return Data(
-            train=train,
-            valid=valid,
-            inputs=Texts(prose=True),
-            labels=(),
-            fingerprint=hashlib.sha256(json.dumps(about["digests"]).encode()).hexdigest(),
-            sealed=about["counts"]["test"],
-        )
 
     def scores(self, tally: dict[str, Tensor], split: Split) -> dict[str, float]:
         """The first character is given: a split has one to tell fewer than it is long."""
