@@ -23,7 +23,7 @@ import automl
 from automl.config import Config, Input, Task
 from automl.data import UNSCORED, Data, Pairs, Ragged
 from automl.errors import DataError, OptionError, SpaceError
-from automl.inputs.text import END, SEP, Paired, Parallel, Tokens, paired
+from automl.inputs.text import END, SEP, UNKNOWN, Paired, Parallel, Tokens, paired
 from automl.results import artifact
 from automl.results.bleu import bleu, words
 from automl.results.generation import translated
@@ -115,6 +115,15 @@ def test_a_long_source_is_cut_to_half_and_its_target_to_the_rest(
     assert inputs.spell(x.tokens.values.tolist()) == row
     assert (x.starts.tolist(), x.characters.tolist()) == ([start], [characters])
     assert inputs.sources(["ab"]) == [x.tokens.values[:start].tolist()]
+
+
+def test_a_character_that_was_never_seen_counts_as_one_where_its_target_is_cut() -> None:
+    data = data_of([("ab", "cd")], [("ab", "cd\u00e9\u00e9\u00e9cd")])
+    inputs = Input.of({"name": "characters", "length": 8}).fit(data)
+    x = inputs.encode(data.valid).x
+    assert isinstance(x, Pairs)
+    assert x.tokens.values.tolist()[-3:] == [UNKNOWN] * 3
+    assert x.characters.tolist() == [5]
 
 
 def test_both_sides_share_a_vocabulary_that_is_learned_from_training_pairs_alone() -> None:

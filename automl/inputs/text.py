@@ -324,10 +324,12 @@ class Paired(Tokens):
         for (_, text), source, target in zip(paired(split.x), parts[::2], parts[1::2], strict=True):
             start = min(len(source), self.length // 2 - 1) + 1
             row = torch.cat([source[: start - 1], sep, target, end])[: self.length]
-            whole = len(row) == start + len(target) + 1
+            whole, told = len(row) == start + len(target) + 1, row[start:]
             rows.append(row)
             starts.append(start)
-            characters.append(len(text) + 1 if whole else len(self.spell(row[start:].tolist())))
+            unseen = int((told == UNKNOWN).sum())  # each of them a character, whatever its name
+            known = self.spell(told[told != UNKNOWN].tolist())
+            characters.append(len(text) + 1 if whole else len(known) + unseen)
         pairs = Pairs(Ragged.of(rows), torch.tensor(starts), torch.tensor(characters))
         return Split(pairs, split.y)
 
