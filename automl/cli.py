@@ -334,7 +334,8 @@ def translate(
 
     _load(plugin)
     model = load_best(name, studies=studies)
-    told = model.translate(texts or _lines(), beam=beam)
+    given = texts or _lines()
+    told = model.translate(given, beam=beam) if given else []
     if as_json:
         print(json.dumps(told))
         return
@@ -343,9 +344,10 @@ def translate(
 
 
 def _lines() -> list[str]:
-    """Those of standard input. Raises DataError."""
+    """Those of standard input, none where it is empty. Raises DataError."""
     try:
-        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n").split("\n")
+        text = sys.stdin.buffer.read().decode("utf-8-sig")
+        return text.removesuffix("\n").split("\n") if text else []
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(f"standard input: line {line:,}: want UTF-8 text") from error

@@ -669,6 +669,13 @@ def test_texts_are_translated_from_the_shell(
     given(b"abc\n\nde\n")
     status, out, _ = command("translate", "loud", *where)
     assert (status, out.split("\n")) == (0, [wanted[0], "", wanted[1], ""])
+    given(b"\xef\xbb\xbfabc\r\nde")  # as Windows pipes it
+    status, out, _ = command("translate", "loud", *where)
+    assert (status, out.splitlines()) == (0, wanted)
+    given(b"")
+    assert command("translate", "loud", *where)[:2] == (0, "")
+    given(b"")
+    assert json.loads(command("translate", "loud", *where, "--json")[1]) == []
     given(b"abc\n\xff\n")
     status, _, err = command("translate", "loud", *where)
     assert status == 2
