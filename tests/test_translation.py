@@ -27,6 +27,7 @@ from automl.inputs.text import END, SEP, UNKNOWN, Paired, Parallel, Tokens, pair
 from automl.results import artifact
 from automl.results.bleu import bleu, words
 from automl.results.generation import translated
+from automl.results.judgement import judge
 from automl.tasks.multi30k import Multi30k
 from automl.tasks.pairs import held_out, packed
 from automl.tasks.texts import TokenTask
@@ -207,6 +208,32 @@ def test_bits_are_of_characters_of_targets_and_each_end_counts_as_one() -> None:
     assert scores["loss"] == pytest.approx(math.log(size))
     assert scores["bits_per_character"] == pytest.approx(math.log2(size))  # a token a character
     assert split.x.characters.tolist() == [2 + 1, 3 + 1]  # type: ignore[union-attr]
+
+
+def test_an_interval_of_pairs_holds_that_tokens_have_more_and_fewer_characters() -> None:
+    """All tokens are alike to this model: what varies is how many a character takes."""
+    rng = random.Random(0)
+    seen = [(f"s{n}", rng.choice(["abcabcabcabc", "zyxwvu"])) for n in range(200)]
+    inputs = Input.of({"name": "bpe", "vocab": 300, "length": 32}).fit(
+        data_of([("s", "abcabcabcabc")] * 200, seen)
+    )
+    split, size = inputs.encode(packed(seen)), inputs.outputs
+    assert isinstance(split.x, Pairs)
+
+    class Even(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.zeros(*x.shape, size)
+
+    found = judge(Even(), split, inputs, Multi30k())
+    assert found.scores == pytest.approx(evaluate(Even(), split, inputs, Multi30k()))
+    assert found.interval is not None
+    told = (split.x.lengths - split.x.starts).double() * math.log2(size)
+    long = split.x.characters.double()
+    score = float(told.sum() / long.sum())
+    error = float((told - score * long).std() / long.mean() / math.sqrt(len(long)))
+    width = (found.interval.high - found.interval.low) / 2
+    assert width == pytest.approx(1.96 * error, rel=0.1)
+    assert found.interval.low < score < found.interval.high
 
 
 # --- training and telling

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from automl.config import Task
-from automl.data import Inputs, Spans, Split
+from automl.data import Inputs, Pairs, Spans, Split
 from automl.training.loop import predict
 
 SURE = 1.96  # standard errors to either side: 95 %
@@ -114,6 +114,12 @@ def judge(
         if logits.ndim == 2:
             kept.append((index.cpu(), logits.cpu(), y.cpu()))
             continue
+        if isinstance(split.x, Pairs):
+            long = split.x.characters[index].unbind()
+            for characters, *pair in zip(long, logits.split(1), y.split(1), strict=True):
+                own = {"characters": characters}
+                tallies[number, len(tallies)] = task.tally(*pair) | own
+            continue
         for block, some, targets in _blocks(split, index, logits, y):
             key = (0, block) if isinstance(split.x, Spans) else (number, block)
             before, now = tallies.get(key, {}), task.tally(some, targets)
@@ -164,8 +170,9 @@ def _blocks(
 def _of_blocks(tallies: list[dict[str, Tensor]], split: Split, task: Task) -> Judgement:
     """Of sums over the blocks of a text or a series, drawn anew as blocks (Kuensch 1989).
 
-    Of a series only two thirds of them: rows ahead reach into the next block, and the sums of
-    neighbours together vary by half more than if they had nothing in common.
+    A pair of texts is a block of its own, as long as its target has characters. Of a series only
+    two thirds of them: rows ahead reach into the next block, and the sums of neighbours together
+    vary by half more than if they had nothing in common.
     """
     blocks = {name: torch.stack([t[name] for t in tallies]).double().cpu() for name in tallies[0]}
     whole = {name: values.sum(0) for name, values in blocks.items()}
@@ -176,12 +183,13 @@ def _of_blocks(tallies: list[dict[str, Tensor]], split: Split, task: Task) -> Ju
     if (count := int(known.sum())) < FEWEST:
         return found
     draws = count * 2 // 3 if isinstance(split.x, Spans) else count
+    long = "characters" if "characters" in whole else "count"
     generator = torch.Generator().manual_seed(0)
     told = []
     for _ in range(DRAWS):
         drawn = torch.randint(count, (draws,), generator=generator)
         sums = {name: values[drawn].sum(0) for name, values in blocks.items()}
-        scale = whole["count"] / sums["count"].clamp_min(1)  # the split is as long as it is
+        scale = whole[long] / sums[long].clamp_min(1)  # the split is as long as it is
         scaled = {name: value * scale for name, value in sums.items()}
         told.append(task.scores(scaled, split)[task.metric.name])
     return replace(found, interval=_bootstrap(told))
