@@ -70,12 +70,12 @@ def packed(pairs: Sequence[tuple[str, str]]) -> Split:
 def held_out(place: Path, split: Split, share: float, seed: int) -> tuple[Split, Split]:
     """What stays and what is drawn: the share about, all pairs of a source on one side.
 
-    Raises DataError where there is but one source.
+    Raises DataError where there is but one source, or one is left.
     """
     first = firsts(pack(source for source, _ in paired(split.x)))
     own = first.unique()
     if len(own) < 2:
-        told = "got one source; want at least 2 to train and validate with, and one more to test"
+        told = "got too few sources; want one to train with and one for each part without a file"
         raise DataError(f"{place}: {told}")
     own = own[torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))]
     copies = first.bincount()
