@@ -308,6 +308,25 @@ def test_no_training_is_begun_that_would_not_end_in_time(
     assert (found.made.config.seed == 0) == (not trained)
 
 
+@pytest.mark.parametrize(("score", "kept"), [(0.8, True), (0.61, False)])
+def test_a_best_trial_without_time_for_a_second_is_not_given_up_for_one_that_is_far_worse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: float, kept: bool
+) -> None:
+    """It took 150 seconds, of which 50 are left; the others took 1.5 and come to 0.6 again."""
+    table = Table(lambda config, epoch: 0.6 * epoch / 3)
+    driver = opened(tmp_path / "s", table, 12)
+    list(driver.run())
+    first, *others = driver.rows()
+    rows = [replace(first, seconds=150.0, score=score), *others]
+    monkeypatch.setattr(driver, "rows", lambda: rows)
+    monkeypatch.setattr(driver, "data", DIGITS.load(None))
+    driver.deadline = table.now() + 50.0
+    *told, found = decide_all(driver, Finals(3, 1))
+    assert {one.training.trial for one in told} == {row.trial for row in rows[1:3]}
+    assert (found.made.trial == first.trial) == kept
+    assert bool(found.finalists) != kept
+
+
 def test_where_no_finalist_is_in_time_the_best_is_one_of_those_to_choose_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -276,8 +276,9 @@ def decide(
     """Train the finalists, choose the winner and an ensemble, and refit these if that is asked for.
 
     The winner is the config of the best mean, as the training that is nearest this mean. Without
-    finalists, or the time for any, it is the best trial of the search that has its weights; None
-    where there is none either.
+    finalists, or the time for any, or where there was none for the best trial and no mean comes
+    near its score, it is the best trial of the search that has its weights; None where there is
+    none either.
     """
     rows, best = driver.rows(), driver.best
     among = asked.among(rows)
@@ -290,9 +291,11 @@ def decide(
     }
     left = driver.ends - rerun.engine.now()
     scored: dict[Training, float] = {}
+    tried = set[int]()
     for told in rerun.run(wanted, driver.ends - asked.later(among, rerun.engine.slots, left)):
         driver.make_room()
         yield told
+        tried.add(told.training.trial)
         if told.score is not None:
             scored[told.training] = told.score
     fresh = {training: scored[training] for training in wanted if training in scored}  # in order
@@ -304,6 +307,11 @@ def decide(
             finalists.append(Finalist(row.trial, row.score, scores, row.summary))
     costs = {row.trial: row.cost(driver.cost) for row in among}
     finalists.sort(key=lambda one: (-driver.sign * one.mean, costs[one.trial], one.trial))
+    searched = next((row.score for row in among if row.trial == best), None)
+    if finalists and searched is not None and best not in tried:  # it would have taken too long
+        mean, examples = finalists[0].mean, len(driver.data.valid)
+        if driver.metric.beyond(searched, mean, examples):
+            finalists = []
     if finalists:
         winner = finalists[0].trial, finalists[0].typical
         made = next(training for training in fresh if training.key == winner)
