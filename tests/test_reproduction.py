@@ -96,6 +96,7 @@ def test_what_is_not_the_same_is_said_and_fails(
     status, out, _ = again(studies, trial)
     assert status == 1
     assert "NOT THE SAME" in out
+    assert "by the same source of automl, it would be equal" in out
     assert f"{within} the noise" in out
 
 

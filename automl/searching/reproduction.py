@@ -115,8 +115,8 @@ class Reproduction:
         if self.must_be_equal:
             within = "within" if self.near else "more than"
             return (
-                f"NOT THE SAME: {off}, {within} the {noise}; on the same CPU it would be equal,"
-                " and the study does not know which CPU it was"
+                f"NOT THE SAME: {off}, {within} the {noise}; on the same CPU, by the same source of"
+                " automl, it would be equal, and the study does not know which these were"
             )
         why = "; ".join(self.differs) or "a GPU sums in another order each time"
         if self.near:
