@@ -42,8 +42,8 @@ class FedAvg(Federation):
         default=10,
         ge=1,
         le=10_000,
-        description="how many hold the training examples; null: one for each of the data's own"
-        " groups, such as speakers",
+        description="how many hold the training examples; null: one for each group that the task"
+        " holds apart, such as speakers",
     )
     alpha: float | None = Field(
         default=None,
@@ -106,8 +106,8 @@ class FedAvg(Federation):
 
 def _by_group(split: Split) -> list[Tensor]:
     if split.groups is None:
-        told = "got null, and the data says of no example whose it is; want a number"
-        raise SpaceError(f"federation.clients: {told}")
+        told = "got null, and the task, as it is set, holds no groups such as speakers apart"
+        raise SpaceError(f"federation.clients: {told}; want a number")
     names, counts = split.groups.unique(return_counts=True)
     if (few := int((counts < LEAST).sum())) > 0:
         told = f"got null, and {few:,} of {len(names):,} groups have fewer than {LEAST} training"

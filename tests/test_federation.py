@@ -422,7 +422,7 @@ def test_a_text_to_go_on_with_has_no_examples_to_share_out() -> None:
 TOO_FEW = {
     "{name: fedavg, clients: 136}": "clients: got 136 for 270 training examples; want at most 135",
     "{name: fedavg, clients: {int: [2, 136]}}": "clients: got 136 for 270 training examples",
-    "{name: fedavg, clients: null}": "clients: got null, and the data says of no example whose",
+    "{name: fedavg, clients: null}": "clients: got null, and the task, as it is set, holds",
 }
 
 
