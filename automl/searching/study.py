@@ -63,7 +63,7 @@ DAMAGED = (  # what Optuna raises on a journal that it did not write
 FORCED = 1.0  # seconds from one time that the journal is forced to the disk to the next
 OURS = {"journal.log", "manifest.json", "space.yaml", "report.html", "leaderboard.md",
         "leaderboard.csv", "workers.log"}  # fmt: skip
-FORMAT = 2  # raise it when a study that was begun cannot go on with what is new
+FORMAT = 3  # raise it when a study that was begun cannot go on with what is new
 FULL = "the disk is full ({}); make room, and the same command goes on"
 RESERVED = {"con", "prn", "aux", "nul", *(f"{n}{i}" for n in ("com", "lpt") for i in range(10))}
 
