@@ -105,6 +105,7 @@ def test_groups_are_clients_as_they_are(digits: Split) -> None:
     assert [part.tolist() for part in parts] == [[0, 1, 2], [3, 4], [*range(5, 14)]]
 
 
+# the recordings are no part of the project, whose tests pass without them
 @pytest.mark.skipif(not DATA, reason="AUTOML_DATA names no folder with spoken digits")
 def test_speakers_are_clients() -> None:
     task = Task.of({"name": "spoken-digits", "speaker_out": "theo"})

@@ -300,7 +300,7 @@ def _lost(values: NDArray[np.float64]) -> float:
 
 def _date(cell: str) -> datetime | None:
     for form in (cell, f"{cell}-01"):  # a month counts, too
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError):  # no date of this form, and perhaps none at all
             return datetime.fromisoformat(form)
     return None
 

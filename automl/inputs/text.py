@@ -327,11 +327,13 @@ class Paired(Tokens):
             whole, told = len(row) == start + len(target) + 1, row[start:]
             rows.append(row)
             starts.append(start)
-            unseen = int((told == UNKNOWN).sum())  # each of them a character, whatever its name
-            known = self.spell(told[told != UNKNOWN].tolist())
-            characters.append(len(text) + 1 if whole else len(known) + unseen)
+            characters.append(len(text) + 1 if whole else self._characters(told))
         pairs = Pairs(Ragged.of(rows), torch.tensor(starts), torch.tensor(characters))
         return Split(pairs, split.y)
+
+    def _characters(self, told: Tensor) -> int:
+        """Of these tokens: each that was never seen is one, whatever its name."""
+        return len(self.spell(told[told != UNKNOWN].tolist())) + int((told == UNKNOWN).sum())
 
     def sources(self, texts: list[str]) -> list[list[int]]:
         """The tokens of each text as they are read, up to `<sep>`."""

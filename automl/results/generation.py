@@ -115,6 +115,7 @@ def _targets(
     for its length (Wu et al. 2016).
     """
     step: Any = getattr(model, "step", None)
+    carried: Any = getattr(model, "kept", None)
     state: Any = None
     count, most = len(sources), inputs.length
     lengths = torch.tensor([[len(source)] for source in sources], device=device)
@@ -145,7 +146,7 @@ def _targets(
         if over.all():
             break
         if step and beam > 1:
-            state = model.kept(state, (first + kept).flatten())  # type: ignore[operator]
+            state = carried(state, (first + kept).flatten())
     told = (rows == END).int().argmax(2)  # where it ends
     told = torch.where(over, told, most - 1) + 1 - lengths
     best = (nats / ((5 + told) / 6) ** PENALTY).argmax(1)
