@@ -20,20 +20,18 @@ class Block(nn.Module):
     def __init__(self, form: Tcn, dilation: int) -> None:
         super().__init__()
         self.reach = (form.kernel - 1) * dilation
-        self.convs = nn.ModuleList(
+        self.first, self.second = (
             nn.Conv1d(form.width, form.width, form.kernel, dilation=dilation) for _ in range(2)
         )
         self.act, self.dropout = activation(form.activation), Dropout(form.dropout)
-        for conv in self.convs:
-            assert isinstance(conv, nn.Conv1d)
-            nn.init.kaiming_normal_(conv.weight)
-        nn.init.zeros_(self.convs[1].weight)  # type: ignore[arg-type] # a shortcut at first
+        nn.init.kaiming_normal_(self.first.weight)
+        for weight in self.second.parameters():
+            nn.init.zeros_(weight)  # a shortcut at first (Zhang et al. 2019)
 
     def forward(self, x: Tensor) -> Tensor:
-        told = x
-        for conv in self.convs:
-            told = self.dropout(self.act(conv(F.pad(told, (self.reach, 0)))))
-        return x + told
+        told = self.dropout(self.act(self.first(F.pad(x, (self.reach, 0)))))
+        both: Tensor = x + self.dropout(self.second(F.pad(told, (self.reach, 0))))
+        return both
 
 
 class Net(nn.Module):
@@ -74,7 +72,7 @@ class Tcn(Model):
     columns: Literal["alone", "together"] = Field(
         "alone", description="each column read for itself by the same network, or all at once"
     )
-    activation: Activation = Field("relu", description="behind each convolution")
+    activation: Activation = Field("relu", description="between the two convolutions of a layer")
     anchor: Anchor = Field("scale", description="what a past is moved to 0 by")
     dropout: float = Field(0.1, ge=0, le=0.9, description="share of units zeroed in training")
 
