@@ -23,7 +23,7 @@ from automl.data import PIECE, Data, Series, Spans, Split
 from automl.errors import DataError, SpaceError
 from automl.exports import verified
 from automl.inputs.series import Columns, Lookback, Window, table
-from automl.models import tcn
+from automl.models import dlinear, tcn
 from automl.models.layers import Anchored, cut
 from automl.results.judgement import judge
 from automl.training import train
@@ -379,6 +379,38 @@ def test_columns_hear_of_each_other_where_it_is_said(
     other[:, :, 1] = torch.randn(4, 30)
     same = torch.allclose(model(x)[:, :, [0, 2]], model(other)[:, :, [0, 2]], atol=1e-5)
     assert same == alone
+
+
+class Nothing(nn.Module):
+    """What tells no change of seven rows ahead."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros(*x.shape[:2], 7)
+
+
+def test_where_no_change_is_told_the_anchor_is() -> None:
+    x = torch.randn(4, 30, 3)
+    told = {"none": torch.zeros(4, 1, 3), "last": x[:, -1:], "mean": x.mean(1, keepdim=True)}
+    for anchor, row in (told | {"scale": told["mean"]}).items():
+        assert torch.allclose(Anchored(anchor, Nothing())(x), row.expand(-1, 7, -1), atol=1e-6), (
+            anchor
+        )
+
+
+@pytest.mark.parametrize("kernel", [2, 5])
+def test_the_moving_mean_lies_around_each_row_and_repeats_the_ends(kernel: int) -> None:
+    model, _ = built("dlinear", anchor="none", trend=kernel)
+    net = next(module for module in model.modules() if isinstance(module, dlinear.Net))
+    assert net.trend is not None
+    net.rest.weight.data.zero_()
+    x = torch.randn(1, 30, 3)
+    for place in (0, 1, 14, 29):
+        net.trend.weight.data.zero_()
+        net.trend.weight.data[:, place] = 1.0
+        rows = torch.arange(place - (kernel - 1) // 2, place + kernel // 2 + 1).clamp(0, 29)
+        assert torch.allclose(
+            model(x), x[:, rows].mean(1, keepdim=True).expand(-1, 7, -1), atol=1e-5
+        )
 
 
 def test_convolutions_are_shortcuts_at_first_in_which_every_channel_learns() -> None:
