@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -26,12 +27,12 @@ from torch import nn
 
 import automl
 from automl import cli
-from automl.config import Task
-from automl.data import LUCK, PERHAPS, Data, Metric, Ragged, Split, Windows
+from automl.config import Input, Task
+from automl.data import LUCK, PERHAPS, UNSCORED, Data, Metric, Ragged, Split, Windows
 from automl.engines import Event, Refused
 from automl.engines.local import Local
 from automl.errors import DataError, OptionError
-from automl.inputs.text import Tokens
+from automl.inputs.text import Texts, Tokens
 from automl.results import artifact, card, delivery, ensemble
 from automl.results.artifact import LARGEST
 from automl.results.delivery import Training, latencies
@@ -540,23 +541,53 @@ def test_answers_stand_in_the_order_of_the_examples() -> None:
     assert found.y.tolist() == [0, 1, 0, 1]
 
 
+def written(text: str, kind: str) -> tuple[Tokens, Split]:
+    """A text to go on with, in windows of 32 tokens that were learned from it."""
+    raw = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+    split = Split(raw, torch.zeros(len(text), dtype=torch.long))
+    data = Data(split, split, Texts(prose=True), (), "")
+    inputs = Input.of({"name": kind, "vocab": 300, "length": 32}).fit(data)
+    assert isinstance(inputs, Tokens)
+    return inputs, inputs.encode(split)
+
+
 def test_a_score_of_text_has_an_interval_from_its_blocks() -> None:
     torch.manual_seed(0)
-    values = torch.randint(2, 10, (4000,), dtype=torch.int32)
-    split = Split(Windows(values, 32, 4000), torch.zeros(0, dtype=torch.long))
+    inputs, split = written("".join(random.Random(0).choices("abcdefgh", k=4000)), "characters")
     task = Task.of("textfile")
-    found = judge(nn.Embedding(10, 10), split, Tokens(10, 32, causal=True), task)
+    found = judge(nn.Embedding(inputs.size, inputs.size), split, inputs, task)
     score = found.scores[task.metric.name]
     assert found.interval is not None
     assert found.interval.by == "bootstrap"
     assert score - 0.3 < found.interval.low < score < found.interval.high < score + 0.3
 
 
+def test_an_interval_of_text_holds_that_tokens_have_more_and_fewer_characters() -> None:
+    """All tokens are alike to this model: what varies is how many a character takes."""
+    runs = random.Random(0).choices(["word " * 32, "." * 32], k=30)
+    inputs, split = written("".join(runs), "bpe")
+    task, size = Task.of("textfile"), inputs.size
+
+    class Even(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(*x.shape, size)
+
+    found = judge(Even(), split, inputs, task)
+    assert found.interval is not None
+    assert isinstance(split.x, Windows)
+    _, told = split.x.take(32 * torch.arange(len(split.x)))
+    rows = [row[row != UNSCORED] for row in told]
+    long = torch.tensor([inputs.characters(row) for row in rows]).double()
+    bits = torch.tensor([len(row) * math.log2(size) for row in rows])
+    error = float((bits - bits.sum() / long.sum() * long).std() / long.mean() / len(rows) ** 0.5)
+    width = (found.interval.high - found.interval.low) / 2
+    assert width == pytest.approx(1.96 * error, rel=0.1)
+
+
 def test_a_short_text_has_a_score_and_no_interval() -> None:
-    values = torch.randint(2, 10, (99,), dtype=torch.int32)
-    split = Split(Windows(values, 32, 99), torch.zeros(0, dtype=torch.long))
-    model, inputs, task = nn.Embedding(10, 10), Tokens(10, 32, causal=True), Task.of("textfile")
-    found = judge(model, split, inputs, task)
+    inputs, split = written("a short text " * 8, "characters")
+    task = Task.of("textfile")
+    found = judge(nn.Embedding(inputs.size, inputs.size), split, inputs, task)
     assert found.interval is None
     told = told_of(found, ())
     assert (told["test_interval"], told["test_interval_by"]) == (None, None)

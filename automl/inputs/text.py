@@ -263,6 +263,10 @@ class Tokens(Inputs):
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=False)
         return text
 
+    def characters(self, told: Tensor) -> int:
+        """Of these tokens (T,): each that was never seen is one, whatever its name."""
+        return len(self.spell(told[told != UNKNOWN].tolist())) + int((told == UNKNOWN).sum())
+
 
 @dataclass(frozen=True, eq=False)
 class Paired(Tokens):
@@ -327,13 +331,9 @@ class Paired(Tokens):
             whole, told = len(row) == start + len(target) + 1, row[start:]
             rows.append(row)
             starts.append(start)
-            characters.append(len(text) + 1 if whole else self._characters(told))
+            characters.append(len(text) + 1 if whole else self.characters(told))
         pairs = Pairs(Ragged.of(rows), torch.tensor(starts), torch.tensor(characters))
         return Split(pairs, split.y)
-
-    def _characters(self, told: Tensor) -> int:
-        """Of these tokens: each that was never seen is one, whatever its name."""
-        return len(self.spell(told[told != UNKNOWN].tolist())) + int((told == UNKNOWN).sum())
 
     def sources(self, texts: list[str]) -> list[list[int]]:
         """The tokens of each text as they are read, up to `<sep>`."""

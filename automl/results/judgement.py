@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from automl.config import Task
-from automl.data import Inputs, Pairs, Spans, Split
+from automl.data import UNSCORED, Inputs, Pairs, Spans, Split
+from automl.inputs.text import Tokens
 from automl.training.loop import predict
 
 SURE = 1.96  # standard errors to either side: 95 %
@@ -123,6 +124,9 @@ def judge(
         for block, some, targets in _blocks(split, index, logits, y):
             key = (0, block) if isinstance(split.x, Spans) else (number, block)
             before, now = tallies.get(key, {}), task.tally(some, targets)
+            if isinstance(inputs, Tokens):
+                told = targets[targets != UNSCORED].cpu()
+                now["characters"] = torch.tensor(inputs.characters(told))
             tallies[key] = {name: before.get(name, 0) + value for name, value in now.items()}
     if not kept:
         return _of_blocks([*tallies.values()], split, task)
@@ -170,9 +174,9 @@ def _blocks(
 def _of_blocks(tallies: list[dict[str, Tensor]], split: Split, task: Task) -> Judgement:
     """Of sums over the blocks of a text or a series, drawn anew as blocks (Kuensch 1989).
 
-    A pair of texts is a block of its own, as long as its target has characters. Of a series only
-    two thirds of them: rows ahead reach into the next block, and the sums of neighbours together
-    vary by half more than if they had nothing in common.
+    A block of a text is as long as it has characters, and a pair of texts is one of its own, as
+    long as its target. Of a series only two thirds of them: rows ahead reach into the next block,
+    and the sums of neighbours together vary by half more than if they had nothing in common.
     """
     blocks = {name: torch.stack([t[name] for t in tallies]).double().cpu() for name in tallies[0]}
     whole = {name: values.sum(0) for name, values in blocks.items()}
