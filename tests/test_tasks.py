@@ -136,6 +136,9 @@ def make(name: str, root: Path, monkeypatch: pytest.MonkeyPatch, **knobs: Any) -
     """The task, with data of its kind below the root."""
     if name == "imagefolder":
         knobs["path"] = str(photographs(root / "mine", each=40))
+    if name == "arrays":
+        x = np.random.default_rng(0).integers(0, 256, (80, 12, 10, 3), np.uint8)
+        np.savez(root / "images.npz", x=x, y=np.arange(80) % 2)
     task: Any = Task.of({"name": name, **knobs})
     if name in ("cifar10", "cifar100"):
         each = len(task.labels) * 10
