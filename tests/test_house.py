@@ -20,7 +20,7 @@ FLOORS = [  # a file may import from floors above its own, and from its own room
     ["config"],
     ["inputs"],
     ["models", "tasks", "optimizers", "schedules", "augment", "federation"],
-    ["holes", "reader", "space", "schema"],
+    ["holes", "reader", "space", "schema", "given"],
     ["training"],
     ["engines"],
     ["results"],

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from automl.data import Data, Split
 from automl.engines import Setup
 from automl.engines.local import Local, devices
 from automl.errors import AutomlError, OptionError, SpaceError
+from automl.given import kept
 from automl.places import root
 from automl.results import artifact
 from automl.results.delivery import Delivery, Joined, Training, latencies, sealed
@@ -36,7 +37,6 @@ from automl.searching.driver import Closed, Driver, Paused, Trained
 from automl.searching.finals import SHARE, USUAL, Decision, Finals, Rerun, Retrained, decide
 from automl.searching.study import Manifest, Study
 from automl.space import Space, find, prove
-from automl.tasks.arrays import kept
 from automl.training import precision
 from automl.training.cost import Memory
 from automl.training.rounds import refuse_records
@@ -338,7 +338,7 @@ def search(
     studies: str | Path = "studies",
     trials: int = 100,
     time: float | str | None = None,
-    data: str | Path | Mapping[str, Any] | None = None,
+    data: Any = None,
     device: str = "auto",
     workers: int | None = None,
     workers_per_gpu: int | None = None,
@@ -352,8 +352,9 @@ def search(
 ) -> Study:
     """Search a space, given by name, by file or loaded; `automl search` without a screen.
 
-    `data` is a file or folder, or arrays by name for the task `arrays`, such as x and y. `time` is
-    in seconds or as the command has it, `1h30m`, and `disk` in bytes or as `5GB`.
+    `data` is a file or folder, or what Python holds: images x and classes y by name, for the task
+    `arrays`, or columns by name or a data frame, for the tasks that read a table. `time` is in
+    seconds or as the command has it, `1h30m`, and `disk` in bytes or as `5GB`.
     `plugins` are files with parts of your own, for the workers must know them too. `start_from` is
     another study, by name or folder, or the file of a portfolio: a new study tries its best configs
     first. Returns the study: `.best` is the model, `.leaderboard` the trials. The same call again
@@ -378,7 +379,7 @@ def search(
         studies=Path(studies),
         trials=trials,
         seconds=amounts.seconds(time) if isinstance(time, str) else time,
-        data=kept(data) if isinstance(data, Mapping) else root(data),
+        data=root(data) if isinstance(data, str | Path | None) else kept(data),
         device=device,
         workers=workers,
         workers_per_gpu=workers_per_gpu,

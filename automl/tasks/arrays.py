@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import logging
 import math
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -19,11 +17,9 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from automl import cache
-from automl.config import nearest
 from automl.data import Split
 from automl.errors import DataError
-from automl.inputs.images import Images, array_of, levels
+from automl.inputs.images import Images, levels
 from automl.places import here
 from automl.tasks.images import ImageTask
 from automl.tasks.source import Parts, Source, elsewhere, traces, with_test
@@ -33,6 +29,7 @@ NAMES = {  # of images and of their classes, as they are written
     "valid": [("x_valid", "y_valid"), ("x_val", "y_val"), ("val_images", "val_labels")],
     "test": [("x_test", "y_test"), ("test_images", "test_labels")],
 }
+KNOWN = [name for spelled in NAMES.values() for names in spelled for name in names]
 LARGEST = 2**33  # bytes of an array
 SIDES = 4096  # pixels of a side, at most
 CLASSES = 1000  # of which there are more these are no classes
@@ -78,34 +75,6 @@ class Arrays(ImageTask):
             named = " or ".join(map(str, places))
             raise DataError(f"arrays: no file {named}; want an .npz file with arrays x and y")
         return found
-
-
-def kept(arrays: Mapping[str, Any]) -> Path:
-    """The file of arrays that lie in memory, in the cache, named by what it holds.
-
-    Takes whatever NumPy takes, and tensors. Raises DataError.
-    """
-    plain, sha = dict[str, Any](), hashlib.sha256()
-    known = [name for spelled in NAMES.values() for names in spelled for name in names]
-    for name, raw in arrays.items():
-        if name not in known:
-            raise DataError(f"data: got an array {name!r}{nearest(str(name), known)}")
-        array = array_of(raw)
-        if array.dtype.hasobject and all(isinstance(one, str) for one in array.flat):
-            array = array.astype(str)
-        if array.dtype.hasobject:
-            raise DataError(f"data: {name}: holds Python objects; want numbers or texts")
-        plain[name] = array
-        sha.update(f"{name} {array.shape} {array.dtype.str} ".encode())
-        sha.update(np.ascontiguousarray(array).tobytes())
-    path = cache.folder() / "arrays" / f"{sha.hexdigest()[:32]}.npz"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as unfinished:
-            fresh = Path(unfinished, path.name)
-            np.savez(fresh, **plain)
-            fresh.replace(path)
-    return path
 
 
 @functools.lru_cache(maxsize=8)  # asked for often

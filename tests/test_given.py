@@ -1,10 +1,12 @@
-"""Images that lie in arrays: in files as NumPy, Keras and MedMNIST write them, or in memory."""
+"""Images in arrays, in files as NumPy, Keras and MedMNIST write them; and data in memory."""
 
 from __future__ import annotations
 
 import io
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,11 @@ import automl
 from automl.config import Task
 from automl.data import Data
 from automl.errors import DataError
+from automl.given import kept
 from automl.inputs.images import Images
-from automl.tasks.arrays import LARGEST, kept
+from automl.inputs.series import Columns
+from automl.inputs.text import unpack
+from automl.tasks.arrays import LARGEST
 
 
 @pytest.fixture(autouse=True)
@@ -232,14 +237,97 @@ def test_arrays_in_memory_are_kept_once_by_what_they_hold(tmp_path: Path) -> Non
     path = kept({"x": x, "y": y})
     before = path.stat()
     assert kept({"x": x.numpy(), "y": y.tolist()}) == path
+    assert kept({"x": [*x], "y": y}) == path
     assert path.stat() == before
     assert kept({"x": 1 - x, "y": y}) != path
+    assert kept({"x": x, "y": y[::-1]}) != path
+    assert kept({"x_train": x, "y_train": y}) != path
     assert Task.of("arrays").load(path).labels == ("cat", "dog")
-    assert len(list((tmp_path / "cache/arrays").iterdir())) == 2
-    with pytest.raises(DataError, match="data: got an array 'x_tset'; did you mean 'x_test'"):
-        kept({"x": x, "y": y, "x_tset": x})
-    with pytest.raises(DataError, match="data: y: holds Python objects; want numbers or texts"):
-        kept({"x": x, "y": np.array([None] * 60)})
+    assert len(list((tmp_path / "cache/given").iterdir())) == 4
+
+
+@dataclass
+class Frame:
+    """As much of a data frame as is asked of one."""
+
+    held: dict[str, Any]
+    index: Any = range(3)
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.held)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.held[name]
+
+
+DAYS = [date(2024, 1, 30), date(2024, 1, 31), date(2024, 2, 1)]
+TABLES: dict[str, tuple[Any, list[str]]] = {
+    "texts": (
+        {"text": ["so, it", 'a "b"\nc', ""], "label": np.array([1, 0, 1])},
+        ["text,label", '"so, it",1', '"a ""b""', 'c",0', ",1"],
+    ),
+    "numbers": (
+        {"a": torch.tensor([0.5, 1, 2]), "b": np.array([0.1, np.nan, 1e9]), "c": (None, 1, True)},
+        ["a,b,c", "0.5,0.1,", "1.0,,1", "2.0,1000000000.0,True"],
+    ),
+    "times": (
+        {"t": np.array(DAYS, dtype="datetime64[ns]"), "d": DAYS},
+        [
+            "t,d",
+            *(f"{day}T00:00:00.000000000,{day}" for day in DAYS),
+        ],
+    ),
+    "a frame": (Frame({"a": [1, 2, 3]}), ["a", "1", "2", "3"]),
+    "a frame of times": (
+        Frame({"a": [1, 2, 3]}, DAYS),
+        ["date,a", "2024-01-30,1", "2024-01-31,2", "2024-02-01,3"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "lines"), TABLES.values(), ids=TABLES)
+def test_columns_in_memory_are_kept_as_a_table(data: Any, lines: list[str]) -> None:
+    path = kept(data)
+    assert path.suffix == ".csv"
+    assert path.read_text().splitlines() == lines
+    assert kept(data) == path
+
+
+def test_a_table_from_memory_is_read_as_one_from_a_file() -> None:
+    texts = [f"so it is {n}" for n in range(40)]
+    task = Task.of("textcsv")
+    data, test = (
+        of(kept({"text": texts, "label": ["no", "yes"] * 20})) for of in (task.load, task.test)
+    )
+    assert data.labels == ("no", "yes")
+    told = [text for split in (data.train, data.valid, test) for text in unpack(split.x)]
+    assert sorted(told) == sorted(texts)
+    rows = Task.of({"name": "seriescsv", "horizon": 2}).load(kept({"a": np.arange(400.0)}))
+    assert isinstance(rows.inputs, Columns)
+    assert rows.inputs.names == ("a",)
+
+
+GIVEN: dict[str, tuple[Any, str]] = {
+    "a number": (5, "data: got int; want a path, arrays or columns by name, or a data frame"),
+    "a pair": ((X, Y), "data: got tuple; want a path, arrays"),
+    "nothing": ({}, "data: got nothing; want columns with as many rows each"),
+    "a misspelled name": ({"x": X, "x_tset": X}, "data: got an array 'x_tset'; did you mean 'x_te"),
+    "objects": ({"x": X, "y": [None] * 60}, "data: y: holds Python objects; want numbers or texts"),
+    "images of all sizes": ({"x": [X[0], X[0, 1:]], "y": Y[:2]}, "data: x: .*; want one array"),
+    "rows of numbers": ({"a": X[:, 0]}, r"data: a: got ndarray; want a column, or images \(N, H, "),
+    "a text": ({"a": "abc"}, "data: a: got str; want a column"),
+    "lists now and then": ({"a": [1, [2]]}, "data: a: got a list in a column; want values"),
+    "lengths": ({"a": [1, 2], "b": [1]}, "data: got 2 of 'a', 1 of 'b'; want columns with as many"),
+}
+
+
+@pytest.mark.parametrize(("data", "message"), GIVEN.values(), ids=GIVEN)
+def test_what_cannot_be_used_in_memory_is_one_line(data: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        kept(data)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_arrays_in_memory_are_searched(tmp_path: Path) -> None:
