@@ -9,6 +9,7 @@ import math
 import os
 from datetime import date, timedelta
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -630,26 +631,35 @@ def test_intervals_take_what_is_told_of_neighbouring_rows_for_one_thing() -> Non
     assert judge(Zero(), inputs.encode(short), inputs, task).interval is None
 
 
-def test_intervals_count_rows_that_are_told_in_two_blocks_once() -> None:
-    """Of errors that know nothing of each other the mean square deviates by sqrt(2 / rows)."""
-    torch.manual_seed(0)
-    rows, horizon = 20_000, 10
-    inputs = Lookback(("a",), (0.0,), (1.0,), length=1, horizon=horizon)
-    noise = torch.randn(1 + rows, 1)
+def width(values: Tensor, horizon: int) -> float | None:
+    """Half of the interval of what tells 0 of these rows (T,), of which the first one is read."""
 
     class Zero(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.zeros(len(x), horizon, 1)
 
-    def width(values: Tensor) -> float | None:
-        split = Split(Series(values, 1), NOTHING)
-        found = judge(Zero(), inputs.encode(split), inputs, Task.of("ett")).interval
-        return (found.high - found.low) / 2 if found else None
+    inputs = Lookback(("a",), (0.0,), (1.0,), length=1, horizon=horizon)
+    split = Split(Series(values.unsqueeze(1), 1), NOTHING)
+    found = judge(Zero(), inputs.encode(split), inputs, Task.of("ett")).interval
+    return (found.high - found.low) / 2 if found else None
 
-    assert width(noise) == pytest.approx(1.96 * math.sqrt(2 / rows), rel=0.12)
-    gaps = noise.clone()
+
+@pytest.mark.parametrize("horizon", [1, 2, 10, 100])
+def test_intervals_count_rows_that_are_told_in_two_blocks_once(horizon: int) -> None:
+    """Of errors that know nothing of each other the mean square deviates by sqrt(2 / rows)."""
+    torch.manual_seed(0)
+    rows = 2000
+    widths = [width(torch.randn(1 + rows), horizon) or 0.0 for _ in range(20)]
+    assert fmean(widths) == pytest.approx(1.96 * math.sqrt(2 / rows), rel=0.08)
+    gaps = torch.randn(1 + rows)
     gaps[60:] = math.nan
-    assert width(gaps) is None  # 2,000 blocks, of which 6 have a row
+    assert width(gaps, horizon) is None  # few blocks have a row
+
+
+def test_intervals_hold_that_bad_rows_follow_bad_ones_where_one_row_is_told() -> None:
+    torch.manual_seed(0)
+    widths = [width(torch.randn(101).repeat_interleave(20), 1) or 0.0 for _ in range(20)]
+    assert fmean(widths) == pytest.approx(1.96 * math.sqrt(2 / 101), rel=0.15)
 
 
 def test_batches_to_judge_are_no_larger_for_a_short_past(monkeypatch: pytest.MonkeyPatch) -> None:

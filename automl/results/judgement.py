@@ -19,7 +19,7 @@ from automl.training.loop import predict
 
 SURE = 1.96  # standard errors to either side: 95 %
 DRAWS = 1000  # of a bootstrap
-BLOCKS = 32  # that a batch of windows is cut into: neighbours stay together
+BLOCKS = 32  # that a batch of windows, or a series, is cut into: neighbours stay together
 FEWEST = 10  # blocks: of so few 95 % intervals cover 89 % (simulated, normal), of 5 only 83
 BINS = 10  # of equal width, for calibration
 SPREAD = 0.5  # prior standard deviation of the logarithm of a temperature
@@ -160,23 +160,38 @@ def judged(logits: Tensor, y: Tensor, task: Task, temperature: float = 1.0) -> J
 def _blocks(
     split: Split, index: Tensor, logits: Tensor, y: Tensor
 ) -> Iterable[tuple[int, Tensor, Tensor]]:
-    """Parts of a batch that lie side by side, numbered: of a series as long as what is told.
-
-    What is told from one row and from the next is nearly the same.
-    """
+    """Parts of a batch that lie side by side, numbered."""
     if not isinstance(split.x, Spans):
         return zip(range(BLOCKS), logits.chunk(BLOCKS), y.chunk(BLOCKS), strict=False)
-    numbers, sizes = (index // split.x.horizon).unique_consecutive(return_counts=True)
+    numbers, sizes = (index // _long(split.x)).unique_consecutive(return_counts=True)
     parts = (rows.split(sizes.tolist()) for rows in (logits, y))
     return zip(numbers.tolist(), *parts, strict=True)
+
+
+def _long(spans: Spans) -> int:
+    """Windows of a block of a series: as many as rows are told, or a share of all if that is more.
+
+    What is told from one row and from the next is nearly the same, and a bad hour follows another.
+    """
+    return max(spans.horizon, len(spans) // BLOCKS)
+
+
+def _apart(spans: Spans) -> float:
+    """The share of blocks of a series that say something new.
+
+    Rows ahead reach into the next block, so that sums of neighbours vary together: where errors
+    have nothing in common, by half more than they would alone if blocks are as long as a horizon.
+    """
+    long, ahead = _long(spans), spans.horizon
+    own = ahead**2 * (long - ahead + 1) + ahead * (ahead - 1) * (2 * ahead - 1) / 3
+    return own / (long * ahead**2)
 
 
 def _of_blocks(tallies: list[dict[str, Tensor]], split: Split, task: Task) -> Judgement:
     """Of sums over the blocks of a text or a series, drawn anew as blocks (Kuensch 1989).
 
     A block of a text is as long as it has characters, and a pair of texts is one of its own, as
-    long as its target. Of a series only two thirds of them: rows ahead reach into the next block,
-    and the sums of neighbours together vary by half more than if they had nothing in common.
+    long as its target. Of a series as many as say something new.
     """
     blocks = {name: torch.stack([t[name] for t in tallies]).double().cpu() for name in tallies[0]}
     whole = {name: values.sum(0) for name, values in blocks.items()}
@@ -186,7 +201,7 @@ def _of_blocks(tallies: list[dict[str, Tensor]], split: Split, task: Task) -> Ju
     blocks = {name: values[known] for name, values in blocks.items()}
     if (count := int(known.sum())) < FEWEST:
         return found
-    draws = count * 2 // 3 if isinstance(split.x, Spans) else count
+    draws = round(count * _apart(split.x)) if isinstance(split.x, Spans) else count
     long = "characters" if "characters" in whole else "count"
     generator = torch.Generator().manual_seed(0)
     told = []
