@@ -462,6 +462,26 @@ def test_an_interval_of_a_mean_over_classes_is_as_wide_as_one_of_95_percent() ->
     assert width == pytest.approx(wanted.high - wanted.low, rel=0.08)
 
 
+def test_an_interval_of_a_mean_over_many_classes_holds_what_more_examples_would_tell() -> None:
+    """Of five examples a class F1 is too low, and lower still of those that are drawn anew."""
+    draw = torch.Generator().manual_seed(0)
+
+    def answered(count: int) -> Judgement:
+        y = torch.randint(100, (count,), generator=draw)
+        right = torch.rand(count, generator=draw) < 0.6
+        answers = torch.where(right, y, torch.randint(100, y.shape, generator=draw))
+        return judged(torch.eye(100)[answers], y, Task.of({"name": "digits", "score": "macro_f1"}))
+
+    truth = answered(50_000).scores["macro_f1"]
+    held = 0
+    for _ in range(10):
+        found = answered(500)
+        assert found.interval is not None
+        assert found.interval.low <= found.scores["macro_f1"] <= found.interval.high
+        held += found.interval.low < truth < found.interval.high
+    assert held >= 8
+
+
 @pytest.mark.parametrize("right", [True, False])
 def test_an_interval_of_answers_that_are_all_alike_has_a_width(right: bool) -> None:
     task, y = Task.of({"name": "digits", "score": "macro_f1"}), torch.tensor([0, 1, 1, 3, 3, 3])
