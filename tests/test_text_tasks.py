@@ -10,7 +10,7 @@ import os
 import random
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from automl.tasks.agnews import AgNews, clean
 from automl.tasks.imdb import Imdb
 from automl.tasks.newsgroups import Newsgroups, stripped
 from automl.tasks.sst2 import Sst2
-from automl.tasks.texts import ProseTask, TextTask, written
+from automl.tasks.texts import ProseTask, TextTask, by_frequency, by_ngrams, written
 from automl.tasks.trec import Trec
 from automl.training import train
 from automl.training.loop import encoded
@@ -666,6 +666,17 @@ def test_the_real_sets_are_as_published(name: str, sizes: tuple[int, int, int]) 
     assert (len(data.train), len(data.valid), data.sealed) == sizes
     assert isinstance(data.train, Split)
     assert task.metric.better(task.baseline(data)[1], task.chance(data)[1])
+
+
+@pytest.mark.parametrize("foretold", [by_frequency, by_ngrams])
+def test_a_baseline_gives_all_characters_that_there_are_no_more_than_1(
+    foretold: Callable[[str, str], float],
+) -> None:
+    """What was never seen is spelled out, as models are charged for it."""
+    train = "abba" * 50
+    share = {character: 2 ** -foretold(train, character) for character in "abz"}
+    assert 0.99 < share["a"] + share["b"] < 1
+    assert share["a"] + share["b"] + (0x110000 - 2) * share["z"] <= 1 + 1e-9
 
 
 def test_vocabularies_of_one_size_are_not_mistaken_for_each_other(small: Any) -> None:

@@ -132,7 +132,7 @@ def by_frequency(train: str, valid: str) -> float:
         -number * math.log2((counts[character] + 1) / all_)
         for character, number in Counter(valid).items()
     )
-    return bits / len(valid)
+    return (bits + _spelled_out(train, valid)) / len(valid)
 
 
 def by_ngrams(train: str, valid: str) -> float:
@@ -161,7 +161,13 @@ def by_ngrams(train: str, valid: str) -> float:
             seen, kinds = sums[before]
             share = (follows[before][character] + kinds * share) / (seen + kinds)
         bits -= math.log2(share)
-    return bits / len(valid)
+    return (bits + _spelled_out(train, valid)) / len(valid)
+
+
+def _spelled_out(train: str, valid: str) -> float:
+    """Bits of saying which they are, for characters that were never seen; as models are charged."""
+    seen = set(train)
+    return sum(character not in seen for character in valid) * SPELLED_OUT / math.log(2)
 
 
 def written(text: str) -> Split:
