@@ -21,7 +21,7 @@ from automl.config import Config, Federation, Task
 from automl.data import Data, Epoch, Split
 from automl.engines import Event, Job, patience
 from automl.errors import AutomlError, OptionError, SpaceError
-from automl.results.delivery import fit
+from automl.results.delivery import Delivery, Training, fit
 from automl.searching.run import search
 from automl.space import Space
 from automl.training import checkpoint, graphs, train
@@ -488,6 +488,20 @@ def test_a_search_over_the_knobs_says_how_its_model_was_trained(tmp_path: Path) 
         f"4 clients held the examples, of which\n2 trained in each of 3 rounds, and {sent_mb:.3g}"
         f" MB went up and down in all" in card
     )
+
+
+def test_a_model_that_was_cut_off_tells_of_the_rounds_that_it_had(tmp_path: Path) -> None:
+    made = Config.of({**config().dump(), "federation": {"name": "fedavg", "clients": 4}})
+    data, file = made.task.load(None), tmp_path / "checkpoint.pt"
+    for whole in (1, EPOCHS):
+        list(train(made, data, device=CPU, checkpoint=file, until=whole))
+        delivery = Delivery(tmp_path / "best", "s", data, ("nothing", 0.0))
+        delivery.write(Training(0, made, file))
+        told = delivery.metrics["federation"]
+        assert (told["rounds"], delivery.metrics["epochs"]) == (whole, whole)
+        if whole == 1:
+            once = told["sent_mb"]
+    assert told["sent_mb"] == pytest.approx(EPOCHS * once)
 
 
 def test_the_page_tells_of_clients(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ class Delivery:
             "limits": card.limits(config),
         }
         data = self.data.whole() if made.whole else self.data
-        if federation := rounds.told(config, data, inputs):
+        if federation := rounds.told(config, data, inputs, last["number"]):
             told["federation"] = federation
         if (logits := state.get("logits")) is not None:  # of classes, and at its end
             y = self.data.valid.y

@@ -121,17 +121,17 @@ def refuse_records(config: Config, device: torch.device) -> None:
         raise OptionError(f"AUTOML_GRAPHS=1: {told}; want it unset")
 
 
-def told(config: Config, data: Data, inputs: Inputs) -> dict[str, Any] | None:
-    """Who took part in a training, and the megabytes that server and clients sent each other.
+def told(config: Config, data: Data, inputs: Inputs, rounds: int) -> dict[str, Any] | None:
+    """Who took part in a training of so many rounds, and the megabytes that were sent.
 
-    Those are of float32 and of all rounds: each client that takes part gets all that is trained,
-    and gives it back. None where no clients hold the examples.
+    Those are of float32 and of all these rounds: each client that takes part gets all that is
+    trained, and gives it back. None where no clients hold the examples.
     """
     clients = config.federation.held(data.train, config.seed)
     if not clients:
         return None
     assert isinstance(config.federation, FedAvg)
-    taking_part, rounds = config.federation.taking_part(len(clients)), config.train.epochs
+    taking_part = config.federation.taking_part(len(clients))
     with weightless():
         weights, norms = sent(config.model.build(inputs, outputs_of(inputs, data)))
     numbers = sum(one.numel() for one in (*weights, *norms))
