@@ -675,6 +675,7 @@ def test_what_a_search_knows_of_pairs_is_told(searched: Path) -> None:
     assert f"{count} to test" in " ".join(card.split())
     page = (searched / "studies" / "loud" / "report.html").read_text()
     assert "What it makes of texts" in page
+    assert "one pass through it takes" in page  # a target takes one for each token
     assert f"(13a, greedy) on {count} test pairs" in page
     assert HOSTILE not in page
     assert "&lt;/td&gt;&lt;script&gt;alert(1)" in page
