@@ -428,7 +428,7 @@ def test_as_many_workers_share_a_gpu_as_cores_and_memory_admit(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _number: card)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(cores)))
-    monkeypatch.setattr(local, "machine_mb", lambda: machine * 1024)
+    monkeypatch.setattr(local, "machine_mb", lambda: machine * 2**30 / 1e6)
     gpu = torch.device("cuda")
     assert devices(gpu, None) == [f"cuda:{i % gpus}" for i in range(workers)]
     assert len(devices(gpu, None, per_gpu=3)) == 3 * gpus

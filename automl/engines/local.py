@@ -31,7 +31,7 @@ from automl.training.cost import machine_mb
 
 SHARE = 0.9  # of a device's memory, for all workers on it together
 CROWD = 8  # workers on one GPU at most: 16 train no more than 8, see studies/bench/gpu-2026-11.md
-ROOM = 3072  # MB of its memory for each, and as many of the machine's
+ROOM = 3221  # MB of its memory for each, and as many of the machine's: 3 GiB
 LOG, TAIL = 2**24, 2**20  # bytes of workers.log: when it is cut, and what then stays
 
 
@@ -168,5 +168,5 @@ def crowd(cores: int, gpus: Sequence[int]) -> int:
     Each wants a core, and memory here and there.
     """
     sizes = (torch.cuda.get_device_properties(i).total_memory for i in gpus)
-    room = min(min(sizes) / 2**20, machine_mb() / len(gpus)) / ROOM
+    room = min(min(sizes) / 1e6, machine_mb() / len(gpus)) / ROOM
     return max(1, min(CROWD, cores // len(gpus), int(room)))

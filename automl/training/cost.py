@@ -87,7 +87,7 @@ class Memory:
     def peak_mb(self) -> float | None:
         """Since the last restart; None where it is not known."""
         if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 2**20
+            return torch.cuda.max_memory_allocated(self.device) / 1e6
         return peak_mb() - self.before if self.known(self.device) else None
 
 
@@ -104,11 +104,11 @@ def own_mb() -> float:
 def _status_mb(key: str) -> float:
     lines = STATUS.read_text().splitlines()
     (told,) = (line.split()[1] for line in lines if line.startswith(key))
-    return int(told) / 1024
+    return int(told) * 1024 / 1e6  # its kB are 1,024 bytes, see proc(5)
 
 
 def machine_mb() -> float:
     """Memory of this machine or, where there is less, of the container around this process."""
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     told = CONTAINER.read_text().strip() if CONTAINER.exists() else "max"
-    return min(whole, int(told) if told.isdecimal() else whole) / 2**20
+    return min(whole, int(told) if told.isdecimal() else whole) / 1e6
