@@ -15,7 +15,7 @@ import automl
 HOUSE = Path(automl.__file__).parent
 FLOORS = [  # a file may import from floors above its own, and from its own room
     ["errors", "launch"],
-    ["data", "size", "amounts", "places", "tables"],
+    ["boxes", "data", "size", "amounts", "places", "tables"],
     ["cache"],
     ["config"],
     ["inputs"],
