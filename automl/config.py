@@ -226,8 +226,9 @@ class Task(Part):
     """A data set or a source of data, with its split, its loss and its measure."""
 
     home: ClassVar[str] = "automl.tasks"
-    gives: ClassVar[str]  # images, sounds, texts, pairs, series, or prose: a text to go on with
-    tells: ClassVar[str] = "classes"  # or tokens: the next one; targets of pairs; or rows ahead
+    gives: ClassVar[str]  # images, pictures with boxes in them, sounds, texts, pairs, series, or
+    # prose: a text to go on with
+    tells: ClassVar[str] = "classes"  # or tokens: the next one; targets of pairs; rows ahead; boxes
     unit: ClassVar[str] = "examples"  # what the size of a split is counted in
     input: ClassVar[str]  # the input part that reads it unless the config names another
     origin: ClassVar[str] = "not known"  # of the data, and its licence as far as one is stated
@@ -247,9 +248,13 @@ class Task(Part):
     def tally(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
         """What is summed over the batches of a split, to make scores of."""
 
+    def joined(self, before: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tallies of the batches before, none at first, with one more: by default sums."""
+        return {name: before.get(name, 0) + value for name, value in batch.items()}
+
     @abstractmethod
     def scores(self, tally: dict[str, Tensor], split: Split) -> dict[str, float]:
-        """Loss and metrics by name, from the sums over a split."""
+        """Loss and metrics by name, from the joined tallies of a split."""
 
     @abstractmethod
     def shape(self, root: Path | None) -> tuple[Raw, tuple[str, ...]]:
@@ -303,7 +308,9 @@ class Model(Part):
     """A family of architectures."""
 
     home: ClassVar[str] = "automl.models"
-    reads: ClassVar[frozenset[str]] = frozenset({"maps"})  # maps, tokens, next tokens, series
+    reads: ClassVar[frozenset[str]] = frozenset(
+        {"maps"}
+    )  # or pictures, tokens, next tokens, series
     free: ClassVar[set[str]] = set()  # knobs that cost nothing: its size is the same with any value
     origin: ClassVar[str] = ""  # of weights that it begins with, and their licence
 
@@ -313,7 +320,9 @@ class Model(Part):
 
         From tokens int64 (N, T) where 0 pads, if it reads these. Where the next token is asked for,
         logits are (N, T, outputs), and those at a token know nothing of later ones. From series
-        (N, length, C) to the rows ahead (N, horizon, C), both with mean 0 and deviation 1.
+        (N, length, C) to the rows ahead (N, horizon, C), both with mean 0 and deviation 1. From
+        pictures (N, C, H, W) to cells (N, cells, outputs + 4), of any number: logits of the classes
+        and a box, x1, y1, x2, y2 in pixels of the picture.
         """
 
     def begin(self, model: nn.Module, inputs: Inputs, split: Split) -> None:
@@ -355,7 +364,9 @@ class Augment(Part):
 
     home: ClassVar[str] = "automl.augment"
 
-    reads: ClassVar[frozenset[str]] = frozenset({"maps", "tokens", "next tokens", "series"})
+    reads: ClassVar[frozenset[str]] = frozenset(
+        {"maps", "pictures", "tokens", "next tokens", "series"}
+    )
 
     @abstractmethod
     def build(self, inputs: Inputs, outputs: int, generator: torch.Generator) -> Augmentation:

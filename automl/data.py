@@ -10,8 +10,10 @@ from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
 UNSCORED = -100  # a target that counts nowhere: padding, and context that was scored before
+ANY = -1  # a side of a shape that may be as long as it likes
 LUCK = 1 / 741  # a normal distribution's share beyond three deviations, on one side
 PERHAPS = 1 / 20  # a score that guessing reaches less often than that may be luck or not
 LONGER = 1.5  # in evaluation: the longest text of a batch, in lengths of the shortest
@@ -188,13 +190,13 @@ Rows = Tensor | Ragged | Windows | Pairs | Series | Spans
 class Split:
     """Examples and targets, index by index.
 
-    As tasks give them, images are uint8 (N, C, H, W), sounds int16 (N, samples), texts ragged
+    As tasks give them, images and pictures are uint8 (N, C, H, W), sounds int16 (N, samples), texts ragged
     UTF-8 bytes, pairs of texts too, a zero byte between the two, a text to go on with is uint8
     (bytes,) and a series rows in time, all three without targets of their own.
     """
 
     x: Rows
-    y: Tensor  # classes: int64 (N,)
+    y: Tensor  # classes: int64 (N,); boxes: float32 (N, M, 6), see `automl/boxes.py`
     groups: Tensor | None = None  # int64 (N,): what shares one is never on two sides of a split
 
     def __len__(self) -> int:
@@ -233,7 +235,13 @@ class Split:
             return Split(self.x.joined(other.x), self.y)
         assert isinstance(self.x, Tensor)
         assert isinstance(other.x, Tensor)
-        return Split(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), groups)
+        y, theirs = self.y, other.y
+        if y.ndim == 3:  # boxes: as many rows for each as the other split needs
+            y, theirs = (
+                F.pad(a, (0, 0, 0, max(0, b.shape[1] - a.shape[1])), value=-1.0)
+                for a, b in ((y, theirs), (theirs, y))
+            )
+        return Split(torch.cat([self.x, other.x]), torch.cat([y, theirs]), groups)
 
     def epoch(
         self, size: int, generator: Generator, *, few: bool = False
@@ -411,7 +419,7 @@ class Inputs(Raw):
         return 0
 
     def answers(self, count: int, outputs: int) -> tuple[int, ...]:
-        """The shape of what a model gives for `example(count)`."""
+        """The shape of what a model gives for `example(count)`; ANY side may be of any length."""
         return count, outputs
 
     def told(self, logits: Tensor) -> Tensor:

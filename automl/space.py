@@ -38,7 +38,7 @@ from automl.config import (
     problems,
     shown,
 )
-from automl.data import Inputs, Split
+from automl.data import ANY, Inputs, Split
 from automl.errors import OptionError, SpaceError
 from automl.holes import (
     Choice,
@@ -354,7 +354,8 @@ def measure(config: Config, inputs: Inputs, labels: int) -> Size:
         reason = str(error).splitlines()[0]
         raise SpaceError(f"model: does not fit {inputs.summary}: {reason}") from error
     wanted = inputs.answers(2, outputs)
-    if tuple(logits.shape) != wanted:
+    got = tuple(logits.shape)
+    if len(got) != len(wanted) or any(a not in (b, ANY) for b, a in zip(got, wanted, strict=True)):
         raise SpaceError(f"model: gives {tuple(logits.shape)} for 2 inputs; want {wanted}")
     return size
 

@@ -33,6 +33,8 @@ SHARED = {
     "automl.exports.whole",
     "automl.models.layers",
     "automl.inputs.images",
+    "automl.models.fcos",
+    "automl.tasks.boxes",
     "automl.tasks.classes",
     "automl.tasks.folders",
     "automl.tasks.images",

@@ -8,8 +8,9 @@ import struct
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from automl.places import regular
 # PIL knows many more, of which some run a program: EPS is PostScript, and Ghostscript's to draw
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF")
 Side = Annotated[int, Field(ge=1, le=4096)]  # pixels
+T = TypeVar("T")
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -96,35 +98,11 @@ class Images(Inputs):
         PIL opens them.
         Raises DataError where that is not possible.
         """
-        if isinstance(raw, np.ndarray | Tensor):
-            grey_batch = self.shape[1:] == raw.shape[1:] and self.shape != raw.shape
-            column = isinstance(raw, np.ndarray) and raw.ndim == 1 and raw.dtype.kind in "OU"
-            one = (raw.ndim < 3 and not column) or (raw.ndim == 3 and not grey_batch)
-        elif isinstance(raw, str | Path | bytes | Image.Image):
-            one = True
-        elif isinstance(raw, Iterable):
-            one = False
-        else:
-            told = f"image: {type(raw).__name__} is no image; give a path, a PIL image or an array"
-            raise DataError(told)
-        listed = [raw] if one else list(raw)
-        if not listed:
-            raise DataError("image: got nothing; want at least one image")
-        x = torch.stack([self._one(image) for image in listed])
+        x = torch.stack([self._one(image) for image in listed(raw, self.shape)])
         return Split(x, torch.zeros(len(x), dtype=torch.long))
 
     def _one(self, raw: Any) -> Tensor:
-        try:
-            if not isinstance(raw, str | Path | bytes):
-                return pixels(raw if isinstance(raw, Image.Image) else drawn(raw), self.shape)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # odd, but readable
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                return picture(raw if isinstance(raw, bytes) else Path(raw), self.shape)
-        except UNREADABLE as error:
-            named = isinstance(raw, str | Path)
-            where = f"{raw}: cannot be read as an image" if named else "image"
-            raise DataError(f"{where}: {error}") from error
+        return taken(raw, partial(picture, shape=self.shape), partial(pixels, shape=self.shape))
 
     @property
     def summary(self) -> str:
@@ -143,16 +121,54 @@ UNREADABLE = (  # what PIL raises on damaged files, and we on numbers that are n
 )
 
 
-def picture(file: bytes | Path, shape: tuple[int, int, int]) -> Tensor:
-    """An image file as uint8 (C, H, W). Raises one of UNREADABLE."""
+def listed(raw: Any, shape: tuple[int, int, int]) -> list[Any]:
+    """One by one what is an image or several, see `Images.read`. Raises DataError."""
+    if isinstance(raw, np.ndarray | Tensor):
+        grey_batch = shape[1:] == raw.shape[1:] and shape != raw.shape
+        column = isinstance(raw, np.ndarray) and raw.ndim == 1 and raw.dtype.kind in "OU"
+        one = (raw.ndim < 3 and not column) or (raw.ndim == 3 and not grey_batch)
+    elif isinstance(raw, str | Path | bytes | Image.Image):
+        one = True
+    elif isinstance(raw, Iterable):
+        one = False
+    else:
+        told = f"image: {type(raw).__name__} is no image; give a path, a PIL image or an array"
+        raise DataError(told)
+    found = [raw] if one else list(raw)
+    if not found:
+        raise DataError("image: got nothing; want at least one image")
+    return found
+
+
+def taken(raw: Any, file: Callable[[bytes | Path], T], image: Callable[[Image.Image], T]) -> T:
+    """What one of these two makes of an image, whatever form it has. Raises DataError."""
+    try:
+        if not isinstance(raw, str | Path | bytes):
+            return image(raw if isinstance(raw, Image.Image) else drawn(raw))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # odd, but readable
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return file(raw if isinstance(raw, bytes) else Path(raw))
+    except UNREADABLE as error:
+        named = isinstance(raw, str | Path)
+        where = f"{raw}: cannot be read as an image" if named else "image"
+        raise DataError(f"{where}: {error}") from error
+
+
+def opened(file: bytes | Path) -> Image.Image:
+    """An image file of a kind that is read, to be closed. Raises one of UNREADABLE."""
     source = io.BytesIO(file) if isinstance(file, bytes) else regular(file)
     try:
-        found = Image.open(source, formats=FORMATS)
+        return Image.open(source, formats=FORMATS)
     except UnidentifiedImageError as error:
         raise ValueError(f"is none of {', '.join(FORMATS)}") from error
-    with found as opened:
-        opened.draft(None, (2 * shape[2], 2 * shape[1]))  # large JPEGs: no more pixels than needed
-        return pixels(opened, shape)
+
+
+def picture(file: bytes | Path, shape: tuple[int, int, int]) -> Tensor:
+    """An image file as uint8 (C, H, W). Raises one of UNREADABLE."""
+    with opened(file) as image:
+        image.draft(None, (2 * shape[2], 2 * shape[1]))  # large JPEGs: no more pixels than needed
+        return pixels(image, shape)
 
 
 def pixels(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:

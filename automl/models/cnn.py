@@ -9,7 +9,7 @@ import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, SerializeAsAny
@@ -20,8 +20,12 @@ from automl.config import Model, Part, Strict
 from automl.data import Inputs, Split
 from automl.inputs.images import Images
 from automl.models import layers
+from automl.models.fcos import Cells
 
 Downsample = Literal["pool", "stride", "none"]
+Drop = Annotated[
+    float, Field(ge=0, le=0.9, description="share that skips the last block, less in earlier ones")
+]
 Kernel = Literal[1, 3, 5, 7, 9, 11]  # odd: a map keeps its size
 SEEN = 2**23  # numbers in the training images that whitening looks at: 2,730 of CIFAR
 FEW = 8  # maps that AVX2 takes at once
@@ -294,11 +298,9 @@ class Net(nn.Module):
         return logits * self.logit_scale
 
 
-class Cnn(Model):
-    """Convolutional networks."""
+class Trunk(Model):
+    """What convolutional networks have in common, whatever their head tells."""
 
-    name: Literal["cnn"] = "cnn"
-    free: ClassVar[set[str]] = {"dropout", "logit_scale", "stochastic_depth"}
     stem: Stem = Field(default=Stem(), description="the first convolution")
     stages: list[SerializeAsAny[Stage]] = Field(
         default=[Plain(channels=channels, depth=2) for channels in (32, 64, 128)],
@@ -308,37 +310,104 @@ class Cnn(Model):
     )
     activation: layers.Activation = Field(default="relu", description="in the stem and all blocks")
     norm: layers.Norm = Field(default="batch", description="in the stem and all blocks")
-    pool: Literal["avg", "max"] = Field(
-        default="avg", description="over the places of the last map"
-    )
-    dropout: float = Field(default=0.0, ge=0, le=0.9, description="share zeroed before the head")
-    stochastic_depth: float = Field(
-        default=0.0,
-        ge=0,
-        le=0.9,
-        description="share that skips the last block, less in earlier ones",
-    )
-    logit_scale: float = Field(default=1.0, gt=0, le=10, description="factor on the logits")
 
-    def build(self, inputs: Inputs, outputs: int) -> nn.Module:
-        """(N, C, H, W) float in, (N, outputs) logits out."""
-        assert isinstance(inputs, Images)
+    def trunk(self, inputs: Images, drop: float) -> nn.Sequential:
+        """A convolution, its norm and activation, then the stages; `drop` skip the last block."""
         style, stem = Style(self.activation, self.norm), self.stem
         bias = self.norm == "none"
         first = conv(inputs.shape[0], stem.channels, stem.kernel, stride=stem.stride, bias=bias)
         modules = [first, *layers.norm(self.norm, stem.channels, maps=True), style.act()]
 
         total = sum(stage.depth for stage in self.stages)
-        drops = iter(self.stochastic_depth * (i + 1) / total for i in range(total))
+        drops = iter(drop * (i + 1) / total for i in range(total))
         channels = stem.channels
         for stage in self.stages:
             modules.append(stage.build(channels, style, list(islice(drops, stage.depth))))
             channels = stage.channels
-        return Net(nn.Sequential(*modules), nn.Linear(channels, outputs), self)
+        return nn.Sequential(*modules)
 
     def begin(self, model: nn.Module, inputs: Inputs, split: Split) -> None:
         if self.stem.whiten:
-            assert isinstance(model, Net)
+            assert isinstance(model, Net | Boxes)
             first = model.trunk[0]
             assert isinstance(first, nn.Conv2d)
             whiten(first, inputs, split)
+
+
+class Cnn(Trunk):
+    """Convolutional networks."""
+
+    name: Literal["cnn"] = "cnn"
+    free: ClassVar[set[str]] = {"dropout", "logit_scale", "stochastic_depth"}
+    pool: Literal["avg", "max"] = Field(
+        default="avg", description="over the places of the last map"
+    )
+    dropout: float = Field(default=0.0, ge=0, le=0.9, description="share zeroed before the head")
+    stochastic_depth: Drop = 0.0
+    logit_scale: float = Field(default=1.0, gt=0, le=10, description="factor on the logits")
+
+    def build(self, inputs: Inputs, outputs: int) -> nn.Module:
+        """(N, C, H, W) float in, (N, outputs) logits out."""
+        assert isinstance(inputs, Images)
+        return Net(
+            self.trunk(inputs, self.stochastic_depth),
+            nn.Linear(self.stages[-1].channels, outputs),
+            self,
+        )
+
+
+class Boxes(nn.Module):
+    """What `CnnFcos` builds."""
+
+    def __init__(self, trunk: nn.Sequential, taken: list[int], cells: Cells) -> None:
+        super().__init__()
+        self.trunk, self.taken, self.cells = trunk, taken, cells
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = []
+        for number, layer in enumerate(self.trunk):
+            x = layer(x)
+            if number in self.taken:
+                maps.append(x)
+        told: Tensor = self.cells(maps)
+        return told
+
+
+class CnnFcos(Trunk):
+    """Convolutional networks that tell boxes (FCOS, Tian et al. 2019)."""
+
+    name: Literal["cnn-fcos"] = "cnn-fcos"
+    reads: ClassVar[frozenset[str]] = frozenset({"pictures"})
+    free: ClassVar[set[str]] = {"stochastic_depth"}
+    finest: Literal[4, 8, 16, 32] = Field(
+        default=8, description="stride of the finest map that tells boxes, in pixels"
+    )
+    width: int = Field(default=64, ge=8, le=512, description="of the maps that tell boxes")
+    depth: int = Field(default=1, ge=0, le=4, description="convolutions before they do")
+    stochastic_depth: Drop = 0.0
+
+    def build(self, inputs: Inputs, outputs: int) -> nn.Module:
+        """(N, C, H, W) float in, (N, cells, outputs + 4) out: the last map of each stride tells."""
+        assert isinstance(inputs, Images)
+        last = dict[int, tuple[int, int]]()  # stride to the last layer of it, and its channels
+        stride, first = self.stem.stride, 3 - (self.norm == "none")
+        for number, stage in enumerate(self.stages):
+            stride *= 1 if stage.downsample == "none" else 2
+            if stride >= self.finest:
+                last[stride] = first + number, stage.channels
+        if not last:
+            raise ValueError(f"its last map has a stride of {stride}; want finest {self.finest}")
+        cells = Cells(
+            [channels for _, channels in last.values()],
+            [*last],
+            outputs,
+            width=self.width,
+            depth=self.depth,
+            norm=self.norm,
+            activation=self.activation,
+        )
+        return Boxes(
+            self.trunk(inputs, self.stochastic_depth),
+            [number for number, _ in last.values()],
+            cells,
+        )

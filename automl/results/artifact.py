@@ -312,7 +312,7 @@ def load(path: Path | str, *, device: str = "cpu") -> Artifact:
         config = Space.load(regular(path / "config.yaml")).config()
         with safe_open(regular(file), "pt", device="cpu") as weights:
             header = Header.model_validate_json((weights.metadata() or {}).get("automl", ""))
-            if bool(header.labels) != (config.task.tells == "classes"):
+            if bool(header.labels) != (config.task.tells in ("classes", "boxes")):
                 raise DataError(f"{file}: got {len(header.labels)} labels for {config.task.name}")
             facts = json.dumps(header.inputs)
             try:

@@ -85,7 +85,8 @@ def train(
         run.model.train()
         train_loss, examples = learner.epoch(number)
 
-        if number == config.train.epochs and 0 < valid_split.rows * len(data.labels) <= KEPT:
+        told = valid_split.rows * len(data.labels) if config.task.tells == "classes" else 0
+        if number == config.train.epochs and 0 < told <= KEPT:
             run.logits = torch.empty(valid_split.rows, len(data.labels), device=device)
         trained = time.perf_counter()
         with run.evaluated() as model:
@@ -111,7 +112,7 @@ def encoded(inputs: Inputs, data: Data, device: torch.device) -> tuple[Split, Sp
 
 def class_weights(kind: str, data: Data, device: torch.device) -> Tensor | None:
     """(K,) with mean 1 over the training examples; None: all count alike."""
-    if not data.labels:
+    if data.train.y.ndim != 1 or not data.labels:
         return None
     counts = data.train.y.bincount(minlength=len(data.labels)).clamp_min(1).double()
     if kind == "auto":
@@ -141,8 +142,7 @@ def evaluate(
     for index, logits, y in predict(model, split, inputs):
         if keep is not None:
             keep[index] = logits
-        batch = task.tally(logits, y)
-        sums = {name: sums.get(name, 0) + value for name, value in batch.items()}
+        sums = task.joined(sums, task.tally(logits, y))
     return task.scores(sums, split)
 
 
