@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     )
     from automl.data import Data, Epoch, Inputs, Metric, Ragged, Series, Split
     from automl.errors import AutomlError
+    from automl.inputs.canvas import Canvas
     from automl.inputs.images import Images
     from automl.inputs.series import Lookback
     from automl.inputs.text import Tokens
-    from automl.results.artifact import Artifact, Forecast, Prediction
+    from automl.results.artifact import Artifact, Detection, Forecast, Prediction
     from automl.results.ensemble import Ensemble, load
     from automl.searching.run import search
     from automl.searching.study import Study, load_best
@@ -40,10 +41,11 @@ _HOMES = {
     "Pruner Sampler Schedule Task",
     "automl.data": "Data Epoch Inputs Metric Ragged Series Split",
     "automl.errors": "AutomlError",
+    "automl.inputs.canvas": "Canvas",
     "automl.inputs.images": "Images",
     "automl.inputs.series": "Lookback",
     "automl.inputs.text": "Tokens",
-    "automl.results.artifact": "Artifact Forecast Prediction",
+    "automl.results.artifact": "Artifact Detection Forecast Prediction",
     "automl.results.ensemble": "Ensemble load",
     "automl.searching.run": "search",
     "automl.searching.study": "Study load_best",

@@ -30,6 +30,7 @@ from automl.places import here, root, target  # noqa: E402
 if TYPE_CHECKING:
     from types import FrameType
 
+    from automl.results.artifact import Detection
     from automl.space import Space
 
 app = typer.Typer(
@@ -211,14 +212,18 @@ def predict(
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
-    """Predict with the best model of a study."""
+    """Predict with the best model of a study: a class, or boxes, for each input."""
     from dataclasses import asdict
 
     from automl.config import printable
     from automl.searching.study import load_best
 
     _load(plugin)
-    predictions = load_best(name, studies=studies).predict(inputs)
+    model = load_best(name, studies=studies)
+    if model.config.task.tells == "boxes":
+        _boxes(inputs, model.detect(inputs), as_json=as_json)
+        return
+    predictions = model.predict(inputs)
     if as_json:
         answers = zip(inputs, predictions, strict=True)
         print(json.dumps([{"input": file, **asdict(told)} for file, told in answers]))
@@ -227,6 +232,24 @@ def predict(
     width = max(map(len, files))
     for file, told in zip(files, predictions, strict=True):
         print(f"{file:<{width}}  {printable(told.label)}  {told.probability:.3f}")
+
+
+def _boxes(files: list[str], found: list[list[Detection]], *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from automl.config import printable
+
+    pictures = zip(files, found, strict=True)
+    if as_json:
+        boxes = [{"input": file, "boxes": [asdict(one) for one in some]} for file, some in pictures]
+        print(json.dumps(boxes))
+        return
+    for file, some in pictures:
+        for one in some:
+            corners = " ".join(f"{side:.0f}" for side in one.box)
+            print(f"{printable(file)}  {printable(one.label)}  {one.score:.3f}  {corners}")
+        if not some:
+            print(f"{printable(file)}  nothing")
 
 
 @app.command()

@@ -190,9 +190,9 @@ Rows = Tensor | Ragged | Windows | Pairs | Series | Spans
 class Split:
     """Examples and targets, index by index.
 
-    As tasks give them, images and pictures are uint8 (N, C, H, W), sounds int16 (N, samples), texts ragged
-    UTF-8 bytes, pairs of texts too, a zero byte between the two, a text to go on with is uint8
-    (bytes,) and a series rows in time, all three without targets of their own.
+    As tasks give them, images and pictures are uint8 (N, C, H, W), sounds int16 (N, samples), texts
+    ragged UTF-8 bytes, pairs of texts too, a zero byte between the two, a text to go on with is
+    uint8 (bytes,) and a series rows in time, all three without targets of their own.
     """
 
     x: Rows

@@ -128,7 +128,8 @@ class Screen:
             if data.labels
             else data.inputs.summary
         )
-        unit = "" if data.labels else f"{study.task.unit} "
+        classes = study.task.tells == "classes"
+        unit = "" if classes else f"{study.task.unit} "
         knobs = amounts.plural(event.knobs, "knob")
         if event.configs is not None:
             knobs += f", {amounts.plural(event.configs, 'config')} in all"
@@ -143,7 +144,7 @@ class Screen:
         }
         if event.first[1]:
             facts["first"] = "{} of the space, then {} that did well elsewhere".format(*event.first)
-        if data.labels:
+        if classes:
             counts = data.train.y.bincount(minlength=len(data.labels))
             few, most = int(counts.min()), int(counts.max())
             if most >= UNBALANCED * few:

@@ -33,6 +33,16 @@ class Canvas(Images):
         """What is found (N, 100, 6), see `found`, in pixels of the canvas."""
         return found(logits)
 
+    def uncovered(self, rows: Tensor, sizes: Tensor) -> Tensor:
+        """Boxes (N, K, 6) in pixels of the pictures, widths and heights (N, 2), and cut to them."""
+        told = []
+        for of, (width, height) in zip(rows, sizes.tolist(), strict=True):
+            covered = of.new_tensor(fitting(width, height, self.shape)).repeat(2)
+            size = of.new_tensor([width, height]).repeat(2)
+            boxes = (of[:, 1:5] * size / covered).clamp_min(0).minimum(size)
+            told.append(torch.cat([of[:, :1], boxes, of[:, 5:]], 1))
+        return torch.stack(told)
+
     def recipe(self) -> dict[str, Any]:
         _, height, width = self.shape
         told = super().recipe()
@@ -49,11 +59,11 @@ class Canvas(Images):
 
         y float32 (N, 2) is the width and height of each as it was given, in pixels.
         """
-        read = [self._one(one) for one in listed(raw, self.shape)]
+        read = [self._framed(one) for one in listed(raw, self.shape)]
         sizes = torch.tensor([size for _, size in read], dtype=torch.float32)
         return Split(torch.stack([x for x, _ in read]), sizes)
 
-    def _one(self, raw: Any) -> tuple[Tensor, tuple[int, int]]:
+    def _framed(self, raw: Any) -> tuple[Tensor, tuple[int, int]]:
         return taken(raw, partial(framed, shape=self.shape), partial(placed, shape=self.shape))
 
     @property
@@ -61,7 +71,7 @@ class Canvas(Images):
         return f"pictures on {self.shape[2]}x{self.shape[1]} pixels"
 
 
-def fitting(width: int, height: int, shape: tuple[int, int, int]) -> tuple[int, int]:
+def fitting(width: float, height: float, shape: tuple[int, int, int]) -> tuple[int, int]:
     """The largest width and height of these proportions, about, that a canvas (C, H, W) holds."""
     share = min(shape[2] / width, shape[1] / height)
     return max(1, round(width * share)), max(1, round(height * share))

@@ -56,6 +56,7 @@ class Cells(nn.Module):
         self.leave = conv(width, outputs + 4, 3)
         with torch.no_grad():
             self.leave.weight.mul_(0.1)
+            assert self.leave.bias is not None
             self.leave.bias[:outputs] = -math.log(1 / RARE - 1)
             self.leave.bias[-2:] = math.log(SIDE)
 

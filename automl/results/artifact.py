@@ -24,9 +24,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from automl.boxes import found
 from automl.config import Config, Strict, first_problem, nearest
 from automl.data import Inputs, Split
 from automl.errors import DataError, OptionError
+from automl.inputs.canvas import Canvas
 from automl.inputs.series import Lookback
 from automl.inputs.text import Paired, texts_of
 from automl.places import regular
@@ -78,11 +80,23 @@ class Forecast:
         return self.values[..., self.columns.index(column)]
 
 
+@dataclass(frozen=True)
+class Detection:
+    """What was found in a picture."""
+
+    label: str
+    score: float  # how sure it is, and how well the box fits, 0 to 1
+    box: tuple[
+        float, float, float, float
+    ]  # x1, y1, x2, y2 in pixels of the picture as it was given
+
+
 USES = {  # what a model tells, in words, and what it is asked by
     "classes": ("tells classes", "predict"),
     "tokens": ("continues text", "generate"),
     "targets": ("makes a text of another", "translate"),
     "rows": ("tells rows ahead", "forecast"),
+    "boxes": ("tells boxes", "detect"),
 }
 
 
@@ -114,6 +128,31 @@ class Artifact:
         for index, logits, _ in predict(self.model, split, self.inputs):
             found[index.cpu()] = (logits / self.temperature).softmax(1).cpu()
         return found
+
+    def detect(self, raw: Any, *, least: float = 0.3) -> list[list[Detection]]:
+        """What is found in each picture in `raw`, which is one or many, the surest first.
+
+        Pictures are of any size, as paths or arrays; see `read` of the model's `inputs`. Boxes with
+        a score below `least` are left out, and there are 100 at most. Raises DataError for what is
+        no picture and for a model that tells no boxes, and OptionError.
+        """
+        self._must_tell("boxes")
+        assert isinstance(self.inputs, Canvas)
+        if not isinstance(least, int | float) or not 0 <= least <= 1:
+            raise OptionError(f"least: got {least!r}; want a number from 0 to 1")
+        split = self.inputs.read(raw)
+        told = [
+            self.inputs.uncovered(found(cells), split.y[index.cpu()].to(cells.device)).cpu()
+            for index, cells, _ in predict(self.model, split.to(self.device), self.inputs)
+        ]
+        return [
+            [
+                Detection(self.labels[int(label)], score, (x1, y1, x2, y2))
+                for label, x1, y1, x2, y2, score in rows
+                if label >= 0 and score >= least
+            ]
+            for rows in torch.cat(told).tolist()
+        ]
 
     def forecast(self, raw: Any) -> Forecast:
         """The rows that follow those in `raw`: one series up to now, or a batch of them.

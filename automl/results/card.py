@@ -12,6 +12,7 @@ from automl.reader import as_yaml
 
 USAGE = {
     "images": 'model.predict("photo.png")',
+    "pictures": 'model.detect("photo.jpg")',
     "sounds": 'model.predict("clip.wav")',
     "texts": 'model.predict("a fine film")',
     "prose": 'model.generate("Once", length=400)',
@@ -22,6 +23,14 @@ LIMITS = {  # what no number in metrics.json says
     "images": [
         "Images of another origin than the training data's: other cameras, sizes, colours and"
         " backgrounds were not tested. Whatever size an image has, it is resized as a whole.",
+    ],
+    "pictures": [
+        "Pictures of another origin than the training data's: other cameras, scales, colours and"
+        " backgrounds were not tested. Whatever size a picture has, it is resized, and what is then"
+        " a few pixels large is not found.",
+        "Counting what lies close together: of boxes of one class that overlap by more than 0.6"
+        " only one is told, and of all in a picture 100 at most.",
+        "Decisions in which what is overlooked, or found where nothing is, harms somebody.",
     ],
     "sounds": [
         "Recordings of another origin than the training data's: other microphones, rooms, speakers"
@@ -106,7 +115,7 @@ def text(config: Config, metrics: dict[str, Any], folder: str = "best") -> str:
 
 A validation score that chose a model among many is a little too high. The test split was sealed
 until the end; this model was tested on it once.
-{calibration(metrics)}{classes(metrics)}{columns(metrics)}
+{calibration(metrics)}{classes(metrics)}{columns(metrics)}{boxes(metrics)}
 ## Use
 
 ```python
@@ -213,6 +222,19 @@ def columns(metrics: dict[str, Any]) -> str:
     ]
     head = "| column | mse | mae | mean absolute error in its unit |\n" + "|---" * 4 + "|\n"
     return "\n## By column, on the test split\n\n" + head + "\n".join(rows) + "\n"
+
+
+def boxes(metrics: dict[str, Any]) -> str:
+    """Of each class that the pictures of the test have, once there was one."""
+    if not metrics.get("boxes"):
+        return ""
+    rows = [
+        f"| {cell(one['label'])} | {one['boxes']:,} | {one['map']:.3f} | {one['map50']:.3f} |"
+        for one in metrics["boxes"]
+        if one["boxes"]
+    ]
+    head = "| class | boxes | average precision | at 0.50 |\n" + "|---" * 4 + "|\n"
+    return "\n## By class, on the test split\n\n" + head + "\n".join(rows) + "\n"
 
 
 def data(config: Config, metrics: dict[str, Any]) -> str:

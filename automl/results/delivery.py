@@ -23,6 +23,7 @@ from automl.results.bleu import bleu
 from automl.results.ensemble import Ensemble, Gain
 from automl.results.judgement import Judgement, averaged, judged, temperature
 from automl.space import Space, measure
+from automl.tasks.boxes import BoxTask
 from automl.training import checkpoint, rounds, train
 from automl.training.cost import BATCHES, latency_ms
 from automl.training.run import outputs_of
@@ -237,6 +238,8 @@ def tested(model: Artifact | Ensemble, split: Split) -> dict[str, Any]:
         said = model.translate([source for source, _ in pairs])
         score = bleu(said, [target for _, target in pairs])
         return told | {"bleu": {"score": score, "pairs": len(pairs)}}
+    if isinstance(model, Artifact) and isinstance(model.config.task, BoxTask):
+        return told | {"boxes": _by_class(judgement, model.config.task, labels)}
     if judgement.logits is None:
         return told
     return told | {
@@ -260,6 +263,22 @@ def _by_column(judgement: Judgement, inputs: Lookback) -> list[dict[str, Any]]:
             "mae_in_units": inputs.std[k] * absolute[k] / count[k] if count[k] else None,
         }
         for k, name in enumerate(inputs.names)
+    ]
+
+
+def _by_class(judgement: Judgement, task: BoxTask, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Boxes of each class, and how precise those found are; nothing of one that does not occur."""
+    assert judgement.sums is not None
+    counts = judgement.sums["occur"].sum(0).tolist()
+    told = task.precisions(judgement.sums)
+    return [
+        {
+            "label": label,
+            "boxes": count,
+            "map": float(of.mean()) if count else None,
+            "map50": float(of[0]) if count else None,
+        }
+        for label, count, of in zip(labels, counts, told, strict=True)
     ]
 
 

@@ -85,8 +85,8 @@ def train(
         run.model.train()
         train_loss, examples = learner.epoch(number)
 
-        told = valid_split.rows * len(data.labels) if config.task.tells == "classes" else 0
-        if number == config.train.epochs and 0 < told <= KEPT:
+        logits = valid_split.rows * len(data.labels) if config.task.tells == "classes" else 0
+        if number == config.train.epochs and 0 < logits <= KEPT:
             run.logits = torch.empty(valid_split.rows, len(data.labels), device=device)
         trained = time.perf_counter()
         with run.evaluated() as model:

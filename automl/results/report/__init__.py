@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial
 
 from automl import amounts
 from automl.data import Data, Metric, Series
+from automl.inputs.canvas import Canvas
 from automl.inputs.series import Lookback
 from automl.inputs.text import Paired
 from automl.results import artifact, leaderboard
@@ -288,6 +289,8 @@ def judged(made: Page, facts: Facts, metrics: Metrics, model: Artifact) -> None:
     if isinstance(model.inputs, Paired):
         if facts.data:
             made.told["pairs"] = examples.translations(model, facts.data)
+        return
+    if isinstance(model.inputs, Canvas):
         return
     if not model.labels:
         made.told["sample"] = model.generate(length=600, temperature=0.8, seed=1)
