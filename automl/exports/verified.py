@@ -21,6 +21,7 @@ from automl.places import target
 from automl.results.artifact import Artifact
 from automl.size import Size
 from automl.space import measure
+from automl.tasks.boxes import BoxTask
 from automl.training.cost import BATCHES, fastest_ms
 
 Run = Callable[[Tensor], Tensor]
@@ -125,6 +126,8 @@ def _refuse(to: Export, file: Path, precision: str) -> None:
 @torch.inference_mode()
 def _compare(own: Run, run: Run, split: Split, inputs: Inputs, task: Task) -> Compared:
     """All examples, of which some come again in batches of other shapes. Raises ExportError."""
+    if isinstance(task, BoxTask):
+        return _compare_boxes(own, run, split, inputs, task)
     sums: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
     answers, equal, difference = 0, 0, 0.0
     rows = task.tells == "rows"
@@ -151,6 +154,35 @@ def _compare(own: Run, run: Run, split: Split, inputs: Inputs, task: Task) -> Co
     was, score = (task.scores(total, split)[task.metric.name] for total in sums)
     numbers = "rows" if rows else "probabilities"
     return Compared(answers, equal / answers, numbers, difference, was, score)
+
+
+def _compare_boxes(own: Run, run: Run, split: Split, inputs: Inputs, task: BoxTask) -> Compared:
+    """The same of boxes: each that the artifact finds, beside the nearest of the file's.
+
+    Where two are as sure, or one overlaps another just so, it takes no more than rounding for them
+    to change places or for one to be dropped: one box in a thousand may do so.
+    """
+    tallies: list[dict[str, Tensor]] = [{}, {}]
+    classes = int(split.y[..., 0].max()) + 1
+    off = []
+    for x, y in _batches(split, inputs):
+        told = own(x), run(x)
+        a, b = told
+        if a.shape != b.shape:
+            raise ExportError(f"gives {tuple(b.shape)} for {tuple(x.shape)}; want {tuple(a.shape)}")
+        scale = a.new_tensor([1, *[1 / max(x.shape[2:])] * 4, 1])  # boxes as shares of the canvas
+        apart = torch.cdist(
+            a * scale, b * scale, p=torch.inf, compute_mode="donot_use_mm_for_euclid_dist"
+        )
+        off.append(apart.amin(2)[a[..., 0] >= 0].nan_to_num(torch.inf))
+        if y is not None:
+            more = [task.compared(rows, y, classes) for rows in told]
+            tallies = [task.joined(*both) for both in zip(tallies, more, strict=True)]
+    apart = torch.cat(off).sort().values
+    was, score = (task.scores(tally, split)[task.metric.name] for tally in tallies)
+    equal = float((apart <= NEAR).double().mean())
+    difference = float(apart[-1 - len(apart) // 1000])
+    return Compared(len(apart), equal, "boxes", difference, was, score)
 
 
 def _batches(split: Split, inputs: Inputs) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -20,7 +20,7 @@ from automl.config import Model, Part, Strict
 from automl.data import Inputs, Split
 from automl.inputs.images import Images
 from automl.models import layers
-from automl.models.fcos import Cells
+from automl.models.fcos import Cells, Head, taken
 
 Downsample = Literal["pool", "stride", "none"]
 Drop = Annotated[
@@ -359,55 +359,31 @@ class Cnn(Trunk):
 class Boxes(nn.Module):
     """What `CnnFcos` builds."""
 
-    def __init__(self, trunk: nn.Sequential, taken: list[int], cells: Cells) -> None:
+    def __init__(self, trunk: nn.Sequential, cells: Cells, taken: list[int]) -> None:
         super().__init__()
-        self.trunk, self.taken, self.cells = trunk, taken, cells
+        self.trunk, self.cells, self.taken = trunk, cells, taken
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = []
-        for number, layer in enumerate(self.trunk):
-            x = layer(x)
-            if number in self.taken:
-                maps.append(x)
-        told: Tensor = self.cells(maps)
+        told: Tensor = self.cells(taken(self.trunk, self.taken, x))
         return told
 
 
 class CnnFcos(Trunk):
-    """Convolutional networks that tell boxes (FCOS, Tian et al. 2019)."""
+    """Convolutional networks whose maps tell boxes (FCOS, Tian et al. 2019)."""
 
     name: Literal["cnn-fcos"] = "cnn-fcos"
     reads: ClassVar[frozenset[str]] = frozenset({"pictures"})
     free: ClassVar[set[str]] = {"stochastic_depth"}
-    finest: Literal[4, 8, 16, 32] = Field(
-        default=8, description="stride of the finest map that tells boxes, in pixels"
-    )
-    width: int = Field(default=64, ge=8, le=512, description="of the maps that tell boxes")
-    depth: int = Field(default=1, ge=0, le=4, description="convolutions before they do")
+    head: Head = Field(default=Head(), description="which maps tell boxes, and how")
     stochastic_depth: Drop = 0.0
 
     def build(self, inputs: Inputs, outputs: int) -> nn.Module:
-        """(N, C, H, W) float in, (N, cells, outputs + 4) out: the last map of each stride tells."""
+        """(N, C, H, W) float in, (N, cells, outputs + 4) out."""
         assert isinstance(inputs, Images)
-        last = dict[int, tuple[int, int]]()  # stride to the last layer of it, and its channels
-        stride, first = self.stem.stride, 3 - (self.norm == "none")
-        for number, stage in enumerate(self.stages):
+        trunk = self.trunk(inputs, self.stochastic_depth)
+        stride = self.stem.stride
+        maps = [(stride, self.stem.channels)] * (len(trunk) - len(self.stages))
+        for stage in self.stages:
             stride *= 1 if stage.downsample == "none" else 2
-            if stride >= self.finest:
-                last[stride] = first + number, stage.channels
-        if not last:
-            raise ValueError(f"its last map has a stride of {stride}; want finest {self.finest}")
-        cells = Cells(
-            [channels for _, channels in last.values()],
-            [*last],
-            outputs,
-            width=self.width,
-            depth=self.depth,
-            norm=self.norm,
-            activation=self.activation,
-        )
-        return Boxes(
-            self.trunk(inputs, self.stochastic_depth),
-            [number for number, _ in last.values()],
-            cells,
-        )
+            maps.append((stride, stage.channels))
+        return Boxes(trunk, *self.head.build(maps, outputs, self.norm, self.activation))

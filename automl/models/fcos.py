@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from automl.config import Strict
 from automl.models import layers
 
 RARE = 0.01  # share that each class has of all cells at first (Lin et al. 2017)
@@ -20,11 +23,42 @@ SIDE = 4.0  # of boxes at first, in strides
 WIDEST = 6.0  # logarithm of a box's side in strides, at most: what overflows learns nothing
 
 
+class Head(Strict):
+    """Which maps of a trunk tell boxes, and how."""
+
+    finest: Literal[4, 8, 16, 32] = Field(
+        default=8, description="stride in pixels of the finest map that tells boxes; all above do"
+    )
+    width: int = Field(default=64, ge=8, le=512, description="channels of the maps that tell boxes")
+    depth: int = Field(default=1, ge=0, le=4, description="convolutions before they do")
+
+    def build(
+        self,
+        maps: Sequence[tuple[int, int]],
+        outputs: int,
+        norm: layers.Norm,
+        activation: layers.Activation,
+    ) -> tuple[Cells, list[int]]:
+        """On layers whose maps have these strides and channels, of which the last of each stride is
+        taken; and which these are. Raises ValueError where none is coarse enough.
+        """
+        last = {stride: number for number, (stride, _) in enumerate(maps) if stride >= self.finest}
+        if not last:
+            told = f"its last map has a stride of {maps[-1][0]}"
+            raise ValueError(f"{told}; want a head.finest of that at most, got {self.finest}")
+        channels = [maps[number][1] for number in last.values()]
+        cells = Cells(
+            channels, [*last], outputs, self.width, self.depth, norm=norm, activation=activation
+        )
+        return cells, [*last.values()]
+
+
 class Cells(nn.Module):
-    """A pyramid of maps (Lin et al. 2017), and a head that all of them share.
+    """A pyramid of maps (Lin et al. 2017), each with a head of its own.
 
     Each cell of a map tells logits of the classes, and how far the middle of a box lies from its
-    own and how long the sides are, in strides of its map.
+    own and how long the sides are, in strides of its map. A head that all maps shared would need
+    norms for each: things of one size look alike in one of them only.
     """
 
     def __init__(
@@ -32,33 +66,36 @@ class Cells(nn.Module):
         channels: Sequence[int],
         strides: Sequence[int],
         outputs: int,
-        *,
         width: int,
         depth: int,
+        *,
         norm: layers.Norm,
         activation: layers.Activation,
     ) -> None:
         """Of maps with so many channels and such strides, the finest first."""
         super().__init__()
         self.strides = tuple(strides)
-        self.enter = nn.ModuleList(conv(inputs, width) for inputs in channels)
-        self.tower = nn.Sequential(
-            *(
+
+        def unit(inputs: int, kernel: int) -> list[nn.Module]:
+            normed = layers.norm(norm, width, maps=True)
+            return [conv(inputs, width, kernel, bias=not normed), *normed]
+
+        def head() -> nn.Sequential:
+            units = (
                 part
                 for _ in range(depth)
-                for part in (
-                    conv(width, width, 3),
-                    *layers.norm(norm, width, maps=True),
-                    layers.activation(activation),
-                )
+                for part in (*unit(width, 3), layers.activation(activation))
             )
-        )
-        self.leave = conv(width, outputs + 4, 3)
-        with torch.no_grad():
-            self.leave.weight.mul_(0.1)
-            assert self.leave.bias is not None
-            self.leave.bias[:outputs] = -math.log(1 / RARE - 1)
-            self.leave.bias[-2:] = math.log(SIDE)
+            leave = conv(width, outputs + 4, 3)
+            assert leave.bias is not None
+            with torch.no_grad():
+                leave.weight.mul_(0.1)
+                leave.bias[:outputs] = -math.log(1 / RARE - 1)
+                leave.bias[-2:] = math.log(SIDE)
+            return nn.Sequential(*units, leave)
+
+        self.enter = nn.ModuleList(nn.Sequential(*unit(inputs, 1)) for inputs in channels)
+        self.heads = nn.ModuleList(head() for _ in channels)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """(N, C, H, W) each, the finest first, to (N, cells, outputs + 4)."""
@@ -67,10 +104,20 @@ class Cells(nn.Module):
             size = entered[fine].shape[2:]
             entered[fine] = entered[fine] + F.interpolate(entered[coarse], size=size)
         told = [
-            placed(self.leave(self.tower(one)), stride)
-            for one, stride in zip(entered, self.strides, strict=True)
+            placed(head(one), stride)
+            for head, one, stride in zip(self.heads, entered, self.strides, strict=True)
         ]
         return torch.cat(told, 1)
+
+
+def taken(trunk: nn.Sequential, layers: Sequence[int], x: Tensor) -> list[Tensor]:
+    """The maps that these layers give."""
+    maps = []
+    for number, layer in enumerate(trunk):
+        x = layer(x)
+        if number in layers:
+            maps.append(x)
+    return maps
 
 
 def placed(told: Tensor, stride: int) -> Tensor:
@@ -85,10 +132,10 @@ def placed(told: Tensor, stride: int) -> Tensor:
     return torch.cat([logits, stride * (middle - half), stride * (middle + half)], 2)
 
 
-def conv(inputs: int, outputs: int, kernel: int = 1) -> nn.Conv2d:
+def conv(inputs: int, outputs: int, kernel: int = 1, *, bias: bool = True) -> nn.Conv2d:
     """Filters start as in He et al. 2015, by fan-out."""
-    made = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+    made = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
     nn.init.normal_(made.weight, std=math.sqrt(2 / (outputs * kernel**2)))
-    assert made.bias is not None
-    nn.init.zeros_(made.bias)
+    if made.bias is not None:
+        nn.init.zeros_(made.bias)
     return made
