@@ -34,6 +34,7 @@ SHARED = {
     "automl.models.layers",
     "automl.inputs.images",
     "automl.models.fcos",
+    "automl.tasks.annotations",
     "automl.tasks.boxes",
     "automl.tasks.classes",
     "automl.tasks.folders",

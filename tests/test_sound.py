@@ -25,6 +25,7 @@ from automl.errors import DataError
 from automl.inputs.sound import UNREADABLE, LogMel, Sounds, Spectrograms, mel_filters, sound
 from automl.tasks import spokendigits
 from automl.tasks.sounds import recordings
+from automl.tasks.source import digest
 from automl.tasks.spokendigits import SPEAKERS, SpokenDigits
 
 RATE = 8000
@@ -551,10 +552,10 @@ def test_a_download_must_be_as_published(
     packed(tmp_path / "theirs.tar.gz", theirs, "w:gz")
     raw = (tmp_path / "theirs.tar.gz").read_bytes()
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(raw))
-    with pytest.raises(DataError, match="got recordings of sha256"):
+    with pytest.raises(DataError, match="got files of sha256"):
         SpokenDigits().load(None)
     assert not list((tmp_path / "cache").glob("**/*.tar.gz"))
-    monkeypatch.setattr(spokendigits, "SHA256", spokendigits.digest(theirs))
+    monkeypatch.setattr(spokendigits, "SHA256", digest(theirs))
     assert len(SpokenDigits().load(None).train) == 110
 
 
@@ -571,4 +572,4 @@ def test_spoken_digits_are_spoken_digits() -> None:
     assert test.y.bincount().tolist() == [30] * 10
     assert task.baseline(given)[1] > 0.9
     found = task._files(REAL / "fsdd/fsdd-wav.tar.xz")
-    assert spokendigits.digest(found) == spokendigits.SHA256
+    assert digest(found) == spokendigits.SHA256

@@ -29,8 +29,7 @@ from automl.inputs.text import pack
 from automl.tasks import classes
 from automl.tasks.cifar import Cifar, Cifar10, Cifar100
 from automl.tasks.classes import drawn
-from automl.tasks.imagefolder import SUFFIXES
-from automl.tasks.images import ImageTask
+from automl.tasks.images import SUFFIXES, ImageTask
 from automl.tasks.mnist import FashionMnist, Idx
 from automl.tasks.source import digests, stratified
 

@@ -10,10 +10,8 @@ from pydantic import Field
 
 from automl.inputs.images import Images
 from automl.tasks import folders
-from automl.tasks.images import ImageTask, pictures
+from automl.tasks.images import SUFFIXES, ImageTask, pictures
 from automl.tasks.source import Parts, Source, elsewhere, traces
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 
 
 class ImageFolder(ImageTask):

@@ -18,6 +18,8 @@ from automl.inputs.images import UNREADABLE, Images, picture
 from automl.tasks.classes import ClassTask
 from automl.tasks.source import Published, readable
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
+
 
 class ImageTask(ClassTask):
     """Images in classes."""

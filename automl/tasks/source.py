@@ -25,8 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from lzma import LZMAError
-from pathlib import Path
-from typing import Any, ClassVar
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -46,6 +46,7 @@ FORMAT = 6  # of the cache; raise it when the same files are to give other examp
 
 Parts = dict[str, Split]  # "train", "test" and, where the data comes with one, "valid"
 Reader = Callable[[Path], Parts]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,35 @@ def fetch(url: str, sha256: str, path: Path, *, gzipped: bool = False) -> None:
     path.write_bytes(raw)
 
 
+def fetch_archive(
+    url: str, sha256: str, path: Path, read: Callable[[Path], Mapping[str, bytes]]
+) -> None:
+    """An archive that is packed anew for every download, or nothing. Raises OSError.
+
+    What has the checksum is that which `read` finds in it, see `digest`.
+    """
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        raw = answer.read(LARGEST + 1)
+    if len(raw) > LARGEST:
+        raise OSError(f"{url}: got more than {LARGEST:,} bytes")
+    path.write_bytes(raw)
+    try:
+        got = digest(read(path))
+    except DataError as error:
+        raise OSError(f"{url}: {error}") from error
+    if got != sha256:
+        raise OSError(f"{url}: got files of sha256 {got}; want {sha256}")
+
+
+def digest(found: Mapping[str, bytes]) -> str:
+    """sha256 over the name, a zero byte and the bytes of each file, by name, wherever it lies."""
+    named = {PurePosixPath(path).name: content for path, content in found.items()}
+    sha = hashlib.sha256()
+    for name in sorted(named):
+        sha.update(name.encode() + b"\0" + named[name])
+    return sha.hexdigest()
+
+
 def cached(
     task: str, source: Source, labels: Sequence[str], part: str
 ) -> tuple[Split, dict[str, Any]]:
@@ -274,10 +304,7 @@ def digests(x: Rows) -> list[bytes]:
 
 
 def with_test(place: Path, parts: Parts, labels: Sequence[str]) -> Parts:
-    """The parts; where none is to test, a share of each class to train, drawn with seed 0.
-
-    What is in two of them is counted in one line of the log: a score on it says little.
-    """
+    """The parts; where none is to test, a share of each class to train, drawn with seed 0."""
     for part, split in parts.items():
         if not len(split):
             told = f"got no readable example to {PURPOSES[part]}; want at least 1"
@@ -285,7 +312,12 @@ def with_test(place: Path, parts: Parts, labels: Sequence[str]) -> Parts:
     if "test" not in parts:
         train, test = stratified(parts["train"], TEST, 0, labels)
         parts = {**parts, "train": train, "test": test}
+    repeated(place, parts)
+    return parts
 
+
+def repeated(place: Path, parts: Parts) -> None:
+    """Counts in one line of the log what is in two parts: a score on it says little."""
     seen = set[bytes]()
     for part in (part for part in PURPOSES if part in parts):
         found = digests(parts[part].x)
@@ -293,7 +325,6 @@ def with_test(place: Path, parts: Parts, labels: Sequence[str]) -> Parts:
             told = f"{again:,} of {len(found):,} examples to {PURPOSES[part]} are in another split"
             log.warning("%s: %s, too: no score on them tells of new ones", place, told)
         seen.update(found)
-    return parts
 
 
 def _whole_groups(groups: Tensor, y: Tensor, share: float, seed: int) -> Tensor:
@@ -365,9 +396,9 @@ def files(place: Path, wanted: str, *, largest: int, most: int) -> dict[str, byt
 def readable(
     place: Path,
     what: str,
-    files: Mapping[str, bytes | Path],
+    files: Mapping[str, T],
     x: Tensor,
-    read: Callable[[bytes | Path], Tensor],
+    read: Callable[[T], Tensor],
     faults: tuple[type[Exception], ...],
     threads: int,
 ) -> tuple[Tensor, Tensor]:

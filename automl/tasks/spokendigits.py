@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal, get_args
@@ -15,13 +13,11 @@ from automl.data import Split
 from automl.errors import DataError
 from automl.inputs.sound import Sounds
 from automl.tasks.sounds import SoundTask, recordings
-from automl.tasks.source import LARGEST, Parts, Published, Reader, Source, files
+from automl.tasks.source import Parts, Published, Reader, Source, fetch_archive, files
 
 COMMIT = "26eb9aaf76e81b692f806f9140c2d2777410d7a1"
 URL = f"https://codeload.github.com/Jakobovski/free-spoken-digit-dataset/tar.gz/{COMMIT}"
-# of name, a zero byte and the bytes of every recording, by name; the archive itself is packed anew
-# for every download
-SHA256 = "6b1a8e30f4df78a933fe25cf1ca0140c8c6f169c0a83649a15b70a5ae7407014"
+SHA256 = "6b1a8e30f4df78a933fe25cf1ca0140c8c6f169c0a83649a15b70a5ae7407014"  # as `digest` has it
 ARCHIVE = "free-spoken-digit-dataset.tar.gz"
 
 Speaker = Literal["george", "jackson", "lucas", "nicolas", "theo", "yweweler"]
@@ -60,18 +56,7 @@ class SpokenDigits(Published, SoundTask):
         }
 
     def download(self, folder: Path) -> None:
-        with urllib.request.urlopen(URL, timeout=60) as answer:
-            raw = answer.read(LARGEST + 1)
-        if len(raw) > LARGEST:
-            raise OSError(f"{URL}: got more than {LARGEST:,} bytes")
-        path = folder / ARCHIVE
-        path.write_bytes(raw)
-        try:
-            got = digest(self._files(path))
-        except DataError as error:
-            raise OSError(f"{URL}: {error}") from error
-        if got != SHA256:
-            raise OSError(f"{URL}: got recordings of sha256 {got}; want {SHA256}")
+        fetch_archive(URL, SHA256, folder / ARCHIVE, self._files)
 
     def source(self, root: Path | None) -> Source:
         found = super().source(root)
@@ -109,12 +94,3 @@ class SpokenDigits(Published, SoundTask):
             largest=2**20,
             most=len(self.labels) * len(SPEAKERS) * self.takes,
         )
-
-
-def digest(found: Mapping[str, bytes]) -> str:
-    """sha256 over names and bytes of recordings, whatever folder they lie in."""
-    named = {PurePosixPath(path).name: content for path, content in found.items()}
-    sha = hashlib.sha256()
-    for name in sorted(named):
-        sha.update(name.encode() + b"\0" + named[name])
-    return sha.hexdigest()

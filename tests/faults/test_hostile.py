@@ -154,7 +154,7 @@ def test_a_variable_that_names_no_place_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-OWN = ["textcsv", "textfile", "textpairs", "seriescsv", "imagefolder", "audiofolder"]
+OWN = ["textcsv", "textfile", "textpairs", "seriescsv", "imagefolder", "audiofolder", "voc", "coco"]
 
 
 @pytest.mark.parametrize("task", OWN)

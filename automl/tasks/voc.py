@@ -1,0 +1,131 @@
+"""The user's own pictures with boxes, as Pascal VOC has them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from automl.errors import DataError
+from automl.inputs.canvas import Canvas
+from automl.places import here, regular
+from automl.tasks.annotations import (
+    LARGEST,
+    LISTS,
+    Picture,
+    canvas,
+    labels,
+    listed,
+    splits,
+    voc,
+)
+from automl.tasks.boxes import BoxTask
+from automl.tasks.images import SUFFIXES
+from automl.tasks.source import Parts, Source, elsewhere, text, traces
+
+log = logging.getLogger("automl")
+
+
+class Voc(BoxTask):
+    """`path/Annotations/*.xml`, with pictures of the same names in `path/JPEGImages/`.
+
+    Which are to train, to validate and to test is told by `path/ImageSets/Main/train.txt`,
+    `val.txt` and `test.txt`, a name a line. Where there is no `train.txt` all that are in no other
+    list are to train. Where there is no `val.txt` a share of the training pictures takes its place.
+    Where there is no `test.txt`, 15 % of them, drawn once with seed 0 whatever `split_seed` says,
+    are the test split. Objects that are `difficult` do not count.
+    """
+
+    name: Literal["voc"] = "voc"
+    path: str = Field(
+        ".",
+        min_length=1,
+        description="the folder with Annotations/; relative to --data or to the working folder",
+    )
+
+    def shape(self, root: Path | None) -> tuple[Canvas, tuple[str, ...]]:
+        place = self._place(root)
+        parts = _parts(place, json.dumps(traces(_files(place))))
+        sizes = [picture.size for part in parts.values() for picture in part]
+        return Canvas(canvas(self.size, sizes)), labels(place, parts["train"])
+
+    def source(self, root: Path | None) -> Source:
+        place = self._place(root)
+        elsewhere(self.name, root, Path(self.path), place)
+        inputs, known = self.shape(root)
+        changed = traces(_files(place))
+        parts = _parts(place, json.dumps(changed))
+
+        def decode() -> Parts:
+            return splits(place, parts, known, inputs.shape)
+
+        return Source([inputs.shape, changed], decode)
+
+    def _place(self, root: Path | None) -> Path:
+        given = here(self.path, f"{self.name}: path", DataError)
+        places = [*([root / given] if root else []), given]
+        for place in places:
+            if (place / "Annotations").is_dir():
+                return place
+        told = " or ".join(map(str, places))
+        raise DataError(f"{self.name}: no folder Annotations/ in {told}; want Annotations/*.xml")
+
+
+@functools.lru_cache(maxsize=2)  # asked for often, and it takes reading all files
+def _parts(place: Path, _changed: str) -> dict[str, list[Picture]]:
+    found = _visible(place / "JPEGImages", SUFFIXES)
+    pictures = dict[str, Path]()
+    for path in found:
+        if path.stem in pictures:
+            both = f"{pictures[path.stem].name} and {path.name}"
+            raise DataError(f"{path.parent}: got both {both}; want one picture of a name")
+        pictures[path.stem] = path
+    told = dict[str, Picture]()
+    for path in _visible(place / "Annotations", (".xml",)):
+        if path.stem not in pictures:
+            want = f"want {path.stem}{SUFFIXES[0]}, or {', '.join(SUFFIXES[1:])}"
+            raise DataError(f"{path}: got no picture of that name in JPEGImages/; {want}")
+        told[path.stem] = voc(str(path), _content(path), pictures[path.stem])
+    if over := sorted(pictures.keys() - told.keys()):
+        named = f"the first: {pictures[over[0]].name}"
+        log.warning(
+            "%s: passing over %s of %s pictures, of which Annotations/ tells nothing, %s",
+            place, f"{len(over):,}", f"{len(pictures):,}", named,
+        )  # fmt: skip
+    lists = {}
+    for part, path in _lists(place).items():
+        lists[part] = text(path.parent, path.name, _content(path))
+    return listed(place, told, lists)
+
+
+def _files(place: Path) -> list[Path]:
+    """All that is read."""
+    annotations = _visible(place / "Annotations", (".xml",))
+    return [*annotations, *_visible(place / "JPEGImages", SUFFIXES), *_lists(place).values()]
+
+
+def _lists(place: Path) -> dict[str, Path]:
+    files = {part: place / f"ImageSets/Main/{name}.txt" for part, name in LISTS.items()}
+    return {part: path for part, path in files.items() if path.exists()}
+
+
+def _visible(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files of these kinds that are not hidden, sorted. Raises DataError."""
+    try:
+        found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes]
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with regular(path).open("rb") as file:
+            return file.read(LARGEST["xml"] + 1)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
