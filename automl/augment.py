@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 import torch
@@ -9,9 +10,13 @@ from pydantic import Field
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from automl.boxes import PADDING, area
 from automl.config import Augment, Augmentation
 from automl.data import Inputs
 from automl.inputs.images import Images
+
+SEEN = 0.25  # share of a box that is to be left for it to count
+LEAST = 1e-6  # square pixels, where there are none
 
 
 class Unchanged(Augment):
@@ -66,6 +71,50 @@ class ImageChanges(Augment):
                 x = cut(x, min(self.cutout, half), generator)
             if self.mixup:
                 return mixed(x, F.one_hot(y, outputs).to(x.dtype), self.mixup, generator)
+            return x, y
+
+        return augment
+
+
+class PictureChanges(Augment):
+    """Mirror, zoom, shift, colour of pictures with their boxes. All are off at first.
+
+    A box is cut where its picture leaves the canvas. One of which less than a quarter is left does
+    not count any more: it is not to be learned, and not to be held against who finds it.
+    """
+
+    name: Literal["pictures"] = "pictures"
+    reads: ClassVar[frozenset[str]] = frozenset({"pictures"})
+    flip: bool = Field(default=False, description="mirror half of the pictures left to right")
+    upend: bool = Field(default=False, description="mirror half of the pictures top to bottom")
+    zoom: float = Field(
+        default=0.0,
+        ge=0,
+        le=2,
+        description="largest share that a picture grows by; it shrinks as often",
+    )
+    shift: float = Field(
+        default=0.0, ge=0, le=0.5, description="largest share of its sides that a picture is moved"
+    )
+    colour: float = Field(
+        default=0.0, ge=0, le=1, description="largest change of brightness, contrast, saturation"
+    )
+
+    def build(self, inputs: Inputs, outputs: int, generator: Generator) -> Augmentation:
+        """(N, C, H, W) float of mean 0 and boxes (N, M, 6) in and out, in pixels.
+
+        The generator lives on the device of the batches.
+        """
+
+        def augment(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            if self.flip:
+                x, y = flipped(x, y, 3, generator)
+            if self.upend:
+                x, y = flipped(x, y, 2, generator)
+            if self.zoom or self.shift:
+                x, y = placed(x, y, self.zoom, self.shift, generator)
+            if self.colour:
+                x = coloured(x, self.colour, generator)
             return x, y
 
         return augment
@@ -166,6 +215,44 @@ def moved(x: Tensor, reach: int, *, flip: bool, generator: Generator) -> Tensor:
     shown = pixels(x)
     taken = shown.flatten(0, 2).index_select(0, places(x, rows, columns))
     return taken.view_as(shown).permute(0, 3, 1, 2)
+
+
+def flipped(x: Tensor, y: Tensor, dim: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Half of the pictures and their boxes (N, M, 6) mirrored along a dimension, 2 or 3."""
+    some = torch.rand(len(x), 1, 1, generator=generator, device=x.device) < 0.5
+    low, high = (2, 4) if dim == 2 else (1, 3)
+    there = y.clone()
+    there[..., low], there[..., high] = x.shape[dim] - y[..., high], x.shape[dim] - y[..., low]
+    boxes = torch.where(some & (y[..., :1] >= 0), there, y)
+    return torch.where(some.unsqueeze(3), x.flip(dim), x), boxes
+
+
+def placed(
+    x: Tensor, y: Tensor, zoom: float, shift: float, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Each picture larger or smaller about its middle, by up to 1 + `zoom`, and then moved.
+
+    By up to a share `shift` of its sides; 0 comes in. Boxes (N, M, 6) as in `PictureChanges`.
+    """
+    draw = 2 * torch.rand(3, len(x), generator=generator, device=x.device) - 1
+    scale = (math.log1p(zoom) * draw[0]).exp()
+    move = 2 * shift * draw[1:].T  # (N, 2), in halves of a side, as a grid counts
+    back = torch.zeros(len(x), 2, 3, device=x.device)
+    back[:, 0, 0] = back[:, 1, 1] = 1 / scale
+    back[:, :, 2] = -move / scale.unsqueeze(1)
+    places = F.affine_grid(back, [*x.shape], align_corners=False).to(x.dtype)
+    shown = F.grid_sample(x, places, align_corners=False)
+    shown = shown.contiguous(memory_format=torch.channels_last)
+
+    half = y.new_tensor(x.shape[:1:-1]).repeat(2) / 2
+    boxes = (y[..., 1:5] - half) * scale.view(-1, 1, 1)
+    boxes = boxes + half * (1 + move.repeat(1, 2).unsqueeze(1))
+    cut = boxes.clamp_min(0).minimum(2 * half)
+    left = area(cut) / area(boxes).clamp_min(LEAST)
+    label = torch.where(left > 0, y[..., 0], PADDING)
+    counts = torch.where(left < SEEN, 0, y[..., 5])
+    told = torch.cat([label.unsqueeze(2), cut, counts.unsqueeze(2)], 2)
+    return shown, torch.where(label.unsqueeze(2) >= 0, told, PADDING)
 
 
 def pixels(x: Tensor) -> Tensor:

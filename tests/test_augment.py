@@ -10,7 +10,9 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from automl.augment import coloured, cut, masked, mirrored, mixed, moved, shifted
+from automl.boxes import area
 from automl.config import Augment
+from automl.inputs.canvas import Canvas
 from automl.inputs.images import Images
 
 EVERYTHING = {
@@ -252,3 +254,98 @@ def test_gain_is_one_number_for_each_recording() -> None:
     torch.testing.assert_close(louder.amin(1), louder.amax(1), atol=1e-5, rtol=0)
     assert louder.abs().max() <= 0.5001
     assert louder[:, 0].std() > 0.2
+
+
+MOVES = {"flip": True, "upend": True, "zoom": 0.5, "shift": 0.2}
+
+
+def boxed(count: int, height: int = 64, width: int = 96) -> tuple[Tensor, Tensor]:
+    """Pictures that are 1 in their box and 0 elsewhere; before its row comes one of padding."""
+    corners = torch.rand(count, 2, generator=draw(3)) * torch.tensor([width - 40, height - 40])
+    low = corners.round()
+    high = low + torch.randint(16, 40, (count, 2), generator=draw(4))
+    x = torch.zeros(count, 3, height, width)
+    for one, (left, top), (right, bottom) in zip(x, low.int(), high.int(), strict=True):
+        one[:, top:bottom, left:right] = 1
+    box = torch.cat([torch.full((count, 1), 2.0), low, high, torch.ones(count, 1)], 1)
+    return x, torch.stack([torch.full_like(box, -1), box], 1)
+
+
+def in_boxes(config: dict[str, Any], x: Tensor, y: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+    augment = Augment.of({"name": "pictures", **config})
+    return augment.build(Canvas(tuple(x.shape[1:])), 3, draw(seed))(x, y)
+
+
+@pytest.mark.parametrize("config", [MOVES, *({knob: MOVES[knob]} for knob in MOVES)], ids=str)
+def test_a_box_stays_around_what_is_in_it(config: dict[str, Any]) -> None:
+    x, y = boxed(200)
+    before = x.clone(), y.clone()
+    changed, boxes = in_boxes(config, x, y)
+    assert torch.equal(x, before[0])  # the data set is not touched
+    assert torch.equal(y, before[1])
+    assert changed.shape == x.shape
+    assert (boxes[:, 0] == -1).all()  # padding stays it
+    assert not torch.equal(boxes, y)
+    limit = torch.tensor([96, 64, 96, 64])
+    seen = 0
+    for picture, (label, *box, counts) in zip(changed[:, 0], boxes[:, 1].tolist(), strict=True):
+        bright = picture > 0.5
+        if label < 0:
+            assert not bright.any()
+            continue
+        assert label == 2
+        rows, columns = bright.any(1).nonzero().flatten(), bright.any(0).nonzero().flatten()
+        if counts:
+            got = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+            assert box == pytest.approx([float(side) for side in got], abs=1)
+            seen += 1
+        assert (torch.tensor(box) >= 0).all()
+        assert (torch.tensor(box) <= limit).all()
+    assert seen > 150
+
+
+def test_mirrored_pictures_are_mirrored_exactly() -> None:
+    x, y = boxed(50)
+    x = x + torch.randn(x.shape, generator=draw(5))
+    changed, boxes = in_boxes({"flip": True}, x, y)
+    turned = (boxes[:, 1] != y[:, 1]).any(1)
+    assert 10 < turned.sum() < 40
+    assert torch.equal(changed[~turned], x[~turned])
+    assert torch.equal(changed[turned], x[turned].flip(3))
+    assert torch.equal(boxes[turned, 1, 1], 96 - y[turned, 1, 3])
+    up, _ = in_boxes({"upend": True}, x, y)
+    assert torch.equal(up[turned], x[turned].flip(2))
+
+
+def test_of_what_is_moved_out_little_does_not_count_and_nothing_is_no_box() -> None:
+    x, y = boxed(400)
+    _, boxes = in_boxes({"shift": 0.5}, x, y, seed=1)
+    rows, was = boxes[:, 1], y[:, 1]
+    share = area(rows[:, 1:5]) / area(was[:, 1:5])  # nothing grows
+    gone = rows[:, 0] == -1
+    assert 5 < gone.sum() < 100
+    assert (rows[gone] == -1).all()
+    assert ((rows[:, 5] > 0) == (share >= 0.25))[~gone].all()
+    assert ((share > 0) & (share < 0.25) & ~gone).sum() > 5
+
+
+def test_a_picture_grows_as_often_as_it_shrinks() -> None:
+    x, y = boxed(400)
+    _, boxes = in_boxes({"zoom": 1.0}, x, y)
+    inside = (boxes[:, 1, 1:3] > 0).all(1) & (boxes[:, 1, 3:5] < torch.tensor([96, 64])).all(1)
+    grown = (area(boxes[:, 1, 1:5]) / area(y[:, 1, 1:5])).sqrt()
+    assert 0.5 <= grown[inside].min() < 0.55
+    assert 1.5 < grown[inside].max() <= 2
+    assert (grown < 1).float().mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_generator_fixes_what_becomes_of_boxes() -> None:
+    x, y = boxed(20)
+    torch.manual_seed(0)
+    one = in_boxes({**MOVES, "colour": 0.3}, x, y)
+    torch.manual_seed(1)  # the global generator plays no part
+    same, other = (in_boxes({**MOVES, "colour": 0.3}, x, y, seed) for seed in (0, 1))
+    for changed, again, another in zip(one, same, other, strict=True):
+        assert torch.equal(changed, again)
+        assert not torch.equal(changed, another)
+    assert torch.equal(in_boxes({"colour": 0.3}, x, y)[1], y)
