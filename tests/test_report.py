@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import optuna
 import pytest
 import soundfile
@@ -25,11 +26,14 @@ from optuna.trial import TrialState, create_trial
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
+from automl.boxes import matched
 from automl.config import Config
-from automl.data import Metric
+from automl.data import Data, Metric, Split
 from automl.errors import DataError, StudyError
 from automl.holes import random_value
+from automl.inputs.canvas import Canvas
 from automl.results import artifact, report
+from automl.results.judgement import Judgement
 from automl.results.report import examples, figures
 from automl.results.report.knobs import ENOUGH, Scored, best_of, importance
 from automl.results.report.metrics import Finalist
@@ -637,6 +641,106 @@ def test_prose_is_a_sample_of_text_instead_of_mistakes(tmp_path: Path) -> None:
     assert "writes" in sections(page)
     assert not {"classes", "mistakes", "calibration"} & set(sections(page))
     assert "the lower the better" in page
+
+
+def test_boxes_that_are_found_are_told_right_or_wrong() -> None:
+    """In pictures of two boxes each, of which one is found, twice, and the other not."""
+    there = torch.tensor([[0, 2, 2, 12, 22, 1], [1, 30, 10, 50, 20, 1], [1, 0, 40, 50, 60, 0.0]])
+    rows = torch.full((8, 100, 6), -1.0)
+    rows[:, :5] = torch.tensor(
+        [
+            [0, 2, 2, 12, 18, 0.9],  # overlaps by 0.8
+            [0, 2, 2, 12, 21, 0.8],  # again
+            [0, 30, 10, 50, 20, 0.7],  # of another class
+            [1, 10, 45, 20, 55, 0.6],  # in one that does not count
+            [1, 30, 10, 50, 20, 0.29],  # not sure enough
+        ]
+    )
+    x = torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1).expand(8, 3, 64, 96).contiguous()
+    split = Split(x, there.expand(8, 3, 6).contiguous())
+
+    class Told:
+        """A model that finds these rows in any picture."""
+
+        labels = (EVIL, "b")
+
+        def judge(self, split: Split) -> Judgement:
+            found = rows[: len(split)]
+            return Judgement({}, None, sums={"rows": found, "right": matched(found, split.y)})
+
+    data = Data(split, split, Canvas.measure(x), (EVIL, "b"), "drawn")
+    told = examples.detections(Told(), data)  # type: ignore[arg-type] # all that is asked of it
+    assert len({one.number for one in told}) == len(told) == 6
+    for one in told:
+        raw = base64.b64decode(one.picture.removeprefix("data:image/png;base64,"))
+        assert Image.open(io.BytesIO(raw)).getpixel((0, 0)) == (one.number,) * 3
+        assert one.size == (96, 64)
+        assert [box.verdict for box in one.found] == ["right", "wrong", "wrong", "neither"]
+        assert [box.label for box in one.there] == [EVIL, "b"]
+        first = one.found[0]
+        assert (first.left, first.top, first.width, first.height) == (2, 2, 10, 16)
+        assert first.score == pytest.approx(0.9)
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Pictures of one bright square each, marked as a stranger would."""
+    place = tmp_path_factory.mktemp("squares")
+    random = np.random.default_rng(0)
+    images, boxes = [], []
+    for number in range(24):
+        pixels = random.integers(0, 90, (64, 64, 3), np.uint8)
+        x, y = random.integers(0, 40, 2).tolist()
+        pixels[y : y + 20, x : x + 20] = 230
+        Image.fromarray(pixels).save(place / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 64, "height": 64})
+        boxes.append({"image_id": number, "category_id": 1, "bbox": [x, y, 20, 20]})
+    kinds = [{"id": 1, "name": EVIL}]
+    told = {"images": images, "annotations": boxes, "categories": kinds}
+    (place / "boxes.json").write_text(json.dumps(told))
+    space = Space.parse(
+        "task: {name: coco, path: boxes.json, size: 64}\n"
+        "model: {name: cnn-fcos, stem: {channels: 8, stride: 2}, head: {width: 8},\n"
+        "  stages: [{name: plain, channels: 16}, {name: plain, channels: 16}]}\n"
+        "optimizer: {name: adamw, lr: {float: [5e-3, 2e-2]}}\n"
+        "train: {epochs: 8, batch_size: 4}"
+    )
+    return searched(space, place)
+
+
+def test_pictures_stand_with_their_boxes(squares: Study) -> None:
+    page = text_of(squares)
+    assert "boxes" in sections(page)
+    assert not {"classes", "mistakes", "calibration"} & set(sections(page))
+    assert page.count("<svg") == page.count("<image") == 1 + 4  # on top, and all to validate
+    assert page.count('class="there"') == 5
+    assert "1 box found" in page or "0 of 1 box found" in page
+    assert "&lt;/script&gt;" in page
+    assert "map50" in json.loads((squares.path / "best/metrics.json").read_text())["boxes"][0]
+    table = re.search(r"<caption>Average precision.*?</table>", page, re.S)
+    assert table
+    assert "<td>4</td>" in table[0] or "<td>3</td>" in table[0]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1100, 390])
+def test_boxes_lie_where_they_are_in_the_picture(
+    squares: Study, browser: Browser, width: int
+) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto((squares.path / "report.html").as_uri())
+    shown = page.locator("#boxes svg").first
+    outer, box = shown.bounding_box(), shown.locator("rect.there").bounding_box()
+    assert outer is not None
+    assert box is not None
+    assert outer["width"] == pytest.approx(outer["height"], abs=1)
+    told = [float(shown.locator("rect.there").get_attribute(side) or "") for side in "xy"]
+    scale = outer["width"] / 64
+    assert box["x"] - outer["x"] == pytest.approx(told[0] * scale, abs=scale)
+    assert box["y"] - outer["y"] == pytest.approx(told[1] * scale, abs=scale)
+    assert box["width"] == pytest.approx(20 * scale, abs=2 * scale)  # its line is wide, too
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
 
 
 def test_the_command_says_where_the_page_is(digits: Study, command: Command) -> None:

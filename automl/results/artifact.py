@@ -91,6 +91,7 @@ class Detection:
     ]  # x1, y1, x2, y2 in pixels of the picture as it was given
 
 
+LEAST = 0.3  # score of a box that is told, unless another one is asked for
 USES = {  # what a model tells, in words, and what it is asked by
     "classes": ("tells classes", "predict"),
     "tokens": ("continues text", "generate"),
@@ -129,7 +130,7 @@ class Artifact:
             found[index.cpu()] = (logits / self.temperature).softmax(1).cpu()
         return found
 
-    def detect(self, raw: Any, *, least: float = 0.3) -> list[list[Detection]]:
+    def detect(self, raw: Any, *, least: float = LEAST) -> list[list[Detection]]:
         """What is found in each picture in `raw`, which is one or many, the surest first.
 
         Pictures are of any size, as paths or arrays; see `read` of the model's `inputs`. Boxes with

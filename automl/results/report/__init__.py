@@ -28,7 +28,7 @@ from automl.inputs.canvas import Canvas
 from automl.inputs.series import Lookback
 from automl.inputs.text import Paired
 from automl.results import artifact, leaderboard
-from automl.results.artifact import Artifact
+from automl.results.artifact import LEAST, Artifact
 from automl.results.card import USAGE
 from automl.results.leaderboard import Row
 from automl.results.report import examples, figures
@@ -51,9 +51,9 @@ COSTS = {
     "seconds": "seconds of training",
 }
 OPTIONAL = (  # what the template is told where it is known, and None elsewhere
-    *("ahead", "bars", "chosen", "classes", "config", "confused", "gives", "higher", "importance"),
-    *("interval", "looked", "luck", "metrics", "pairs", "sample", "score", "slices", "tradeoffs"),
-    "warning",
+    *("ahead", "bars", "chosen", "classes", "config", "confused", "detections", "gives", "higher"),
+    *("importance", "interval", "least", "looked", "luck", "metrics", "pairs", "precisions"),
+    *("sample", "score", "slices", "tradeoffs", "warning"),
 )
 
 
@@ -97,6 +97,7 @@ class Page:
             "mistakes": ("The most confident mistakes", looked and looked.mistakes),
             "writes": ("What it writes", told["gives"] == "prose" and told["sample"]),
             "pairs": ("What it makes of texts", told["pairs"]),
+            "boxes": ("What it finds", told["detections"] or told["precisions"]),
             "ahead": ("What it foretells", told["ahead"] or (metrics and metrics.columns)),
             "calibration": ("Calibration", "calibration" in plots),
             "ensemble": ("Ensemble", metrics and metrics.ensemble and metrics.ensemble.members),
@@ -291,6 +292,11 @@ def judged(made: Page, facts: Facts, metrics: Metrics, model: Artifact) -> None:
             made.told["pairs"] = examples.translations(model, facts.data)
         return
     if isinstance(model.inputs, Canvas):
+        known = [one for one in metrics.boxes or [] if one.map is not None]
+        ranked = sorted(known, key=lambda one: one.map or 0.0)
+        made.told |= {"precisions": ranked[:LISTED], "all_classes": len(ranked)}
+        if facts.data:
+            made.told |= {"detections": examples.detections(model, facts.data), "least": LEAST}
         return
     if not model.labels:
         made.told["sample"] = model.generate(length=600, temperature=0.8, seed=1)

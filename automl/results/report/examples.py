@@ -17,14 +17,16 @@ from automl.config import clipped
 from automl.data import Data, Ragged, Split
 from automl.inputs.sound import Sounds
 from automl.inputs.text import paired, unpack
-from automl.results.artifact import Artifact
+from automl.results.artifact import LEAST, Artifact
 from automl.results.judgement import mistakes
 
 SEEN = 2_000  # validation examples that are looked at: seconds on a CPU
 SHOWN = 12  # mistakes on the page
 TRANSLATED = 6  # pairs on the page
+DETECTED = 6  # pictures with boxes on the page
 BYTES = 4_000_000  # of all examples on the page
 LETTERS = 320  # of a text that are shown
+VERDICTS = {1: "right", 0: "wrong", -1: "neither"}  # as `boxes.matched` has them
 SMALL = 96  # pixels of a side, below which an image is enlarged
 
 
@@ -75,6 +77,60 @@ def translations(model: Artifact, data: Data) -> list[Translation]:
         Translation(*(clipped(text, LETTERS) for text in (source, said, target)))
         for (source, target), said in zip(pairs, told, strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box in a picture, in pixels of its canvas."""
+
+    label: str
+    left: float
+    top: float
+    width: float
+    height: float
+    score: float | None = None  # None: of one that is there
+    verdict: str = ""  # right, wrong or neither, of one that was found
+
+
+@dataclass(frozen=True)
+class Detected:
+    """A picture of the validation split, what is in it and what the model finds there."""
+
+    number: int  # in the split
+    picture: str  # data URI of a PNG
+    size: tuple[int, int]  # width and height in pixels
+    there: list[Box]
+    found: list[Box]
+
+    def count(self, verdict: str) -> int:
+        return sum(box.verdict == verdict for box in self.found)
+
+
+def detections(model: Artifact, data: Data) -> list[Detected]:
+    """In a few validation pictures, drawn once and for all; what it is sure enough of to tell."""
+    drawn = torch.randperm(len(data.valid), generator=torch.Generator().manual_seed(0))
+    split = data.valid[drawn[:DETECTED].sort().values]
+    numbers = drawn[:DETECTED].sort().values.tolist()
+    sums = model.judge(split).sums
+    assert sums is not None
+    assert isinstance(split.x, Tensor)
+
+    def box(label: float, x1: float, y1: float, x2: float, y2: float, **more: Any) -> Box:
+        return Box(model.labels[int(label)], x1, y1, x2 - x1, y2 - y1, **more)
+
+    told = []
+    for place, number in enumerate(numbers):
+        rows, right = sums["rows"][place].tolist(), sums["right"][place, :, 0].tolist()
+        found = [
+            box(*row[:5], score=row[5], verdict=VERDICTS[verdict])
+            for row, verdict in zip(rows, right, strict=True)
+            if row[0] >= 0 and row[5] >= LEAST
+        ]
+        there = [box(*row[:5]) for row in split.y[place].tolist() if row[0] >= 0 and row[5]]
+        picture = split.x[place]
+        size = picture.shape[2], picture.shape[1]
+        told.append(Detected(number, png(picture)[0], size, there, found))
+    return told
 
 
 def look(model: Artifact, data: Data) -> Looked:

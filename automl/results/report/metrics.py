@@ -58,6 +58,13 @@ class OfColumn(Told):
     mae_in_units: float | None = None
 
 
+class OfBoxes(Told):
+    label: str
+    boxes: int
+    map: float | None = None
+    map50: float | None = None
+
+
 class Bleu(Told):
     score: float
     pairs: int
@@ -125,6 +132,7 @@ class Metrics(Told):
     classes: list[OfClass] | None = None
     confusion: list[list[int]] | None = None
     columns: list[OfColumn] | None = None
+    boxes: list[OfBoxes] | None = None
     bleu: Bleu | None = None
     calibration: Calibration | None = None
     latency_ms: dict[str, float] | None = None  # by number of examples at once
