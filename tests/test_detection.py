@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import Command
 from PIL import Image
 from torch import Tensor
 
+import automl
+from automl.boxes import shared
 from automl.config import Config, Export, Model, Task
 from automl.data import Data, Split
 from automl.errors import DataError, ExportError, OptionError, SpaceError
@@ -25,7 +28,7 @@ from automl.results import artifact
 from automl.results.artifact import Artifact
 from automl.results.judgement import judge
 from automl.space import measure
-from automl.tasks.boxes import BoxTask, losses
+from automl.tasks.boxes import BoxTask, losses, windows
 from automl.training import checkpoint, train
 
 CPU = torch.device("cpu")
@@ -265,6 +268,31 @@ def test_chance_is_what_other_pictures_hold_and_no_trial_begins_below_it() -> No
     assert task.chance(same)[1] == pytest.approx(1)
 
 
+def test_windows_that_slide_find_squares_of_one_size() -> None:
+    data, task = data_of(), Task.of("bccd")
+    name, score = task.baseline(data)
+    assert name == "logistic regression on windows of 8x8 pixels"
+    assert task.chance(data)[1] < 0.2 * score < 0.2
+    only = torch.where(data.train.y[..., :1] == 1, -1.0, data.train.y)  # no blue one to learn from
+    one = Data(Split(data.train.x, only), data.valid, data.inputs, LABELS, "red")
+    assert 0 < task.baseline(one)[1] < score
+    none = Split(data.train.x, torch.full_like(data.train.y, -1.0))
+    told = Data(none, data.valid, data.inputs, LABELS, "none")
+    assert task.baseline(told) == task.chance(told)
+
+
+def test_windows_lie_where_their_boxes_say() -> None:
+    x = torch.zeros(1, *SHAPE, dtype=torch.uint8)
+    x[:, :, 20:40, 30:60] = 255
+    seen, boxes = windows(x, torch.tensor([30.0, 20.0]))
+    share = (seen.mean(2) + 1) / 2
+    there = torch.tensor([[[30.0, 20, 60, 40]]])
+    both = shared(boxes.unsqueeze(0), there)[0, :, 0] / 600
+    assert (share[0] - both).abs().max() < 0.15
+    assert boxes[:, 2].max() <= 96
+    assert boxes[:, 3].max() <= 64
+
+
 def test_scores_do_not_hang_on_how_pictures_come_in_batches(model: Artifact) -> None:
     task, some = model.config.task, split(12, 3000)
     assert isinstance(some.x, Tensor)
@@ -392,3 +420,79 @@ def test_a_file_that_finds_something_else_is_not_written(
     with pytest.raises(ExportError):
         export(model, part, tmp_path / "m.safetensors", precision="float32", root=None)
     assert not [*tmp_path.iterdir()]
+
+
+# --- from end to end
+
+
+def folder(path: Path, count: int) -> list[Path]:
+    """Pictures of many sizes with boxes, as VOC has them."""
+    (path / "Annotations").mkdir(parents=True)
+    (path / "JPEGImages").mkdir()
+    for seed in range(count):
+        x, y = drawn(seed)
+        times = 1 + seed % 3
+        enlarged(x, 96 * times, 64 * times).save(path / "JPEGImages" / f"{seed}.png")
+        objects = "".join(
+            f"<object><name>{LABELS[int(label)]}</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin>"
+            f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
+            for label, x1, y1, x2, y2 in (
+                (row[0], *(times * side for side in row[1:5])) for row in y.tolist() if row[0] >= 0
+            )
+        )
+        size = f"<size><width>{96 * times}</width><height>{64 * times}</height></size>"
+        told = f"<annotation>{size}{objects}</annotation>"
+        (path / "Annotations" / f"{seed}.xml").write_text(told)
+    return sorted((path / "JPEGImages").iterdir())
+
+
+def test_a_search_finds_a_model_that_finds_boxes(tmp_path: Path, command: Command) -> None:
+    pictures = folder(tmp_path / "data", 60)
+    space = {
+        "task": {"name": "voc", "size": 96},
+        "model": {**SMALL, "head": {"width": {"choice": [8, 16]}}},
+        "optimizer": {"name": "adamw", "lr": 1e-2},
+        "augment": {"name": "pictures", "flip": True, "colour": 0.1},
+        "train": {"epochs": 8, "batch_size": 8},
+    }
+    (tmp_path / "own.yaml").write_text(json.dumps(space))
+    where = ("--studies", tmp_path / "studies")
+    words = ("--trials", 2, "--workers", 1, "--finalists", 1, "--seeds", 1, "--refit")
+    data = ("--data", tmp_path / "data")
+    code, out, noted = command("search", tmp_path / "own.yaml", *words, *where, *data)
+    assert code == 0, noted
+    assert "41 pictures to train, 10 to validate, 9 sealed for the test" in " ".join(noted.split())
+    assert "by logistic regression on windows of 8x8 pixels" in noted
+
+    code, out, _ = command("predict", "own", pictures[0], pictures[1], *where)
+    assert code == 0
+    assert {line.split("  ")[0] for line in out.splitlines()} == {*map(str, pictures[:2])}
+    code, out, _ = command("predict", "own", pictures[0], *where, "--json")
+    (told,) = json.loads(out)
+    model = automl.load_best("own", studies=tmp_path / "studies")
+    assert isinstance(model, Artifact)
+    (found,) = model.detect(pictures[0])
+    assert told["input"] == str(pictures[0])
+    assert [one["box"] for one in told["boxes"]] == [[*one.box] for one in found]
+
+    metrics = model.metrics
+    assert metrics["refit"]
+    assert [one["label"] for one in metrics["boxes"]] == ["blue", "red"]
+    assert metrics["test"]["map"] == pytest.approx(
+        sum(one["map"] for one in metrics["boxes"]) / 2, abs=1e-6
+    )
+    card = (tmp_path / "studies/own/best/card.md").read_text()
+    assert 'model.detect("photo.jpg")' in card
+    assert "| class | boxes | average precision | at 0.50 |" in card
+    assert "pictures of `voc`" in card
+
+
+def test_a_picture_in_which_nothing_is_found_is_told(
+    model: Artifact, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = torch.randint(60, 120, SHAPE, generator=torch.Generator().manual_seed(0))
+    enlarged(noise.to(torch.uint8), 96, 64).save(file := tmp_path / "empty.png")
+    monkeypatch.setattr("automl.searching.study.load_best", lambda *_, **__: model)
+    assert command("predict", "any", file) == (0, f"{file}  nothing\n", "")
+    _, out, _ = command("predict", "any", file, "--json")
+    assert json.loads(out) == [{"input": str(file), "boxes": []}]

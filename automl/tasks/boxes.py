@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -13,15 +14,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from automl import cache
-from automl.boxes import area, found, generalized, matched, occurring, precision, shared
+from automl.boxes import area, found, generalized, matched, occurring, overlap, precision, shared
 from automl.data import Data, Metric, Split
 from automl.inputs.canvas import Canvas
+from automl.tasks.classes import fitting
 from automl.tasks.source import SourceTask, cached, chosen, firsts
 
 NEAREST = 10  # cells that learn to tell a box, at most
 KEEN = 3.0  # power of how well they fit, where they are chosen; 6 learned less well
 NEVER = -2.0  # below all fits
 NEAR = 0.5  # share of a cell's box within one that does not count, from which it learns nothing
+SLID = 600  # pictures of either split that the baseline slides windows over, by class
+WINDOW = 8  # pixels of a side that it sees
+BESIDE = 30  # windows of each picture, on average, that it learns what is none from
 BOXED = 2.0  # weight of the boxes in the loss, of the classes 1
 
 
@@ -131,7 +136,24 @@ class BoxTask(SourceTask):
         return 0.0
 
     def baseline(self, data: Data) -> tuple[str, float]:
-        return self.chance(data)
+        """Logistic regression on windows of 8x8 pixels that slide over the picture, class by class.
+
+        As Dalal and Triggs (2005) do, but on the pixels themselves. Windows are as large as the
+        median box of their class, and few pictures are looked at where there are many classes.
+        """
+        most = max(1, SLID // len(data.labels))
+        train, valid = (one[torch.arange(min(most, len(one)))] for one in (data.train, data.valid))
+        found_by_class = [
+            told
+            for label in range(len(data.labels))
+            if (told := _slid(train, valid, label, len(data.labels))) is not None
+        ]
+        rows = [found(torch.cat(cells, 1)) for cells in zip(*found_by_class, strict=True)]
+        if not rows:
+            return self.chance(data)
+        tally = self.compared(torch.cat(rows), valid.y, len(data.labels))
+        name = f"logistic regression on windows of {WINDOW}x{WINDOW} pixels"
+        return name, self.scores(tally, valid)[self.metric.name]
 
 
 def held_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
@@ -150,6 +172,67 @@ def mean(told: Tensor) -> float:
     """Of the classes that occur; 0 where none does."""
     known = ~told.isnan()
     return float(told[known].mean()) if known.any() else 0.0
+
+
+def _slid(train: Split, valid: Split, label: int, classes: int) -> list[Tensor] | None:
+    """Cells (n, windows, C + 4) of the validation pictures, a few of them at a time.
+
+    None where the class is nowhere to be learned.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    own = train.y[(train.y[..., 0] == label) & (train.y[..., 5] > 0)][:, 1:5]
+    if not len(own):
+        return None
+    sides = (own[:, 2:] - own[:, :2]).median(0).values.clamp_min(1)
+    generator = torch.Generator().manual_seed(0)
+    features, targets = [], []
+    for x, y in _few(train):
+        seen, boxes = windows(x, sides)
+        wanted = torch.where((y[..., :1] == label), y[..., 1:5], -1.0)
+        fits = overlap(boxes.expand(len(x), -1, -1), wanted).amax(2) >= 0.5
+        others = torch.rand(fits.shape, generator=generator) < BESIDE / fits.shape[1]
+        features.append(seen[fits | others])
+        targets.append(fits[fits | others])
+    target = torch.cat(targets)
+    if target.all() or not target.any():
+        return None
+    with fitting():
+        model = LogisticRegression(max_iter=50).fit(torch.cat(features), target)
+    weight, bias = (torch.from_numpy(each).float() for each in (model.coef_, model.intercept_))
+    told = []
+    for x, _ in _few(valid):
+        seen, boxes = windows(x, sides)
+        logits = torch.full((*seen.shape[:2], classes), -30.0)
+        logits[..., label] = (seen @ weight.T + bias).squeeze(2)
+        told.append(torch.cat([logits, boxes.expand(len(x), -1, -1)], 2))
+    return told
+
+
+def _few(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+    assert isinstance(split.x, Tensor)
+    return zip(split.x.split(8), split.y.split(8), strict=True)
+
+
+def windows(x: Tensor, sides: Tensor) -> tuple[Tensor, Tensor]:
+    """Of about these width and height, uint8 (N, C, H, W) to (N, windows, F) and (windows, 4).
+
+    One begins every quarter of a window; pixels are -1 to 1.
+    """
+    height, width = x.shape[2:]
+    across, down = (
+        max(WINDOW, round(WINDOW * long / side))
+        for long, side in zip((width, height), sides.tolist(), strict=True)
+    )
+    small = F.interpolate(x.float() / 127.5 - 1, (down, across), mode="area")
+    seen = F.unfold(small, WINDOW, stride=WINDOW // 4).transpose(1, 2)
+    top, left = torch.meshgrid(
+        torch.arange(0, down - WINDOW + 1, WINDOW // 4),
+        torch.arange(0, across - WINDOW + 1, WINDOW // 4),
+        indexing="ij",
+    )
+    corners = torch.stack([left, top, left + WINDOW, top + WINDOW], 2).flatten(0, 1)
+    return seen, corners * torch.tensor([width / across, height / down] * 2)
 
 
 def losses(logits: Tensor, y: Tensor) -> Tensor:
