@@ -154,6 +154,15 @@ def test_a_picture_keeps_its_proportions_top_left_on_a_canvas_for_all(tmp_path: 
     assert tall[0][:, :, :32].float().std() > 20
 
 
+def test_boxes_fit_pictures_whose_sides_are_rounded(tmp_path: Path) -> None:
+    files = {
+        f"Annotations/{n}.xml": xml(("cat", 0, 0, 100, 33), width=100, height=33) for n in range(3)
+    }
+    drawn = {f"JPEGImages/{n}.png": picture(n, 100, 33) for n in range(3)}
+    y = voc(tmp_path, files | drawn).load(None).train.y
+    assert y[0, 0].tolist() == [0, 0, 0, 64, 21, 1]  # 21.12 by the width's share
+
+
 def test_the_canvas_is_no_larger_than_the_pictures_need() -> None:
     assert canvas(320, [(640, 480)]) == (3, 256, 320)
     assert canvas(320, [(640, 480), (480, 640)]) == (3, 320, 320)
@@ -232,6 +241,14 @@ def test_without_lists_a_seed_says_what_validates_and_another_what_tests(tmp_pat
     other = task.model_copy(update={"split_seed": 1})
     assert drawn(other.load(None).valid) != drawn(data.valid)
     assert drawn(other.test(None)) == drawn(test)
+
+
+def test_too_few_pictures_to_hold_some_out_are_one_line(tmp_path: Path) -> None:
+    same = {f"JPEGImages/{n:03}.png": picture(0) for n in range(4)}
+    for name, files, count in (("same", marked(4) | same, 4), ("two", marked(2), 1)):
+        line = f"got 1 of {count} training pictures that differs from the others; want 2 at least"
+        with pytest.raises(DataError, match=line):
+            voc(tmp_path / name, files).load(None)
 
 
 def test_copies_of_a_picture_are_on_one_side(tmp_path: Path) -> None:
@@ -436,6 +453,7 @@ COCO: dict[str, tuple[Any, str]] = {
     "a list for an id": (boxed(image_id=[0]), "image_id: got .0.; want a text or a whole number$"),
     "three numbers": (boxed(bbox=[1, 2, 3]), r"\[0\]: bbox: got \[1, 2, 3\]; want 4 numbers$"),
     "no numbers": (boxed(bbox=[1, 2, "3", 4]), r"bbox: got \[1, 2, '3', 4\]; want 4 numbers$"),
+    "a truth": (boxed(bbox=[1, 2, True, 4]), "bbox: got .1, 2, True, 4.; want 4 numbers$"),
     "not finite": (
         boxed(bbox=[1, 2, float("nan"), 4]),
         "bbox: got .1, 2, nan, 4.; want 4 numbers$",
@@ -484,8 +502,8 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_a_picture_that_blows_up_is_unreadable(tmp_path: Path) -> None:
     file = io.BytesIO()
-    Image.new("1", (20_000, 20_000)).save(file, "PNG")
-    boxes = xml(CAT, width=20_000, height=20_000)
+    Image.new("1", (10_000, 10_000)).save(file, "PNG")
+    boxes = xml(CAT, width=10_000, height=10_000)
     files = {**marked(4), "Annotations/big.xml": boxes, "JPEGImages/big.png": file.getvalue()}
     with pytest.raises(
         DataError, match=r"1 of 5 pictures cannot be read: .*big\.xml; .*decompress"

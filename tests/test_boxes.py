@@ -89,9 +89,11 @@ def test_a_box_is_found_once() -> None:
     assert told[0, 1].tolist() == [0] * boxes.STEPS
 
 
-def test_from_which_overlap_on_a_box_is_right() -> None:
-    told = boxes.matched(row(0, 0, 0, 10, 7, 0.9), row(0, 0, 0, 10, 10, 1))
-    assert told[0, 0].tolist() == [1, 1, 1, 1, 1, 0, 0, 0, 0, 0]  # 0.50 to 0.70, and above
+@pytest.mark.parametrize("reached", range(boxes.STEPS))
+def test_a_box_is_right_from_each_overlap_on(reached: int) -> None:
+    """Also where it is that very one: 0.85 is no less than 0.50 and 7 steps of 0.05."""
+    told = boxes.matched(row(0, 0, 0, 10, 10 + reached, 0.9), row(0, 0, 0, 10, 20, 1))
+    assert told[0, 0].tolist() == [step <= reached for step in range(boxes.STEPS)]
 
 
 def test_what_lies_in_a_box_that_does_not_count_is_neither_right_nor_wrong() -> None:
@@ -100,6 +102,8 @@ def test_what_lies_in_a_box_that_does_not_count_is_neither_right_nor_wrong() -> 
     told = boxes.matched(inside, there)[0, :, 0]
     assert told.tolist() == [-1, -1, 0]  # of another class it is wrong
     assert boxes.occurring(there, 2).tolist() == [1, 0]
+    both = row(0, 0, 0, 100, 100, 0, 0, 10, 10, 20, 20, 1)
+    assert boxes.matched(inside, both)[0, :, 0].tolist() == [1, -1, 0]  # right is right in it, too
 
 
 def greedy(rows: Tensor, labels: Tensor) -> list[bool]:

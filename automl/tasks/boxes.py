@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from automl import cache
 from automl.boxes import area, found, generalized, matched, occurring, overlap, precision, shared
 from automl.data import Data, Metric, Split
+from automl.errors import DataError
 from automl.inputs.canvas import Canvas
 from automl.tasks.classes import fitting
 from automl.tasks.source import SourceTask, cached, chosen, firsts
@@ -157,9 +158,15 @@ class BoxTask(SourceTask):
 
 
 def held_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """What stays and what is drawn: the share about, pictures that are the same on one side."""
+    """What stays and what is drawn: the share about, pictures that are the same on one side.
+
+    Raises DataError where there are no two that differ.
+    """
     first = firsts(split.x)
     own = first.unique()
+    if len(own) < 2:
+        told = f"got {len(own)} of {len(split):,} training pictures that differs from the others"
+        raise DataError(f"{told}; want 2 at least where one is held out")
     own = own[torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))]
     copies = first.bincount()
     drawn = torch.zeros(len(split), dtype=torch.bool)
