@@ -319,7 +319,10 @@ VOC: dict[str, tuple[dict[str, str | bytes], str]] = {
         {"Annotations/000.xml": '<?xml version="1.0" encoding="of-mine"?>' + xml(CAT)},
         "is no XML: unknown encoding",
     ),
-    "too much": ({"Annotations/000.xml": xml(CAT) + " " * 2**22}, "want 4,194,304 at most"),
+    "too much": (
+        {"Annotations/000.xml": xml(CAT) + " " * 2**22},
+        "000.xml: got more than 1,048,576 bytes; want 1",
+    ),
     "another root": ({"Annotations/000.xml": "<html/>"}, "got <html>; want <annotation>"),
     "no size": ({"Annotations/000.xml": "<annotation/>"}, r"000\.xml: got no size/width$"),
     "no such size": (
@@ -480,6 +483,16 @@ def test_a_coco_file_that_cannot_be_read_is_one_line(case: str, tmp_path: Path) 
         coco(tmp_path / "mine", what).load(None)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
+
+
+def test_a_file_of_another_kind_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"mine\.csv: got the suffix '\.csv'; want \.json$"):
+        coco(tmp_path, told(*IMAGES), "mine.csv").load(None)
+
+
+def test_the_file_may_be_named_as_the_data(tmp_path: Path) -> None:
+    path = Path(coco(tmp_path, told(*IMAGES)).path)
+    assert Task.of({"name": "coco", "size": 64}).shape(path)[1] == ("cat",)
 
 
 def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from automl.tasks.source import PURPOSES, TEST, Parts, readable, repeated
 log = logging.getLogger("automl")
 
 SIDE = 2**16  # pixels of a picture, at most
-LARGEST = {"xml": 2**22, "json": 2**29}  # bytes
+LARGEST = {".xml": 2**20, ".txt": 2**26, ".json": 2**29}  # bytes of a file
 BOXES = 1000  # of a picture, and classes of a data set, at most
 LISTS = {"train": "train", "valid": "val", "test": "test"}  # of names in VOC's ImageSets/Main
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -136,6 +136,19 @@ def coco(path: Path, folder: Path) -> list[Picture]:
         x, y, width, height = map(float, box)
         image.append((label, (x, y, x + width, y + height), not each.get("iscrowd", 0)))
     return [_picture(*images[key], boxes[key]) for key in images]
+
+
+def content(path: Path) -> bytes:
+    """A file of one of these kinds. Raises DataError."""
+    most = LARGEST[path.suffix.lower()]
+    try:
+        with regular(path).open("rb") as file:
+            raw = file.read(most + 1)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(raw) > most:
+        raise DataError(f"{path}: got more than {most:,} bytes; want {most:,} at most")
+    return raw
 
 
 def labels(place: Path, pictures: Iterable[Picture]) -> tuple[str, ...]:
@@ -282,8 +295,6 @@ def _up(pixels: int) -> int:
 
 def _xml(where: str, raw: bytes) -> Element:
     """What the file says; with a document type, which may name other files or blow up, nothing."""
-    if len(raw) > LARGEST["xml"]:
-        raise DataError(f"{where}: got {len(raw):,} bytes; want {LARGEST['xml']:,} at most")
     builder, parser = TreeBuilder(), expat.ParserCreate()
 
     def refused(*_: object) -> None:
@@ -323,12 +334,7 @@ def _number(where: str, element: Element, path: str) -> float:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        size = regular(path).stat().st_size
-        if size > LARGEST["json"]:
-            raise DataError(f"{path}: got {size:,} bytes; want {LARGEST['json']:,} at most")
-        told = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        told = json.loads(content(path))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is no JSON: {str(error)[:100]}") from error
     if not isinstance(told, dict):

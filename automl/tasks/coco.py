@@ -63,6 +63,8 @@ class Coco(BoxTask):
         places = [*([root / given] if root else []), given]
         for place in places:
             if place.is_file():
+                if place.suffix.lower() != ".json":
+                    raise DataError(f"{place}: got the suffix {place.suffix!r}; want .json")
                 beside = place.parent / "images"
                 return place, {"train": (place, beside if beside.is_dir() else place.parent)}
             if "train" in (found := _found(place)):

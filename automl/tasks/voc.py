@@ -13,12 +13,12 @@ from pydantic import Field
 
 from automl.errors import DataError
 from automl.inputs.canvas import Canvas
-from automl.places import here, regular
+from automl.places import here
 from automl.tasks.annotations import (
-    LARGEST,
     LISTS,
     Picture,
     canvas,
+    content,
     labels,
     listed,
     splits,
@@ -90,7 +90,7 @@ def _parts(place: Path, _changed: str) -> dict[str, list[Picture]]:
         if path.stem not in pictures:
             want = f"want {path.stem}{SUFFIXES[0]}, or {', '.join(SUFFIXES[1:])}"
             raise DataError(f"{path}: got no picture of that name in JPEGImages/; {want}")
-        told[path.stem] = voc(str(path), _content(path), pictures[path.stem])
+        told[path.stem] = voc(str(path), content(path), pictures[path.stem])
     if over := sorted(pictures.keys() - told.keys()):
         named = f"the first: {pictures[over[0]].name}"
         log.warning(
@@ -99,7 +99,7 @@ def _parts(place: Path, _changed: str) -> dict[str, list[Picture]]:
         )  # fmt: skip
     lists = {}
     for part, path in _lists(place).items():
-        lists[part] = text(path.parent, path.name, _content(path))
+        lists[part] = text(path.parent, path.name, content(path))
     return listed(place, told, lists)
 
 
@@ -121,11 +121,3 @@ def _visible(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
     return sorted(path for path in found if not path.name.startswith("."))
-
-
-def _content(path: Path) -> bytes:
-    try:
-        with regular(path).open("rb") as file:
-            return file.read(LARGEST["xml"] + 1)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error

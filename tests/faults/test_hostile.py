@@ -27,6 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from PIL import Image
+from test_annotations import xml
 from test_text_tasks import GOOD, own
 from test_training import sealed
 
@@ -39,6 +40,7 @@ from automl.inputs.sound import sound
 from automl.searching.study import folder
 from automl.space import Space
 from automl.tables import COLUMNS
+from automl.tasks.annotations import coco, voc
 from automl.training import checkpoint
 from automl.training.checkpoint import packed
 
@@ -217,6 +219,50 @@ def test_any_table_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> No
     except DataError as error:
         told = str(error)
     assert told.isprintable()
+
+
+# Boxes.
+
+ODD = st.sampled_from(
+    ["<", "&#0;", "&lol;", "]]>", "<!--", "<!DOCTYPE a>", "nan", "1e999", "9" * 400, "-", '"', "[",
+     "}", ",", "null", "true", "NaN", "\\ud800", "\n", "\0", "\u202e"]
+)  # fmt: skip
+
+
+@many
+@given(st.data())
+def test_any_box_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    images = [{"id": n, "file_name": f"{n}.png", "width": 8, "height": 8} for n in range(2)]
+    boxes = [{"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4.5], "iscrowd": 0}]
+    kinds = [{"id": 2, "name": "cat"}]
+    json_ = json.dumps({"images": images, "annotations": boxes, "categories": kinds})
+    base = data.draw(st.sampled_from([json_, xml(("cat", 1, 2, 3, 4.5))]))
+    at = data.draw(st.integers(0, len(base)))
+    gone = data.draw(st.integers(0, 20))
+    put = data.draw(st.text(max_size=6) | ODD)
+    raw = (base[:at] + put + base[at + gone :]).encode("utf-8", "surrogatepass")
+    for image in images:
+        (tmp_path / str(image["file_name"])).touch()
+    (tmp_path / "boxes.json").write_bytes(raw)
+    told = ""
+    try:
+        if base == json_:
+            coco(tmp_path / "boxes.json", tmp_path)
+        else:
+            voc("a.xml", raw, b"")
+    except DataError as error:
+        told = str(error)
+    assert told.isprintable()
+    assert len(told) < 500
+
+
+def test_xml_that_blows_up_or_is_deep_takes_little() -> None:
+    bomb = "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 10))
+    deep = "<annotation>" + "<a>" * 340_000  # a file of the largest size
+    with within(1), pytest.raises(DataError, match="got a DOCTYPE; want XML without one"):
+        voc("a.xml", f'<!DOCTYPE a [<!ENTITY a0 "lol">{bomb}]><a>&a9;</a>'.encode(), b"")
+    with within(128), pytest.raises(DataError, match="is no XML: no element found"):
+        voc("a.xml", deep.encode(), b"")
 
 
 # Images.
