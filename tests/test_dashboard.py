@@ -101,6 +101,26 @@ def test_the_best_trials_have_pictures_and_no_others_have(served: Served) -> Non
         assert "sandbox" in headers["Content-Security-Policy"]
 
 
+def test_what_is_found_is_blue_where_it_is_right() -> None:
+    x = torch.full((3, 3, 77, 154), 200, dtype=torch.uint8)  # shown at twice the size
+    y = torch.full((3, 1, 6), -1.0)
+    y[:2] = torch.tensor([[0, 20, 10, 60, 50, 1.0]])
+    rows = torch.full((3, 2, 6), -1.0)
+    rows[0, 0] = torch.tensor([0, 20, 10, 60, 50, 0.9])
+    rows[1, 0] = torch.tensor([0, 100, 10, 140, 50, 0.9])
+    rows[1, 1] = torch.tensor([0, 100, 60, 140, 70, 0.2])  # not sure enough
+    sheet = Image.open(io.BytesIO(pictures.detections(Split(x, y), rows)))
+    paper = (200,) * 3
+
+    def at(number: int, x: int, y: int) -> Any:
+        return sheet.getpixel((8 + 320 * (number % 2) + 2 * x, 8 + 166 * (number // 2) + 2 * y))
+
+    assert at(0, 20, 30) == at(0, 40, 10) == at(0, 60, 50) == pictures.BLUE
+    assert at(1, 100, 30) == pictures.ORANGE
+    assert at(1, 20, 30) == (34, 34, 34)  # overlooked
+    assert at(0, 40, 30) == at(1, 120, 60) == at(2, 20, 30) == paper
+
+
 def finished(study: Study) -> list[Training]:
     space, trials = Space.load(study.path / "space.yaml"), study.optuna.get_trials()
     return [

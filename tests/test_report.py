@@ -716,6 +716,8 @@ def test_pictures_stand_with_their_boxes(squares: Study) -> None:
     assert page.count('class="there"') == 5
     assert "1 box found" in page or "0 of 1 box found" in page
     assert "&lt;/script&gt;" in page
+    drawn = str(squares.optuna._storage.get_study_system_attrs(squares.optuna._study_id))
+    assert drawn.count("what it finds.png") == 2  # one for each trial
     assert "map50" in json.loads((squares.path / "best/metrics.json").read_text())["boxes"][0]
     table = re.search(r"<caption>Average precision.*?</table>", page, re.S)
     assert table

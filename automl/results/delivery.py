@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from automl import amounts
+from automl.boxes import found
 from automl.config import Config, Task
 from automl.data import PERHAPS, Data, Epoch, Inputs, Split
 from automl.errors import DataError, OptionError, StudyError
@@ -26,6 +27,7 @@ from automl.space import Space, measure
 from automl.tasks.boxes import BoxTask
 from automl.training import checkpoint, rounds, train
 from automl.training.cost import BATCHES, latency_ms
+from automl.training.loop import predict
 from automl.training.run import outputs_of
 
 TRANSLATED = 2_000  # pairs of a test split that BLEU is told of, at most: seconds on a CPU
@@ -57,6 +59,15 @@ class Training:
         """(N, K) of the validation split with classes `y`, calibrated; None where none are kept."""
         logits = (checkpoint.load(self.file) or {}).get("logits")
         return None if logits is None else (logits / temperature(logits, y)).softmax(1)
+
+    def finds(self, data: Data, split: Split) -> Tensor:
+        """What is found in pictures of this data (N, 100, 6), see `boxes.found`."""
+        config, state = self.config, self.state
+        inputs = config.input.fit(data)
+        model = config.model.build(inputs, outputs_of(inputs, data))
+        model.load_state_dict({**state["model"], **(state["averaged"] or {})})
+        batches = predict(model, inputs.encode(split), inputs)
+        return torch.cat([found(cells) for _, cells, _ in batches])
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,15 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from automl.boxes import matched
 from automl.config import clipped
-from automl.data import Data, Ragged
+from automl.data import Data, Ragged, Split
 from automl.inputs.sound import Sounds
 from automl.inputs.text import unpack
 from automl.results import judgement
+from automl.results.artifact import LEAST
 
-PAPER, INK, LINE, BLUE = "#ffffff", "#222222", "#cccccc", (31, 98, 178)
+PAPER, INK, LINE, BLUE, ORANGE = "#ffffff", "#222222", "#cccccc", (31, 98, 178), (199, 80, 0)
 WIDE, HIGH, EDGE = 640, 360, 56  # pixels
 SHOWN = 12  # mistakes
 THUMB = 96  # pixels of one
@@ -116,6 +118,28 @@ def mistakes(data: Data, shares: Tensor) -> bytes | None:
         resize = Image.Resampling.NEAREST if max(shown.size) < THUMB else Image.Resampling.LANCZOS
         image.paste(shown.resize((THUMB, THUMB), resize), (left, top))
         draw.text((left, top + THUMB + 4), label, INK)
+    return _png(image)
+
+
+def detections(split: Split, rows: Tensor) -> bytes:
+    """What is there in pictures, black, and what is found (N, K, 6): blue if right, else orange."""
+    assert isinstance(split.x, Tensor)
+    across = WIDE // 2 - 12
+    scale = across / split.x.shape[3]
+    high = round(scale * split.x.shape[2])
+    image, _ = _sheet(WIDE, (high + 12) * -(-len(split) // 2) + 8)
+    right = matched(rows, split.y)[..., 0]
+    for number, (pixels, y, found) in enumerate(zip(split.x, split.y, rows, strict=True)):
+        shown = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        shown = shown.resize((across, high), Image.Resampling.BILINEAR)
+        draw = ImageDraw.Draw(shown)
+        for box in (scale * y[y[:, 5] > 0, 1:5]).tolist():
+            draw.rectangle(box, outline=INK)
+        told = (found[:, 0] >= 0) & (found[:, 5] >= LEAST)
+        boxes = (scale * found[told, 1:5]).tolist()
+        for box, fits in zip(boxes, right[number, told].tolist(), strict=True):
+            draw.rectangle(box, outline=BLUE if fits else ORANGE, width=2)
+        image.paste(shown, (8 + (across + 12) * (number % 2), 8 + (high + 12) * (number // 2)))
     return _png(image)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
+import torch
 from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore
 
 from automl.data import Data
@@ -29,6 +30,7 @@ from automl.searching.study import Study, storage
 
 FOLDER = "artifacts"
 PICTURED = 3  # trials, the best ones
+SHOWN = 6  # pictures with what is found in them
 PORT = 8080  # if it is free and none is asked for
 SEEN = {  # files of a study that its pages may link to, and how a browser is to take them
     "report.html": "text/html; charset=utf-8",
@@ -60,6 +62,9 @@ def illustrate(study: Study, best: Sequence[Training], data: Data) -> None:
             drawn["confusion matrix"] = pictures.confusion(found, data.labels)
             if sheet := pictures.mistakes(data, shares):
                 drawn["most confident mistakes"] = sheet
+        if study.task.tells == "boxes":
+            few = data.valid[torch.arange(min(SHOWN, len(data.valid)))]
+            drawn["what it finds"] = pictures.detections(few, training.finds(data, few))
         for name, content in drawn.items():
             number = hashlib.sha256(f"{training.trial}".encode() + content).hexdigest()
             (folder / number).write_bytes(content)
