@@ -24,6 +24,7 @@ from automl.errors import DataError, ExportError, OptionError, SpaceError
 from automl.exports.verified import export
 from automl.exports.whole import Whole
 from automl.inputs.canvas import GREY, Canvas
+from automl.models.fcos import placed
 from automl.results import artifact
 from automl.results.artifact import Artifact
 from automl.results.judgement import judge
@@ -203,6 +204,15 @@ def test_every_weight_learns(model: Any) -> None:
     assert isinstance(some.x, Tensor)
     losses(net(inputs.prepare(some.x)), some.y).mean().backward()
     assert all(weight.grad is not None for weight in net.parameters())
+
+
+def test_a_box_lies_as_far_from_its_cell_as_is_told_in_strides() -> None:
+    told = torch.zeros(1, 6, 2, 3)  # 2 logits, where the middle is, the logarithms of the sides
+    told[0, 2:, 1, 2] = torch.tensor([0.5, -1.0, math.log(2), math.log(3)])
+    rows = placed(told, 8)
+    assert rows[0, 0].tolist() == [0, 0, 0, 0, 8, 8]
+    assert rows[0, 4].tolist() == [0, 0, 8, 8, 16, 16]
+    assert rows[0, 5].tolist() == pytest.approx([0, 0, 16, -8, 32, 16], abs=1e-4)
 
 
 def test_maps_that_are_all_too_fine_are_one_line() -> None:
