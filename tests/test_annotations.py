@@ -219,7 +219,9 @@ def test_boxes_without_area_are_counted_and_left_out(
 # Which is for what
 
 
-def test_lists_say_what_each_picture_is_for(tmp_path: Path) -> None:
+def test_lists_say_what_each_picture_is_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     files = marked(9) | lists(train=range(3, 6), val=range(3), test=range(6, 9))
     task = voc(tmp_path, files)
     both = task.load(None)
@@ -227,7 +229,10 @@ def test_lists_say_what_each_picture_is_for(tmp_path: Path) -> None:
         want = Canvas((3, 64, 64)).read([picture(n) for n in range(first, first + 3)]).x[:, :, :64]
         assert torch.equal(split.x, want)
     (tmp_path / "ImageSets/Main/train.txt").write_text("003\n\n")
+    assert not caplog.messages
     assert len(task.load(None).train) == 1
+    told = "passing over 2 of 9 pictures that are in no list, the first: 004"
+    assert caplog.messages == [f"{tmp_path}: {told}"]
     (tmp_path / "ImageSets/Main/train.txt").unlink()  # all that are in no other list
     assert len(task.load(None).train) == 3
 

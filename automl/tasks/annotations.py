@@ -94,10 +94,14 @@ def listed(
                 raise DataError(f"{where}: got {name!r}, which is in {taken[name]}.txt, too")
             taken[name] = file
             parts[part].append(told[name])
+    over = [name for name in told if name not in taken]
     if "train" not in parts:
-        parts = {"train": [told[name] for name in told if name not in taken], **parts}
-        if not parts["train"]:
-            raise DataError(f"{place}: got no pictures to train with; want 1 at least")
+        parts = {"train": [told[name] for name in over], **parts}
+    elif over:
+        passed = f"{place}: passing over {len(over):,} of {len(told):,} pictures"
+        log.warning("%s that are in no list, the first: %s", passed, over[0])
+    if not parts["train"]:
+        raise DataError(f"{place}: got no pictures to train with; want 1 at least")
     return parts
 
 

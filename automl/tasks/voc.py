@@ -78,9 +78,8 @@ class Voc(BoxTask):
 
 @functools.lru_cache(maxsize=2)  # asked for often, and it takes reading all files
 def _parts(place: Path, _changed: str) -> dict[str, list[Picture]]:
-    found = _visible(place / "JPEGImages", SUFFIXES)
     pictures = dict[str, Path]()
-    for path in found:
+    for path in _visible(place / "JPEGImages", SUFFIXES):
         if path.stem in pictures:
             both = f"{pictures[path.stem].name} and {path.name}"
             raise DataError(f"{path.parent}: got both {both}; want one picture of a name")
@@ -92,11 +91,9 @@ def _parts(place: Path, _changed: str) -> dict[str, list[Picture]]:
             raise DataError(f"{path}: got no picture of that name in JPEGImages/; {want}")
         told[path.stem] = voc(str(path), content(path), pictures[path.stem])
     if over := sorted(pictures.keys() - told.keys()):
-        named = f"the first: {pictures[over[0]].name}"
-        log.warning(
-            "%s: passing over %s of %s pictures, of which Annotations/ tells nothing, %s",
-            place, f"{len(over):,}", f"{len(pictures):,}", named,
-        )  # fmt: skip
+        passed = f"{place}: passing over {len(over):,} of {len(pictures):,} pictures"
+        first = pictures[over[0]].name
+        log.warning("%s, of which Annotations/ tells nothing, the first: %s", passed, first)
     lists = {}
     for part, path in _lists(place).items():
         lists[part] = text(path.parent, path.name, content(path))
