@@ -148,7 +148,12 @@ def test_knobs_that_cost_nothing_leave_a_model_as_large_as_it_is(name: str) -> N
     spaces = [
         Space.load(find(name)) for name in ("digits", "mnist", "spoken", "sst2", "imdb-lm", "ett")
     ]
-    spaces.append(Space.parse("task: digits\nmodel: efficientnet\n"))
+    for task, model in (
+        ("digits", "efficientnet"),
+        ("bccd", "cnn-fcos"),
+        ("bccd", "efficientnet-fcos"),
+    ):
+        spaces.append(Space.parse(f"task: {task}\nmodel: {model}\n"))
     configs = [(space, config) for space in spaces for config, _ in space.probes()]
     space, config = next(pair for pair in configs if pair[1].model.name == name)
     raw, labels = space.task.shape(None)
