@@ -20,9 +20,8 @@ from pydantic import Field
 from automl.data import Split
 from automl.errors import DataError
 from automl.inputs.images import Images, levels
-from automl.places import here
 from automl.tasks.images import ImageTask
-from automl.tasks.source import Parts, Source, elsewhere, traces, with_test
+from automl.tasks.source import Parts, Source, elsewhere, one_file, traces, with_test
 
 NAMES = {  # of images and of their classes, as they are written
     "train": [("x", "y"), ("x_train", "y_train"), ("train_images", "train_labels")],
@@ -68,13 +67,7 @@ class Arrays(ImageTask):
         return Source(traces([path]), lambda: _parts(path, inputs.shape, labels))
 
     def _file(self, root: Path | None) -> Path:
-        path = here(self.path, "arrays: path", DataError)
-        places = [*([root / path, root] if root else []), path]
-        found = next((place for place in places if place.is_file()), None)
-        if found is None:
-            named = " or ".join(map(str, places))
-            raise DataError(f"arrays: no file {named}; want an .npz file with arrays x and y")
-        return found
+        return one_file(self.name, self.path, root, "an .npz file with arrays x and y")
 
 
 @functools.lru_cache(maxsize=8)  # asked for often

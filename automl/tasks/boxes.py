@@ -19,7 +19,7 @@ from automl.data import Data, Metric, Split
 from automl.errors import DataError
 from automl.inputs.canvas import Canvas
 from automl.tasks.classes import fitting
-from automl.tasks.source import SourceTask, cached, chosen, firsts
+from automl.tasks.source import SourceTask, apart, cached, firsts
 
 NEAREST = 10  # cells that learn to tell a box, at most
 KEEN = 3.0  # power of how well they fit, where they are chosen; 6 learned less well
@@ -163,16 +163,10 @@ def held_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     Raises DataError where there are no two that differ.
     """
     first = firsts(split.x)
-    own = first.unique()
-    if len(own) < 2:
+    if len(own := first.unique()) < 2:
         told = f"got {len(own)} of {len(split):,} training pictures that differs from the others"
         raise DataError(f"{told}; want 2 at least where one is held out")
-    own = own[torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))]
-    copies = first.bincount()
-    drawn = torch.zeros(len(split), dtype=torch.bool)
-    drawn[chosen(own.tolist(), copies[own].tolist(), share)] = True
-    drawn = drawn[first]
-    return split[~drawn], split[drawn]
+    return apart(split, first, share, seed)
 
 
 def mean(told: Tensor) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 from automl.data import UNSCORED, Data, Pairs, Split
 from automl.errors import DataError
 from automl.inputs.text import BETWEEN, pack, paired
-from automl.tasks.source import PURPOSES, Parts, chosen, firsts
+from automl.tasks.source import PURPOSES, Parts, apart, firsts
 from automl.tasks.texts import ORDER, TokenTask, by_frequency, by_ngrams
 
 log = logging.getLogger("automl")
@@ -73,16 +73,10 @@ def held_out(place: Path, split: Split, share: float, seed: int) -> tuple[Split,
     Raises DataError where there is but one source, or one is left.
     """
     first = firsts(pack(source for source, _ in paired(split.x)))
-    own = first.unique()
-    if len(own) < 2:
+    if len(first.unique()) < 2:
         told = "got too few sources; want one to train with and one for each part without a file"
         raise DataError(f"{place}: {told}")
-    own = own[torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))]
-    copies = first.bincount()
-    drawn = torch.zeros(len(split), dtype=torch.bool)
-    drawn[chosen(own.tolist(), copies[own].tolist(), share)] = True
-    drawn = drawn[first]
-    return split[~drawn], split[drawn]
+    return apart(split, first, share, seed)
 
 
 def overlaps(place: Path, parts: Parts) -> None:

@@ -10,11 +10,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from automl.errors import DataError
 from automl.inputs.series import Columns, table
-from automl.places import here
 from automl.tasks.series import SeriesTask
-from automl.tasks.source import Source, elsewhere, traces
+from automl.tasks.source import Source, elsewhere, one_file, traces
 
 
 class SeriesCsv(SeriesTask):
@@ -60,13 +58,7 @@ class SeriesCsv(SeriesTask):
         return _read(path, tuple(self.columns), json.dumps(traces([path])))
 
     def _file(self, root: Path | None) -> Path:
-        path = here(self.path, "seriescsv: path", DataError)
-        places = [*([root / path, root] if root else []), path]
-        found = next((place for place in places if place.is_file()), None)
-        if found is None:
-            named = " or ".join(map(str, places))
-            raise DataError(f"seriescsv: no file {named}; want a table, a row for each time")
-        return found
+        return one_file(self.name, self.path, root, "a table, a row for each time")
 
 
 @functools.lru_cache(maxsize=8)  # asked for often, and it takes reading the whole file

@@ -10,8 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from automl.errors import DataError
-from automl.places import here
-from automl.tasks.source import Published, Reader, Source, elsewhere, fetch, traces
+from automl.tasks.source import Published, Reader, Source, elsewhere, fetch, one_file, traces
 from automl.tasks.texts import ProseTask
 
 URL = (
@@ -52,13 +51,8 @@ class TextFile(ProseTask):
     )
 
     def source(self, root: Path | None) -> Source:
-        path = here(self.path, "textfile: path", DataError)
-        places = [*([root / path, root] if root else []), path]
-        found = next((place for place in places if place.is_file()), None)
-        if found is None:
-            named = " or ".join(map(str, places))
-            raise DataError(f"textfile: no file {named}; want a text in UTF-8")
-        elsewhere(self.name, root, path, found)
+        found = one_file(self.name, self.path, root, "a text in UTF-8")
+        elsewhere(self.name, root, Path(self.path), found)
         identity = [traces([found]), self.valid, self.sealed]
         return Source(identity, lambda: self.cut(read(found)))
 

@@ -35,6 +35,7 @@ from automl import cache
 from automl.config import Task
 from automl.data import Data, Ragged, Rows, Split
 from automl.errors import DataError
+from automl.places import here
 
 log = logging.getLogger("automl")
 
@@ -274,6 +275,20 @@ def stratified(split: Split, share: float, seed: int, labels: Sequence[str]) -> 
     return split[~drawn], split[drawn]
 
 
+def apart(split: Split, first: Tensor, share: float, seed: int) -> tuple[Split, Split]:
+    """What stays and what is drawn: the share about, examples of the same `first` on one side.
+
+    `first` int64 (N,) is of two values at least.
+    """
+    own = first.unique()
+    own = own[torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))]
+    copies = first.bincount()
+    drawn = torch.zeros(len(split), dtype=torch.bool)
+    drawn[chosen(own.tolist(), copies[own].tolist(), share)] = True
+    drawn = drawn[first]
+    return split[~drawn], split[drawn]
+
+
 def chosen(order: list[int], copies: list[int], share: float) -> list[int]:
     """The first of these that are no more than the share of them, and of all with their copies.
 
@@ -349,6 +364,16 @@ def _whole_groups(groups: Tensor, y: Tensor, share: float, seed: int) -> Tensor:
         f"{number} groups of training examples: each one held out takes a class with it; "
         "want every class in two groups at least"
     )
+
+
+def one_file(task: str, named: str, root: Path | None, want: str) -> Path:
+    """The file below --data, --data itself, or the one in the working folder. Raises DataError."""
+    path = here(named, f"{task}: path", DataError)
+    places = [*([root / path, root] if root else []), path]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise DataError(f"{task}: no file {' or '.join(map(str, places))}; want {want}")
+    return found
 
 
 def elsewhere(task: str, root: Path | None, given: Path, found: Path) -> None:
