@@ -244,7 +244,7 @@ def placed(
     shown = F.grid_sample(x, places, align_corners=False)
     shown = shown.contiguous(memory_format=torch.channels_last)
 
-    half = y.new_tensor(x.shape[:1:-1]).repeat(2) / 2
+    half = torch.tensor(x.shape[:1:-1], dtype=y.dtype).to(y.device, non_blocking=True).repeat(2) / 2
     boxes = (y[..., 1:5] - half) * scale.view(-1, 1, 1)
     boxes = boxes + half * (1 + move.repeat(1, 2).unsqueeze(1))
     cut = boxes.clamp_min(0).minimum(2 * half)
