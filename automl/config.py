@@ -49,8 +49,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     alike = {key.lower(): key for key in known if len(key) <= 64}  # long ones cost seconds
     close = difflib.get_close_matches(name[:64].lower(), alike, n=1)
     meant = f"did you mean {alike[close[0]]!r}? " if close else ""
-    listed = [printable(key) if len(key) <= 64 else shown(key) for key in known[:24]]
-    more = f" and {len(known) - 24} more" if len(known) > 24 else ""
+    listed = [printable(key) if len(key) <= 64 else shown(key) for key in known[:32]]
+    more = f" and {len(known) - 32} more" if len(known) > 32 else ""
     return f"; {meant}Known: {', '.join(listed)}{more}."
 
 

@@ -18,7 +18,7 @@ from automl.errors import DataError
 from automl.inputs.images import array_of
 from automl.tasks.arrays import KNOWN
 
-NOTHING = ("nan", "NaT", "<NA>", "None")  # as values that are missing write themselves
+NOTHING = ("nan", "nat", "<na>", "none")  # as values that are missing write themselves
 
 
 def kept(data: Any) -> Path:
@@ -37,7 +37,9 @@ def kept(data: Any) -> Path:
         raise DataError(f"{told}; want a path, arrays or columns by name, or a data frame")
     if any(_dimensions(column) > 2 for column in columns.values()):
         return _kept(".npz", *_arrays(columns))
-    times = getattr(data, "index", None)
+    times: Any = getattr(data, "index", None)
+    if hasattr(times, "to_timestamp"):  # periods: the beginning of each
+        times = times.to_timestamp()
     if times is not None and len(times) and all(hasattr(time, "isoformat") for time in times):
         columns = {getattr(times, "name", None) or "date": times} | columns
     text = _table(columns).encode("utf-8", "replace")
@@ -108,7 +110,7 @@ def _cells(name: str, column: Any) -> list[str]:
         if isinstance(value, Iterable) and not isinstance(value, str):
             raise DataError(f"data: {name}: got a {type(value).__name__} in a column; want values")
     return [
-        value if isinstance(value, str) else "" if str(value) in NOTHING else _told(value)
+        value if isinstance(value, str) else "" if str(value).lower() in NOTHING else _told(value)
         for value in values
     ]
 

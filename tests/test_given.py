@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,13 @@ def test_pixels_are_the_same_however_they_lie(
     data = told(tmp_path / "a.npz", x=layout(x), y=classes(60), x_val=layout(x), y_val=classes(60))
     assert isinstance(data.valid.x, torch.Tensor)
     assert np.array_equal(data.valid.x.numpy(), x.transpose(0, 3, 1, 2))
+
+
+def test_pictures_that_are_all_black_have_any_scale(tmp_path: Path) -> None:
+    x = pictures(60, 8, 8).astype(np.float64)
+    data = told(tmp_path / "a.npz", x=x, y=classes(60), x_val=0 * x, y_val=classes(60))
+    assert isinstance(data.valid.x, torch.Tensor)
+    assert not data.valid.x.any()
 
 
 def test_truth_values_are_black_and_white(tmp_path: Path) -> None:
@@ -261,6 +269,13 @@ class Frame:
         return self.held[name]
 
 
+class Periods(list[str]):
+    """As much of an index of periods as is asked of one."""
+
+    def to_timestamp(self) -> list[date]:
+        return [date.fromisoformat(f"{month}-01") for month in self]
+
+
 DAYS = [date(2024, 1, 30), date(2024, 1, 31), date(2024, 2, 1)]
 TABLES: dict[str, tuple[Any, list[str]]] = {
     "texts": (
@@ -282,6 +297,10 @@ TABLES: dict[str, tuple[Any, list[str]]] = {
     "a frame of times": (
         Frame({"a": [1, 2, 3]}, DAYS),
         ["date,a", "2024-01-30,1", "2024-01-31,2", "2024-02-01,3"],
+    ),
+    "a frame of periods": (
+        Frame({"a": [Decimal("NaN"), 2]}, Periods(["2024-01", "2024-02"])),
+        ["date,a", "2024-01-01,", "2024-02-01,2"],
     ),
 }
 

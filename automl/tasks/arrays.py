@@ -102,7 +102,7 @@ def _parts(path: Path, image: tuple[int, int, int], labels: tuple[str, ...]) -> 
         if len(named) != len(found):
             told = f"got {len(named):,} classes for {len(found):,} images of {x}"
             raise DataError(f"{path}: {y}: {told}; want one for each")
-        if len(found):
+        if len(found) and found.max() > 0:  # of black alone nothing tells
             scales[found.dtype.kind in "bf" and found.max() <= 1] = x
         try:
             pixels = torch.from_numpy(levels(found) if len(found) else found.astype(np.uint8))
