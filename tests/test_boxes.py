@@ -132,6 +132,12 @@ def test_what_one_that_was_dropped_would_drop_stays() -> None:
     assert boxes.kept(rows, torch.zeros(1, 3)).tolist() == [[True, False, True]]
 
 
+def test_a_chain_of_thirty_boxes_that_hang_on_each_other_is_followed_to_its_end() -> None:
+    corners = torch.arange(30.0).unsqueeze(1) * torch.tensor([2.0, 0.0])
+    rows = torch.cat([corners, corners + 10], 1).unsqueeze(0)
+    assert boxes.kept(rows, torch.zeros(1, 30))[0].tolist() == [True, False] * 15
+
+
 def test_what_is_found_comes_best_first_and_is_padded() -> None:
     outputs = torch.tensor(
         [

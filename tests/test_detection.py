@@ -6,6 +6,7 @@ import io
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -412,6 +413,17 @@ def test_a_file_finds_what_the_artifact_finds(
     assert json.loads(facts["labels"]) == list(LABELS)
     assert isinstance(data.valid.x, Tensor)
     assert run(data.valid.x[:3]).shape == (3, 100, 6)
+
+
+def test_a_file_is_compared_where_no_picture_has_a_box(
+    model: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = data_of()
+    bare = replace(data.valid, y=torch.full_like(data.valid.y, -1))
+    monkeypatch.setattr(BoxTask, "load", lambda _task, _root: replace(data, valid=bare))
+    part = Export.of("safetensors")
+    told = export(model, part, tmp_path / "m.safetensors", precision="float32", root=None)
+    assert told.compared.equal == 1
 
 
 @pytest.mark.parametrize("wrong", [lambda rows: rows + 0.02, lambda rows: rows[:, :50]])

@@ -163,7 +163,7 @@ def _compare_boxes(own: Run, run: Run, split: Split, inputs: Inputs, task: BoxTa
     to change places or for one to be dropped: one box in a thousand may do so.
     """
     tallies: list[dict[str, Tensor]] = [{}, {}]
-    classes = int(split.y[..., 0].max()) + 1
+    classes = max(1, int(split.y[..., 0].max()) + 1)  # there may be no box
     off = []
     for x, y in _batches(split, inputs):
         told = own(x), run(x)
