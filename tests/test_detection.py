@@ -19,7 +19,7 @@ from torch import Tensor
 
 import automl
 from automl.boxes import shared
-from automl.config import Config, Export, Model, Task
+from automl.config import Config, Export, Input, Model, Task
 from automl.data import Data, Split
 from automl.errors import DataError, ExportError, OptionError, SpaceError
 from automl.exports.verified import export
@@ -394,6 +394,14 @@ def test_a_model_of_classes_finds_no_boxes(tmp_path: Path) -> None:
         told.detect(np.zeros((8, 8), np.uint8))
 
 
+@pytest.mark.parametrize("name", ["pixels", "canvas"])
+@pytest.mark.parametrize(("channels", "known"), [(4, 4), (3, 1), (1, 3)])
+def test_what_a_model_says_of_its_channels_is_checked(name: str, channels: int, known: int) -> None:
+    facts = {"shape": [channels, 32, 32], "mean": [0.5] * known, "std": [0.2] * known}
+    with pytest.raises(DataError, match="want 1 or 3 channels, with a mean and a deviation for"):
+        Input.of(name).restore(json.dumps(facts), lambda _file: "")
+
+
 # --- exports
 
 
@@ -437,7 +445,10 @@ def test_a_file_that_finds_something_else_is_not_written(
     monkeypatch.setattr(BoxTask, "load", lambda _task, _root: data)
     part = Export.of("safetensors")
     own = Whole(model)
-    opened = lambda _part, file: ((lambda x: wrong(own(x))), own.facts)  # noqa: E731
+
+    def opened(_part: Export, _file: Path) -> Any:
+        return lambda x: wrong(own(x)), own.facts
+
     monkeypatch.setattr(type(part), "open", opened)
     with pytest.raises(ExportError):
         export(model, part, tmp_path / "m.safetensors", precision="float32", root=None)

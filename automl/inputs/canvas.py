@@ -12,9 +12,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from automl.boxes import found
-from automl.config import Input
-from automl.data import ANY, Data, Inputs, Raw, Split
-from automl.inputs.images import Images, listed, opened, pixels, taken
+from automl.data import ANY, Inputs, Split
+from automl.inputs.images import Channels, Images, listed, opened, pixels, taken
 
 GREY = 114  # of what a picture leaves free, as YOLO has it
 STEP = 32  # pixels that the sides of a canvas are a multiple of
@@ -98,16 +97,9 @@ def placed(image: Image.Image, shape: tuple[int, int, int]) -> tuple[Tensor, tup
     return x, upright.size
 
 
-class OnCanvas(Input):
+class OnCanvas(Channels):
     """Pictures as large as the canvas allows, every channel scaled to mean 0 and deviation 1."""
 
     name: Literal["canvas"] = "canvas"
     turns: ClassVar[dict[str, str]] = {"pictures": "pictures"}
     fitted: ClassVar[type[Inputs]] = Canvas
-
-    def expect(self, raw: Raw) -> Canvas:
-        assert isinstance(raw, Canvas)
-        return raw
-
-    def fit(self, data: Data) -> Canvas:
-        return self.expect(data.inputs)

@@ -243,14 +243,13 @@ def levels(array: NDArray[Any]) -> NDArray[np.uint8]:
     return array.round().astype(np.uint8)
 
 
-class Pixels(Input):
-    """Every channel scaled to mean 0 and deviation 1."""
+class Channels(Input):
+    """What inputs of images have in common: all that is learned comes with the data."""
 
-    name: Literal["pixels"] = "pixels"
-    turns: ClassVar[dict[str, str]] = {"images": "maps"}
     fitted: ClassVar[type[Inputs]] = Images
 
     def expect(self, raw: Raw) -> Images:
+        assert isinstance(raw, self.fitted)
         assert isinstance(raw, Images)
         return raw
 
@@ -264,3 +263,10 @@ class Pixels(Input):
         if channels not in (1, 3) or not channels == len(told.mean) == len(told.std):
             raise DataError("inputs: want 1 or 3 channels, with a mean and a deviation for each")
         return told
+
+
+class Pixels(Channels):
+    """Every channel scaled to mean 0 and deviation 1."""
+
+    name: Literal["pixels"] = "pixels"
+    turns: ClassVar[dict[str, str]] = {"images": "maps"}
