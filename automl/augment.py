@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -17,6 +17,10 @@ from automl.inputs.images import Images
 
 SEEN = 0.25  # share of a box that is to be left for it to count
 LEAST = 1e-6  # square pixels, where there are none
+
+Colour = Annotated[
+    float, Field(ge=0, le=1, description="largest change of brightness, contrast, saturation")
+]
 
 
 class Unchanged(Augment):
@@ -40,9 +44,7 @@ class ImageChanges(Augment):
         le=128,
         description="pixels an image may move, its border mirrored; at most half of its side",
     )
-    colour: float = Field(
-        default=0.0, ge=0, le=1, description="largest change of brightness, contrast, saturation"
-    )
+    colour: Colour = 0.0
     cutout: int = Field(
         default=0,
         ge=0,
@@ -96,9 +98,7 @@ class PictureChanges(Augment):
     shift: float = Field(
         default=0.0, ge=0, le=0.5, description="largest share of its sides that a picture is moved"
     )
-    colour: float = Field(
-        default=0.0, ge=0, le=1, description="largest change of brightness, contrast, saturation"
-    )
+    colour: Colour = 0.0
 
     def build(self, inputs: Inputs, outputs: int, generator: Generator) -> Augmentation:
         """(N, C, H, W) float of mean 0 and boxes (N, M, 6) in and out, in pixels.
