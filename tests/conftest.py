@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +27,17 @@ def _surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.delenv("AUTOML_DATA", raising=False)
         torch.set_num_threads(1)  # as the workers do: two cores, several processes
         yield
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test has a cache of its own, and no network."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setenv("AUTOML_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(urllib.request, "urlopen", refused)
 
 
 @pytest.fixture(scope="session")

@@ -28,18 +28,11 @@ from automl.tasks.annotations import BOXES, canvas
 from automl.tasks.bccd import Bccd
 from automl.tasks.source import digest
 
-Box = tuple[str, float, float, float, float]
+Side = float | str
+Box = tuple[str, Side, Side, Side, Side]
 
 
-@pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test has a cache of its own, and no network."""
-
-    def refused(*_: Any, **__: Any) -> None:
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setenv("AUTOML_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(urllib.request, "urlopen", refused)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 def picture(seed: int, width: int = 64, height: int = 48) -> bytes:
@@ -337,7 +330,7 @@ VOC: dict[str, tuple[dict[str, str | bytes], str]] = {
     "a giant": ({"Annotations/000.xml": xml(CAT, height=1e300)}, "height: got 1e.300 pixels; want"),
     "half a pixel": ({"Annotations/000.xml": xml(CAT, height=8.5)}, "height: got 8.5 pixels; want"),
     "no number": (
-        {"Annotations/000.xml": xml(("cat", 1, 2, 3, "x" * 999))},  # type: ignore[arg-type]
+        {"Annotations/000.xml": xml(("cat", 1, 2, 3, "x" * 999))},
         rf"000\.xml: object 1: bndbox/ymax: got '{'x' * 60}'; want a number$",
     ),
     "not finite": (
@@ -615,7 +608,7 @@ def test_a_download_of_blood_cells_must_be_as_published(
 REAL = Path(os.environ.get("AUTOML_DATA") or "/nowhere")
 
 
-@pytest.mark.skipif(
+@pytest.mark.skipif(  # the photographs are no part of the project, whose tests pass without them
     not (REAL / "bccd").is_dir(), reason="AUTOML_DATA names no folder with the real data sets"
 )
 def test_blood_cells_are_blood_cells(caplog: pytest.LogCaptureFixture) -> None:

@@ -208,8 +208,7 @@ def test_weights_that_are_not_those_are_refused(
     efficientnet.weights.cache_clear()
 
 
-# the photographs are no part of the project, whose tests pass without them
-@pytest.mark.skipif(
+@pytest.mark.skipif(  # the photographs are no part of the project, whose tests pass without them
     not (REAL / "hymenoptera").is_dir(), reason="AUTOML_DATA names no folder with the real data"
 )
 def test_a_new_head_tells_ants_from_bees(tmp_path: Path) -> None:

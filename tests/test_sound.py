@@ -31,15 +31,7 @@ from automl.tasks.spokendigits import SPEAKERS, SpokenDigits
 RATE = 8000
 
 
-@pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test has a cache of its own, and no network."""
-
-    def refused(*_: Any, **__: Any) -> None:
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setenv("AUTOML_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(urllib.request, "urlopen", refused)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 def tone(hertz: float = 440, seconds: float = 1.0, rate: int = RATE, loud: float = 0.5) -> Any:

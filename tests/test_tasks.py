@@ -7,8 +7,6 @@ import logging
 import os
 import struct
 import tarfile
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,15 +34,7 @@ from automl.tasks.source import digests, stratified
 IMAGE_TASKS = [name for name, member in Task.members().items() if issubclass(member, ImageTask)]
 
 
-@pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test has a cache of its own, and no network."""
-
-    def refused(*_: Any, **__: Any) -> None:
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setenv("AUTOML_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(urllib.request, "urlopen", refused)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 @pytest.fixture

@@ -385,9 +385,10 @@ def _said(value: object) -> str:
 
 
 def _finite(value: object) -> bool:
-    real = isinstance(value, int | float) and not isinstance(value, bool)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
     try:
-        return real and math.isfinite(value)  # type: ignore[arg-type] # a number
+        return math.isfinite(value)
     except OverflowError:
         return False
 
