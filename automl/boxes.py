@@ -159,7 +159,7 @@ def precision(labels: Tensor, scores: Tensor, told: Tensor, occur: Tensor) -> Te
 
 
 def occurring(wanted: Tensor, classes: int) -> Tensor:
-    """How often each class is there and counts: rows (..., 6) to int64 (classes,)."""
-    rows = wanted.flatten(0, -2)
-    counts = (rows[:, 0] >= 0) & (rows[:, 5] > 0)
-    return rows[counts, 0].long().bincount(minlength=classes)
+    """How often each class is there and counts: rows (..., M, 6) to int64 (..., classes)."""
+    counts = (wanted[..., 0] >= 0) & (wanted[..., 5] > 0)
+    kinds = F.one_hot(wanted[..., 0].long().clamp_min(0), classes)
+    return (kinds * counts.unsqueeze(-1)).sum(-2)

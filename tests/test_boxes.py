@@ -58,7 +58,7 @@ def drawn(seed: int, *, coarse: bool = False) -> tuple[Tensor, Tensor]:
 def judged(rows: Tensor, wanted: Tensor, classes: int) -> Tensor:
     told = boxes.matched(rows, wanted)
     real = rows[..., 0] >= 0
-    occur = boxes.occurring(wanted, classes)
+    occur = boxes.occurring(wanted, classes).sum(0)
     return boxes.precision(rows[real][:, 0], rows[real][:, 5], told[real], occur)
 
 
@@ -101,7 +101,7 @@ def test_what_lies_in_a_box_that_does_not_count_is_neither_right_nor_wrong() -> 
     inside = row(0, 10, 10, 20, 20, 0.9, 0, 30, 30, 40, 40, 0.8, 1, 10, 10, 20, 20, 0.7)
     told = boxes.matched(inside, there)[0, :, 0]
     assert told.tolist() == [-1, -1, 0]  # of another class it is wrong
-    assert boxes.occurring(there, 2).tolist() == [1, 0]
+    assert boxes.occurring(there, 2).tolist() == [[1, 0]]
     both = row(0, 0, 0, 100, 100, 0, 0, 10, 10, 20, 20, 1)
     assert boxes.matched(inside, both)[0, :, 0].tolist() == [1, -1, 0]  # right is right in it, too
 
