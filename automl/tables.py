@@ -1,4 +1,4 @@
-"""Tables of strangers, row by row: CSV and TSV files. Knows no tasks."""
+"""Tables of strangers, row by row: CSV and TSV files, and what their cells hold. Knows no tasks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import codecs
 import contextlib
 import csv
 import io
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from automl.config import nearest
 from automl.errors import DataError
 
 MARKS = {
@@ -20,6 +28,8 @@ MARKS = {
 LARGEST = 2**29  # bytes of a file
 CELL = 2**24  # characters of a cell
 COLUMNS = 10_000
+BAD = 0.01  # share of the rows of a file that may be of no use
+MISSING = {"", "-", "?", "na", "n/a", "nan", "nat", "none", "null"}  # cells, in small letters
 
 
 def content(path: Path, encoding: str | None = None) -> str:
@@ -108,6 +118,26 @@ def rows(path: Path, text: str, mark: str, width: int) -> Iterator[tuple[int, li
         yield line, row
 
 
+def useful(
+    path: Path, bad: Sequence[tuple[int, str]], good: int, warn: Callable[..., None] | None
+) -> None:
+    """Raises DataError where more than one row in a hundred is of no use, or none is left.
+
+    `bad` are their lines, and what is wrong with each; `warn` is told where there are few.
+    """
+    if not bad and not good:
+        raise DataError(f"{path}: got no rows")
+    if not bad:
+        return
+    lines = ", ".join(f"{line:,}" for line, _ in bad[:5]) + (", ..." if len(bad) > 5 else "")
+    told = f"{path}: {len(bad):,} of {len(bad) + good:,} rows are of no use: "
+    told += f"line{'s' * (len(bad) > 1)} {lines} (line {bad[0][0]:,}: {bad[0][1]})"
+    if len(bad) > BAD * (len(bad) + good):
+        raise DataError(f"{told}; want at most {BAD:.0%}")
+    if warn:
+        warn("%s; going on without them", told)
+
+
 def _marks(path: Path) -> str:
     suffix = path.suffix.lower()
     return "\t" if suffix == ".tsv" else ",;" if suffix == ".csv" else ",;\t"
@@ -116,3 +146,44 @@ def _marks(path: Path) -> str:
 def _reader(text: str, mark: str) -> Any:  # csv has no name for it
     csv.field_size_limit(CELL)
     return csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+
+
+def number(cell: str, mark: str) -> float | None:
+    """NaN where nothing is known; None where it is no finite number."""
+    if cell.lower() in MISSING:
+        return math.nan
+    if mark == ";" and "." not in cell:
+        cell = cell.replace(",", ".")
+    try:
+        told = float(cell)
+    except ValueError:
+        return None
+    return told if math.isfinite(told) else None
+
+
+def lost(values: NDArray[np.float64]) -> float:
+    """The share of the deviation that float32 does not hold: all of it for 1e9, 1e9 + 1, ..."""
+    known = values[~np.isnan(values) & (np.abs(values) < np.finfo(np.float32).max)]
+    deviation = known.std() if len(known) else 0.0
+    return float((known - known.astype(np.float32)).std() / deviation) if deviation else 0.0
+
+
+def date(cell: str) -> datetime | None:
+    for form in (cell, f"{cell}-01"):  # a month counts, too
+        with contextlib.suppress(ValueError):  # no date of this form, and perhaps none at all
+            return datetime.fromisoformat(form)
+    return None
+
+
+def single(values: NDArray[Any], where: str) -> Tensor:
+    """float32, of numbers that it can hold. Raises DataError."""
+    with np.errstate(over="ignore"):
+        told = torch.from_numpy(values.astype(np.float32))
+    if told.isinf().any():
+        raise DataError(f"{where}: got a number beyond {torch.finfo(torch.float32).max:.2g}")
+    return told
+
+
+def no_column(where: str, wanted: str, columns: Collection[str], hint: str = "") -> DataError:
+    told = f"no column is called {wanted[:60]!r}{nearest(wanted, columns)}"
+    return DataError(f"{where}: {told}{hint}")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -21,7 +19,7 @@ from torch import Tensor
 
 from automl import tables
 from automl.amounts import plural
-from automl.config import Input, nearest
+from automl.config import Input
 from automl.data import Data, Inputs, Raw, Series, Spans, Split
 from automl.errors import DataError
 
@@ -29,7 +27,6 @@ log = logging.getLogger("automl")
 
 LONGEST = 16_384  # rows of the past, and of what is told of it
 CLOSE = 0.01  # share of a column's deviation that rounding may take
-MISSING = {"", "-", "?", "na", "n/a", "nan", "nat", "none", "null"}  # cells, in small letters
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -129,7 +126,7 @@ class Lookback(Inputs):
         if hasattr(raw, "columns") and hasattr(raw, "to_numpy"):  # as pandas and polars have
             for name in self.names:
                 if name not in raw.columns:
-                    raise _no_column("series", name, [str(column) for column in raw.columns])
+                    raise tables.no_column("series", name, [str(column) for column in raw.columns])
             raw = raw[list(self.names)].to_numpy()
         if isinstance(raw, Tensor):
             raw = raw.detach().cpu().float().numpy()  # NumPy knows no bfloat16
@@ -145,7 +142,7 @@ class Lookback(Inputs):
         if given.ndim != 3 or given.shape[2] != len(self.names) or not len(given):
             got = f"got an array of shape {given.shape}"
             raise DataError(f"series: {got}; want {self._wanted}")
-        return _single(given, "series")
+        return tables.single(given, "series")
 
     @property
     def _wanted(self) -> str:
@@ -231,8 +228,10 @@ def table(
             raise DataError(f"{path}: line {line:,}: {row}")
         lines.append(line)
         rows.append([cell.strip() for cell in row])
-    first = [_number(cell, mark) for cell in header]
-    named = (number is None and not _date(cell) for cell, number in zip(header, first, strict=True))
+    first = [tables.number(cell, mark) for cell in header]
+    named = (
+        number is None and not tables.date(cell) for cell, number in zip(header, first, strict=True)
+    )
     if not any(named) and any(math.isfinite(number) for number in first if number is not None):
         header = [str(number) for number in range(1, len(header) + 1)]
     else:
@@ -241,90 +240,49 @@ def table(
         raise DataError(f"{path}: got no rows")
     for name in wanted:
         if name not in header:
-            raise _no_column(str(path), name, header)
+            raise tables.no_column(str(path), name, header)
         if wanted.count(name) > 1:
             raise DataError(f"{path}: the column {name[:60]!r} is wanted twice; want it once")
     names, columns = list[str](), list[NDArray[np.float64]]()
     times, dated = Counter(header), False
     for name, cells in zip(header, zip(*rows, strict=True), strict=True):
-        kind = next((cell for cell in cells if cell.lower() not in MISSING), "")
-        numbers = kind and _number(kind, mark) is not None
-        if not dated and not numbers and _date(kind):
+        kind = next((cell for cell in cells if cell.lower() not in tables.MISSING), "")
+        numbers = kind and tables.number(kind, mark) is not None
+        if not dated and not numbers and tables.date(kind):
             dated = True
             _in_order(path, lines, cells)
         if wanted and name not in wanted:
             continue
         if not wanted and not numbers:
-            if kind and not _date(kind):
+            if kind and not tables.date(kind):
                 log.warning("%s: passing over the column %r: it holds no numbers", path, name[:60])
             continue
         if times[name] > 1:  # where one of them holds no numbers, too: that may change
             raise DataError(f"{path}: two columns are called {name[:60]!r}; want one")
-        found = [_number(cell, mark) for cell in cells]
+        found = [tables.number(cell, mark) for cell in cells]
         for line, cell, number in zip(lines, cells, found, strict=True):
             if number is None:
                 told = f"column {name[:60]!r}: got {cell[:60]!r}; want a number, or nothing"
                 raise DataError(f"{path}: line {line:,}: {told}")
         names.append(name)
         columns.append(np.array(found))
-        if (lost := _lost(columns[-1])) > CLOSE:
+        if (lost := tables.lost(columns[-1])) > CLOSE:
             told = f"float32 rounds away {lost:.0%} of what its numbers differ by"
             log.warning("%s: column %r: %s; take off what all have", path, name[:60], told)
     if not names:
         raise DataError(f"{path}: got no column of numbers; want one at least")
-    values = _single(np.stack(columns, 1), str(path))
+    values = tables.single(np.stack(columns, 1), str(path))
     if not wanted:
         return tuple(names), values
     return tuple(wanted), values[:, [names.index(name) for name in wanted]]
 
 
-def _number(cell: str, mark: str) -> float | None:
-    """NaN where nothing is known; None where it is no finite number."""
-    if cell.lower() in MISSING:
-        return math.nan
-    if mark == ";" and "." not in cell:
-        cell = cell.replace(",", ".")
-    try:
-        told = float(cell)
-    except ValueError:
-        return None
-    return told if math.isfinite(told) else None
-
-
-def _lost(values: NDArray[np.float64]) -> float:
-    """The share of the deviation that float32 does not hold: all of it for 1e9, 1e9 + 1, ..."""
-    known = values[~np.isnan(values) & (np.abs(values) < np.finfo(np.float32).max)]
-    deviation = known.std() if len(known) else 0.0
-    return float((known - known.astype(np.float32)).std() / deviation) if deviation else 0.0
-
-
-def _date(cell: str) -> datetime | None:
-    for form in (cell, f"{cell}-01"):  # a month counts, too
-        with contextlib.suppress(ValueError):  # no date of this form, and perhaps none at all
-            return datetime.fromisoformat(form)
-    return None
-
-
 def _in_order(path: Path, lines: Sequence[int], cells: Sequence[str]) -> None:
     """Raises DataError where a date is not behind the one before it."""
-    dates = [_date(cell) for cell in cells]
+    dates = [tables.date(cell) for cell in cells]
     if len({date.tzinfo is None for date in dates if date}) > 1:
         return  # these cannot be compared
     for (before, after), line in zip(pairwise(dates), lines[1:], strict=True):
         if before and after and after <= before:
             told = f"got {after} behind {before}; want rows in order of time, each time once"
             raise DataError(f"{path}: line {line:,}: {told}")
-
-
-def _single(values: NDArray[Any], where: str) -> Tensor:
-    """float32, of numbers that it can hold. Raises DataError."""
-    with np.errstate(over="ignore"):
-        told = torch.from_numpy(values.astype(np.float32))
-    if told.isinf().any():
-        raise DataError(f"{where}: got a number beyond {torch.finfo(torch.float32).max:.2g}")
-    return told
-
-
-def _no_column(where: str, wanted: str, columns: Sequence[str]) -> DataError:
-    told = f"no column is called {wanted[:60]!r}{nearest(wanted, columns)}"
-    return DataError(f"{where}: {told}")

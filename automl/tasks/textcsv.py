@@ -6,7 +6,7 @@ import functools
 import io
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -19,25 +19,19 @@ from automl.config import nearest
 from automl.data import Split
 from automl.errors import DataError
 from automl.inputs.text import Parallel, Texts, pack
-from automl.places import here
-from automl.tasks.folders import SPLITS
+from automl.tasks.files import ENCODING, Encoding, parts, passed_over
 from automl.tasks.pairs import PairTask, held_out, overlaps, packed
-from automl.tasks.source import Parts, Source, elsewhere, traces, with_test
+from automl.tasks.source import Parts, Source, traces, with_test
 from automl.tasks.texts import TextTask
 
 log = logging.getLogger("automl")
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
-NAMES = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 CLASSES = 1000  # a column with more of them is another one
 NAMED = (
     "Name the columns in task.text and task.label, those of pairs in task.source_column and "
     "task.target_column."
 )
-BAD = 0.01  # share of the rows of a file that may be of no use
-
-Encoding = Literal["utf-8", "cp1252", "latin-1"]
-ENCODING = "of files without a byte order mark, such as Excel's Unicode text has"
 
 Row = tuple[str, str]  # text and label, or source and target
 Found = tuple[int, Row | str]  # line, and what it holds or what is wrong with it
@@ -63,27 +57,27 @@ class TextCsv(TextTask):
     encoding: Encoding = Field("utf-8", description=ENCODING)
 
     def shape(self, root: Path | None) -> tuple[Texts, tuple[str, ...]]:
-        path = _parts(self.name, self.path, root)["train"]
+        path = parts(self.name, self.path, root, SUFFIXES)["train"]
         return Texts(), _labels(path, *self._columns, json.dumps(traces([path])))
 
     def source(self, root: Path | None) -> Source:
-        parts = _parts(self.name, self.path, root)
-        _told(self.name, self.path, root, parts)
+        found = parts(self.name, self.path, root, SUFFIXES)
+        passed_over(self.name, self.path, root, found, SUFFIXES)
         _, labels = self.shape(root)
         numbers = {label: number for number, label in enumerate(labels)}
 
         def decode() -> Parts:
             splits = {}
-            for part, path in parts.items():
+            for part, path in found.items():
                 rows = _rows(path, *self._columns, warn=log.warning)
                 if odd := sorted({label for _, label in rows} - numbers.keys()):
-                    told = f"got the label {odd[0][:60]!r}, which is not in {parts['train'].name}"
+                    told = f"got the label {odd[0][:60]!r}, which is not in {found['train'].name}"
                     raise DataError(f"{path}: {told}{nearest(odd[0], labels)}")
                 y = torch.tensor([numbers[label] for _, label in rows])
                 splits[part] = Split(pack(text for text, _ in rows), y)
-            return with_test(parts["train"], splits, labels)
+            return with_test(found["train"], splits, labels)
 
-        return Source([*self._columns, traces(parts.values())], decode)
+        return Source([*self._columns, traces(found.values())], decode)
 
     @property
     def _columns(self) -> tuple[str, str, str]:
@@ -118,68 +112,23 @@ class TextPairs(PairTask):
         return Parallel(self.source_column, self.target_column), ()
 
     def source(self, root: Path | None) -> Source:
-        parts = _parts(self.name, self.path, root)
+        found = parts(self.name, self.path, root, SUFFIXES)
         columns = self.source_column, self.target_column
 
         def decode() -> Parts:
             splits = {}
-            for part, path in parts.items():
+            for part, path in found.items():
                 splits[part] = packed(_rows(path, *columns, self.encoding, log.warning, _pair))
             for part, share, seed in (("test", self.sealed, 0), ("valid", self.valid, 1)):
                 if part not in splits:
-                    held = held_out(parts["train"], splits["train"], share, seed)
+                    held = held_out(found["train"], splits["train"], share, seed)
                     splits["train"], splits[part] = held
-            overlaps(parts["train"], splits)
+            overlaps(found["train"], splits)
             return splits
 
-        _told(self.name, self.path, root, parts)
+        passed_over(self.name, self.path, root, found, SUFFIXES)
         knobs = [columns, self.encoding, self.valid, self.sealed]
-        return Source([knobs, traces(parts.values())], decode)
-
-
-def _told(task: str, named: str, root: Path | None, parts: dict[str, Path]) -> None:
-    """Says so where other tables lie beside, or these lie in the working folder."""
-    train, given = parts["train"], Path(named)
-    place = root / given if root else given
-    elsewhere(task, root, given, place if place in (train, train.parent) else given)
-    for path in _others([*parts.values()]):
-        want = "of a folder train, valid and test are read"
-        log.warning("%s: passing over the file: %s", path, want)
-
-
-def _parts(task: str, named: str, root: Path | None) -> dict[str, Path]:
-    """Part to file, of those that exist."""
-    given = here(named, f"{task}: path", DataError)
-    places = [*([root / given] if root else []), given]
-    for place in places:
-        if place.is_file():
-            if place.suffix.lower() not in SUFFIXES:
-                got = f"got the suffix {place.suffix!r}"
-                raise DataError(f"{place}: {got}; want {', '.join(SUFFIXES)}")
-            return {"train": place}
-        parts: dict[str, Path] = {}
-        for part, names in NAMES.items():
-            files = [place / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
-            files = [file for file in files if file.is_file()]
-            if len(files) > 1:
-                told = f"holds both {files[0].name} and {files[1].name}"
-                raise DataError(f"{place}: {told}; want one of them")
-            parts.update((part, file) for file in files)
-        if "train" in parts:
-            return parts
-    raise DataError(
-        f"{task}: no train.csv, train.tsv or train.jsonl in {' or '.join(map(str, places))}; "
-        "want one there, or a file with --data"
-    )
-
-
-def _others(read: Collection[Path]) -> list[Path]:
-    """Tables beside train.csv that are taken for a split by their names, and are not read."""
-    names = {path.name for path in read}
-    beside = [path for train in read if train.stem == "train" for path in train.parent.iterdir()]
-    tables = sorted(path for path in beside if path.suffix.lower() in SUFFIXES)
-    lower = {path: path.name.lower() for path in tables}
-    return [path for path in tables if lower[path].startswith(SPLITS) and lower[path] not in names]
+        return Source([knobs, traces(found.values())], decode)
 
 
 @functools.lru_cache(maxsize=8)  # asked for often, and it takes reading the whole file
@@ -210,16 +159,7 @@ def _rows(
             bad.append((line, found))
         else:
             rows.append(found)
-    if not rows and not bad:
-        raise DataError(f"{path}: got no rows")
-    if bad:
-        lines = ", ".join(f"{line:,}" for line, _ in bad[:5]) + (", ..." if len(bad) > 5 else "")
-        told = f"{path}: {len(bad):,} of {len(bad) + len(rows):,} rows are of no use: "
-        told += f"line{'s' * (len(bad) > 1)} {lines} (line {bad[0][0]:,}: {bad[0][1]})"
-        if len(bad) > BAD * (len(bad) + len(rows)):
-            raise DataError(f"{told}; want at most {BAD:.0%}")
-        if warn:
-            warn("%s; going on without them", told)
+    tables.useful(path, bad, len(rows), warn)
     return rows
 
 
