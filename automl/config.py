@@ -153,6 +153,8 @@ class Part(Strict):
                 words.append(f"{key} {value:.3g}")
             elif isinstance(value, bool):
                 words.append(key if value else f"no {key}")
+            elif isinstance(value, Part):
+                words.append(f"{key} {value.summary}")
             elif not isinstance(value, BaseModel):
                 words.append(f"{key} {value}")
         return " ".join(words)
@@ -226,9 +228,14 @@ class Task(Part):
     """A data set or a source of data, with its split, its loss and its measure."""
 
     home: ClassVar[str] = "automl.tasks"
-    gives: ClassVar[str]  # images, pictures with boxes in them, sounds, texts, pairs, series, or
-    # prose: a text to go on with
-    tells: ClassVar[str] = "classes"  # or tokens: the next one; targets of pairs; rows ahead; boxes
+    gives: ClassVar[
+        str
+    ]  # images, pictures with boxes in them, sounds, texts, pairs, series, records
+    # of a table, or prose: a text to go on with
+    tells: ClassVar[str] = (
+        "classes"  # or tokens: the next one; targets of pairs; rows ahead; boxes;
+    )
+    # numbers
     unit: ClassVar[str] = "examples"  # what the size of a split is counted in
     input: ClassVar[str]  # the input part that reads it unless the config names another
     origin: ClassVar[str] = "not known"  # of the data, and its licence as far as one is stated
@@ -310,7 +317,7 @@ class Model(Part):
     home: ClassVar[str] = "automl.models"
     reads: ClassVar[frozenset[str]] = frozenset(
         {"maps"}
-    )  # or pictures, tokens, next tokens, series
+    )  # or pictures, tokens, next tokens, series, columns
     free: ClassVar[set[str]] = set()  # knobs that cost nothing: its size is the same with any value
     origin: ClassVar[str] = ""  # of weights that it begins with, and their licence
 
@@ -365,7 +372,7 @@ class Augment(Part):
     home: ClassVar[str] = "automl.augment"
 
     reads: ClassVar[frozenset[str]] = frozenset(
-        {"maps", "pictures", "tokens", "next tokens", "series"}
+        {"maps", "pictures", "tokens", "next tokens", "series", "columns"}
     )
 
     @abstractmethod

@@ -347,7 +347,7 @@ def measure(config: Config, inputs: Inputs, labels: int) -> Size:
     outputs = labels or inputs.outputs
     try:
         with weightless():
-            model = config.model.build(inputs, outputs)
+            model = config.model.build(inputs, outputs).eval()
             x = inputs.example(2)
         logits, size = weigh(model, x)
     except (RuntimeError, ValueError) as error:  # what torch raises for shapes that cannot be

@@ -221,8 +221,10 @@ def rotation(places: Tensor, head: int) -> Rotation:
     return angles.cos(), angles.sin()
 
 
-def rotated(x: Tensor, by: Rotation) -> Tensor:
-    """(N, heads, T, head) in and out: each pair of numbers rotated by its place's angle."""
+def rotated(x: Tensor, by: Rotation | None) -> Tensor:
+    """(N, heads, T, head) in and out: each pair of numbers rotated by its place's angle, if any."""
+    if by is None:
+        return x
     cos, sin = (part.to(x.dtype) for part in by)
     a, b = x.chunk(2, 3)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], 3)
@@ -265,7 +267,7 @@ class Attention(nn.Module):
             nn.init.zeros_(leaving.weight)  # a shortcut at first (Zhang et al. 2019)
             nn.init.zeros_(leaving.bias)
 
-    def forward(self, x: Tensor, by: Rotation, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, by: Rotation | None, mask: Tensor | None) -> Tensor:
         """(N, T, width) in and out. `mask` (N, 1, 1, T): who is listened to; None: all before."""
         queries, keys, values = self.asked(x)
         heard = attended(rotated(queries, by), rotated(keys, by), values, mask)

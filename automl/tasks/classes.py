@@ -73,8 +73,14 @@ class ClassTask(SourceTask):
     def loss(
         self, logits: Tensor, y: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
     ) -> Tensor:
-        """Of logits (N, K) against classes (N,) or shares of them (N, K)."""
+        """Of logits (N, K) against classes (N,) or shares of them (N, K).
+
+        Of (N, members, K), each member by itself, their mean.
+        """
         logits = logits.float()
+        if logits.ndim == 3:
+            y = y.repeat_interleave(logits.shape[1], 0)
+            logits = logits.flatten(0, 1)
         if weights is None or y.is_floating_point():
             return F.cross_entropy(logits, y, weights, label_smoothing=smoothing)
         # PyTorch's own mean waits for the device where classes are weighed and smoothed

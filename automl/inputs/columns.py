@@ -1,0 +1,433 @@
+"""Tables: cells to numbers and words, and a row of these to what a model reads.
+
+Knows no tasks.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC
+from functools import cached_property
+from itertools import accumulate, chain, compress
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from automl import tables
+from automl.amounts import plural
+from automl.config import Input
+from automl.data import Data, Inputs, Raw, Split
+from automl.errors import DataError
+
+log = logging.getLogger("automl")
+
+MOST = 10_000  # words of a column that are told apart
+FEW = 20  # rows, of which a column may have a word for each
+CLIP = 3.0  # quartile ranges from the median, about: what lies further off is drawn near
+DAY = 86_400  # seconds
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[Finite, Field(gt=0)]
+Names = tuple[str, ...]
+Words = Mapping[str, Sequence[Any]]  # cells by column
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """A table as it was written."""
+
+    path: Path
+    lines: list[int]  # where its rows begin
+    columns: dict[str, list[str]]
+    mark: str  # between cells
+
+    def kept(self, rows: Sequence[bool]) -> Sheet:
+        """The rows for which this says so."""
+        if all(rows):
+            return self
+        some = {name: [*compress(cells, rows)] for name, cells in self.columns.items()}
+        return replace(self, lines=[*compress(self.lines, rows)], columns=some)
+
+    def kinds(
+        self, wanted: Collection[str], named: Collection[str], others: Collection[str]
+    ) -> tuple[Names, dict[str, Names]]:
+        """The columns of numbers or dates, and those of words with these, the most frequent first.
+
+        Those that are `wanted`, else all but what tells nothing: columns without a cell, and those
+        in which nearly every row has a word of its own. Columns that are `named` are of words
+        whatever they hold, and `others` are none of either. Raises DataError.
+        """
+        for name in (*wanted, *named, *others):
+            if name not in self.columns:
+                raise tables.no_column(str(self.path), name, [*self.columns])
+        numbers, words, passed = list[str](), dict[str, Names](), list[str]()
+        asked = {*wanted, *named}
+        for name, cells in self.columns.items():
+            if name in others or (wanted and name not in wanted):
+                continue
+            counts = Counter(map(word, cells))
+            known = [one for one in counts if one]
+            if not known:
+                passed.append(name)
+            elif name not in named and all(quantity(one, self.mark) is not None for one in known):
+                numbers.append(name)
+            elif name not in asked and FEW <= len(cells) < 2 * len(known):
+                passed.append(name)
+            else:
+                words[name] = tuple(one for one, _ in counts.most_common(MOST))
+        if passed:
+            told = "nothing but empty cells, or a word of its own in nearly every row"
+            log.warning("%s: passing over %s: %s", self.path, ", ".join(passed)[:200], told)
+        if not numbers and not words:
+            raise DataError(f"{self.path}: got no column to read; want one at least")
+        return tuple(numbers), words
+
+
+@dataclass(frozen=True)
+class Table(Raw):
+    """Rows of numbers and words, of which another column is to be told."""
+
+    target: str
+    number: bool  # whether that is one
+    numbers: Names  # columns
+    named: Names  # columns of words
+    words: tuple[Names, ...]  # of each, the most frequent first; "" where cells are empty
+
+    @property
+    def summary(self) -> str:
+        return f"rows of {_counted(self.numbers, self.named)}, {self.target} to tell"
+
+    def described(self, row: Tensor) -> str:
+        """A row (columns,) as people read it; what is not known is left out."""
+        cells = zip((*self.numbers, *self.named), row.tolist(), strict=True)
+        words = dict(zip(self.named, self.words, strict=True))
+        known = ((name, cell) for name, cell in cells if not math.isnan(cell))
+        told = (
+            f"{name} {words[name][int(cell)] if name in words else f'{cell:.6g}'}"
+            for name, cell in known
+        )
+        return ", ".join(told)
+
+
+@dataclass(frozen=True)
+class Cells(Inputs):
+    """A row: numbers on the scale that they have in training, words as places in a list."""
+
+    target: str
+    numbers: Names
+    middle: tuple[Finite, ...]  # per column of numbers, the median in training
+    scale: tuple[Positive, ...]  # between the quartiles
+    gaps: tuple[int, ...]  # columns of numbers that have empty cells in training
+    named: Names
+    words: tuple[Names, ...]  # as a task gives them
+    places: tuple[tuple[int, ...], ...]  # of each word, from 1; 0: training hardly has it
+    mean: Finite | None = None  # of the target in training, where that is a number
+    std: Positive | None = None
+
+    @property
+    def summary(self) -> str:
+        return f"rows of {_counted(self.numbers, self.named)}"
+
+    @property
+    def features(self) -> int:
+        """Numbers that a model reads, those that say whether a cell is empty too."""
+        return len(self.numbers) + len(self.gaps)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Words of each column that a model can tell apart, the unknown one too."""
+        return [max(places, default=0) + 1 for places in self.places]
+
+    def encode(self, split: Split) -> Split:
+        """Targets that are numbers come to mean 0 and deviation 1 of the training split."""
+        if self.mean is None or self.std is None:
+            return split
+        y = (split.y.double() - self.mean) / self.std
+        return Split(split.x, y.float(), split.groups)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """float32 (N, columns) in, (N, features + named) out.
+
+        Of a number its distance from the median in quartile ranges, drawn near beyond about three
+        (Holzmüller et al. 2024), 0 where it is not known; of a word its place among those of all
+        columns, one behind the other.
+        """
+        if x.device not in self._ready:
+            self._ready[x.device] = self._constants(x.device)
+        middle, scale, first, last, places = self._ready[x.device]
+        numbers, words = x.split([len(self.numbers), len(self.named)], 1)
+        empty = numbers.isnan()
+        off = ((numbers - middle) / scale).masked_fill(empty, 0.0)
+        parts = [off / (1 + (off / CLIP).square()).sqrt()]
+        if self.gaps:
+            parts.append(empty[:, list(self.gaps)].float())
+        if self.named:
+            place = torch.where(words.isnan() | (words < 0), last, first + words)
+            parts.append(places[torch.minimum(place, last).long()])
+        return torch.cat(parts, 1)
+
+    @cached_property
+    def _ready(self) -> dict[torch.device, tuple[Tensor, ...]]:
+        return {}
+
+    def _constants(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Medians and ranges; where the list of each column of words begins and ends, and all.
+
+        The last of each list is the place of what is none of its words.
+        """
+        before = accumulate([0, *self.sizes])
+        lists = [
+            [of + place for place in (*places, 0)]
+            for of, places in zip(before, self.places, strict=False)
+        ]
+        ends = [*accumulate(map(len, lists))]
+        first = [end - len(places) for end, places in zip(ends, lists, strict=True)]
+        rows = self.middle, self.scale, first, [end - 1 for end in ends], [*chain(*lists)]
+        with torch.inference_mode(False):  # for what trains, too
+            return tuple(torch.tensor(row, dtype=torch.float, device=device) for row in rows)
+
+    def read(self, raw: Any) -> Split:
+        """Rows as a table on disk, a data frame, a mapping for one of them or a list of mappings.
+
+        Columns are found by their names, others are passed over. None and NaN are gaps. Raises
+        DataError.
+        """
+        words = dict(zip(self.named, self.words, strict=True))
+        if isinstance(raw, str | Path):
+            sheet = read(Path(raw))
+            x = rows(str(raw), self.numbers, words, sheet.columns, sheet.mark)
+        else:
+            x = rows("rows", self.numbers, words, _cells(raw), ",")
+        return Split(x, torch.zeros(len(x), dtype=torch.long))
+
+    @property
+    def outputs(self) -> int:
+        return int(self.mean is not None)
+
+    def told(self, logits: Tensor) -> Tensor:
+        """Shares of classes (N, K), or numbers (N, 1) as the training split has them."""
+        if self.mean is None or self.std is None:
+            return super().told(logits)
+        return logits * self.std + self.mean
+
+    def untold(self, told: Tensor) -> Tensor:
+        if self.mean is None or self.std is None:
+            return super().untold(told)
+        return (told - self.mean) / self.std
+
+    def example(self, count: int) -> Tensor:
+        return torch.zeros(count, self.features + len(self.named))
+
+    def recipe(self) -> dict[str, Any]:
+        told = {
+            "dtype": "float32",
+            "shape": ["N", len(self.numbers) + len(self.named)],
+            "how": "of each row the columns of numbers named here, a date as its days since 1970;"
+            " then of each column of words the place of the word in its list, from 0, an empty cell"
+            " being the word of no letters; NaN where a number is not known or a word not listed",
+            "numbers": self.numbers,
+            "words": dict(zip(self.named, self.words, strict=True)),
+        }
+        if self.mean is None:
+            return told
+        return told | {"out": f"float32 (N, 1): {self.target}", "std": self.std}
+
+    @property
+    def floats(self) -> int:
+        return 512 + 64 * (self.features + len(self.named))
+
+
+class Columns(Input):
+    """Numbers and words of a row, as training has them."""
+
+    name: Literal["columns"] = "columns"
+    turns: ClassVar[dict[str, str]] = {"records": "columns"}
+    fitted: ClassVar[type[Inputs]] = Cells
+
+    vocab: int = Field(
+        1000, ge=1, le=MOST, description="words of a column that are told apart, the most frequent"
+    )
+    seen: int = Field(
+        2, ge=1, le=1000, description="rows to train with that have a word; a rarer one is unknown"
+    )
+
+    def fit(self, data: Data) -> Cells:
+        raw, x, y = data.inputs, data.train.x, data.train.y
+        assert isinstance(raw, Table)
+        assert isinstance(x, Tensor)
+        numbers, words = x.split([len(raw.numbers), len(raw.named)], 1)
+        scales = [_scale(column) for column in numbers.double().T.numpy()]
+        target: tuple[float | None, float | None] = None, None
+        if raw.number:
+            deviation = y.double().std(correction=0).item()
+            target = y.double().mean().item(), deviation or 1.0
+        return Cells(
+            raw.target,
+            raw.numbers,
+            tuple(middle for middle, _ in scales),
+            tuple(scale for _, scale in scales),
+            tuple(numbers.isnan().any(0).nonzero().flatten().tolist()),
+            raw.named,
+            raw.words,
+            tuple(self._places(*one) for one in zip(words.T, raw.words, strict=True)),
+            *target,
+        )
+
+    def _places(self, column: Tensor, words: Names) -> tuple[int, ...]:
+        """Of the words of a column (N,), by how often they are met."""
+        met = column[~column.isnan()].long().bincount(minlength=len(words))
+        known = met.argsort(descending=True, stable=True)[: self.vocab]
+        known = known[met[known] >= self.seen]
+        places = torch.zeros(len(words), dtype=torch.long)
+        places[known] = torch.arange(1, len(known) + 1)
+        return tuple(places.tolist())
+
+    def expect(self, raw: Raw) -> Cells:
+        assert isinstance(raw, Table)
+        count = len(raw.numbers)
+        places = (range(1, len(words) + 1) for words in raw.words)
+        return Cells(
+            raw.target,
+            raw.numbers,
+            (0.0,) * count,
+            (1.0,) * count,
+            tuple(range(count)),
+            raw.named,
+            raw.words,
+            tuple(tuple(place * (place <= self.vocab) for place in some) for some in places),
+            *((0.0, 1.0) if raw.number else (None, None)),
+        )
+
+    def restore(self, facts: str, read: Any) -> Cells:
+        told = super().restore(facts, read)
+        assert isinstance(told, Cells)
+        count, named = len(told.numbers), len(told.named)
+        pairs = [*zip(told.words, told.places, strict=False)]
+        if not (
+            count == len(told.middle) == len(told.scale)
+            and named == len(told.words) == len(told.places)
+            and count + named > 0
+            and all(0 <= gap < count for gap in told.gaps)
+            and all(len(words) == len(places) for words, places in pairs)
+            and all(0 <= place <= self.vocab for _, places in pairs for place in places)
+            and (told.mean is None) == (told.std is None)
+        ):
+            raise DataError("columns: what is told of numbers and words does not fit together")
+        return told
+
+
+def read(
+    path: Path,
+    encoding: str | None = None,
+    wanted: Collection[str] = (),
+    warn: Callable[..., None] | None = None,
+) -> Sheet:
+    """A table with a first row of names; a column without one is none. Raises DataError.
+
+    Up to one row in a hundred may have more or fewer cells, and is passed over.
+    """
+    text = tables.content(path, encoding)
+    mark, header = tables.header(path, text, wanted)
+    for name, count in Counter(filter(None, header)).items():
+        if count > 1:
+            raise DataError(f"{path}: {count:,} columns are called {name[:60]!r}; want one")
+    lines, found, bad = list[int](), list[list[str]](), list[tuple[int, str]]()
+    for line, row in tables.rows(path, text, mark, len(header)):
+        if isinstance(row, str):
+            bad.append((line, row))
+        else:
+            lines.append(line)
+            found.append(row)
+    lines, found = lines[1:], found[1:]  # below the names
+    tables.useful(path, bad, len(found), warn)
+    columns = zip(header, zip(*found, strict=True), strict=True)
+    told = {name: [cell.strip() for cell in cells] for name, cells in columns if name}
+    return Sheet(path, lines, told, mark)
+
+
+def rows(where: str, numbers: Names, named: Mapping[str, Names], cells: Words, mark: str) -> Tensor:
+    """float32 (N, numbers + named) of cells by column: a number, or the place of a word.
+
+    NaN where nothing is known, and for a word that is none of its column's. Raises DataError.
+    """
+    for name in (*numbers, *named):
+        if name not in cells:
+            raise tables.no_column(where, name, [*cells])
+    found = list[list[float]]()
+    for name in numbers:
+        told = [quantity(cell, mark) for cell in cells[name]]
+        if None in told:
+            cell = cells[name][told.index(None)]
+            raise DataError(f"{where}: column {name[:60]!r}: got {str(cell)[:60]!r}; want a number")
+        found.append([math.nan if one is None else one for one in told])
+    for name, words in named.items():
+        places = {word: float(place) for place, word in enumerate(words)}
+        found.append([places.get(word(cell), math.nan) for cell in cells[name]])
+    return tables.single(np.array(found).T, where)
+
+
+def quantity(cell: Any, mark: str) -> float | None:
+    """A number, or the days of a date since 1970; NaN where nothing is known; None: neither."""
+    if isinstance(cell, str):
+        told = tables.number(cell, mark)
+        if told is not None or not (date := tables.date(cell)):
+            return told
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() / DAY
+    if cell is None:
+        return math.nan
+    if hasattr(cell, "isoformat"):
+        return quantity(cell.isoformat(), mark)
+    try:
+        told = float(cell)
+    except (TypeError, ValueError):
+        return math.nan if str(cell).lower() in MISSING else None
+    return None if math.isinf(told) else told
+
+
+def word(cell: Any) -> str:
+    """A cell as a word; none where nothing is known. A whole number is one however it is held."""
+    told = "" if cell is None else re.sub(r"(?<=\d)\.0+$", "", str(cell).strip())
+    return "" if told.lower() in MISSING else told
+
+
+MISSING = tables.MISSING | {"<na>"}  # as pandas writes it
+
+
+def _cells(raw: Any) -> Words:
+    """Of a data frame, a row or rows. Raises DataError."""
+    if hasattr(raw, "columns") and hasattr(raw, "to_numpy"):  # as pandas and polars have
+        return {str(name): raw[name].tolist() for name in raw.columns}
+    given = [raw] if isinstance(raw, Mapping) or not isinstance(raw, Iterable) else [*raw]
+    for row in given:
+        if not isinstance(row, Mapping):
+            want = "want a mapping of columns to values, several, a data frame or a table's path"
+            raise DataError(f"rows: got {type(row).__name__}; {want}")
+    if not given:
+        raise DataError("rows: got none; want one at least")
+    names = dict.fromkeys(name for row in given for name in row)
+    return {str(name): [row.get(name) for row in given] for name in names}
+
+
+def _scale(column: NDArray[np.float64]) -> tuple[float, float]:
+    """Median and range between the quartiles, or half of the whole where these are equal."""
+    known = column[~np.isnan(column)]
+    if not len(known):
+        return 0.0, 1.0
+    low, first, middle, third, high = np.quantile(known, [0, 0.25, 0.5, 0.75, 1]).tolist()
+    return middle, (third - first) or (high - low) / 2 or 1.0
+
+
+def _counted(numbers: Names, named: Names) -> str:
+    told = [
+        plural(len(some), what) for some, what in ((numbers, "number"), (named, "word")) if some
+    ]
+    return " and ".join(told)

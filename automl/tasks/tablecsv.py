@@ -1,0 +1,326 @@
+"""The user's own tables, a row for each example: of one column the class or the number is told."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from automl import cache, tables
+from automl.amounts import plural
+from automl.config import nearest
+from automl.data import Data, Metric, Split
+from automl.errors import DataError
+from automl.inputs.columns import Columns, Sheet, Table, quantity, read, rows, word
+from automl.tasks.classes import ClassTask, drawn, fitting
+from automl.tasks.files import ENCODING, Encoding, parts, passed_over
+from automl.tasks.source import (
+    Parts,
+    Source,
+    SourceTask,
+    apart,
+    cached,
+    firsts,
+    repeated,
+    traces,
+    with_test,
+)
+
+log = logging.getLogger("automl")
+
+SUFFIXES = (".csv", ".tsv")
+CLASSES = 1000  # a target with more of them is a number, or a text
+BOOSTED = 50_000  # rows that gradient boosting learns from
+BASELINE = "gradient boosting"
+TREES = 1000  # of all classes together, a hundred for each at most
+LEAF = 20  # rows, or a tenth of few
+TOLD = 255  # words of a column that gradient boosting can tell apart, none for those left
+
+
+class Rows(SourceTask):
+    """A table as examples: what is read of a row, and what is told."""
+
+    gives: ClassVar[str] = "records"
+    input: ClassVar[str] = "columns"
+    number: ClassVar[bool]  # whether the target is one
+
+    path: str = Field(
+        ".",
+        min_length=1,
+        description="file, or folder with train.csv; relative to --data or to the working folder",
+    )
+    target: str = Field("target", min_length=1, description="the column that is told")
+    columns: list[str] = Field(
+        default=[], max_length=tables.COLUMNS, description="what is read; none: all others of use"
+    )
+    names: list[str] = Field(
+        default=[], max_length=tables.COLUMNS, description="columns of words that look like numbers"
+    )
+    group: str | None = Field(
+        None, description="column whose equal rows are never on two sides of a split: of one person"
+    )
+    encoding: Encoding = Field("utf-8", description=ENCODING)
+
+    def shape(self, root: Path | None) -> tuple[Table, tuple[str, ...]]:
+        path = parts(self.name, self.path, root, SUFFIXES)["train"]
+        return _shape(type(self), self.model_dump_json(), path, json.dumps(traces([path])))
+
+    def source(self, root: Path | None) -> Source:
+        found = parts(self.name, self.path, root, SUFFIXES)
+        passed_over(self.name, self.path, root, found, SUFFIXES)
+        table, labels = self.shape(root)
+
+        def decode() -> Parts:
+            read = {part: self.split(path, table, labels) for part, path in found.items()}
+            return self.held_out(found["train"], read, labels)
+
+        knobs = [self.target, self.columns, self.names, self.group, self.encoding]
+        return Source([knobs, traces(found.values())], decode)
+
+    def held_out(self, place: Path, splits: Parts, labels: Sequence[str]) -> Parts:
+        """The splits; with a test split, where there is none. Raises DataError."""
+        return with_test(place, splits, labels)
+
+    def sheet(self, path: Path, warn: Callable[..., None] | None = None) -> Sheet:
+        """The rows whose target is known, see `useful`. Raises DataError."""
+        sheet = read(path, self.encoding, [self.target], warn)
+        if self.target not in sheet.columns:
+            raise tables.no_column(
+                str(path), self.target, [*sheet.columns], "; name it in task.target"
+            )
+        cells = sheet.columns[self.target]
+        fault = [self._fault(cell, sheet.mark) for cell in cells]
+        bad = [(line, told) for line, told in zip(sheet.lines, fault, strict=True) if told]
+        tables.useful(path, bad, len(cells) - len(bad), warn)
+        return sheet.kept([not told for told in fault])
+
+    def _fault(self, cell: str, mark: str) -> str:
+        if not word(cell):
+            return f"no {self.target[:60]!r}"
+        if self.number and quantity(cell, mark) is None:
+            return f"{self.target[:60]!r} is no number: {cell[:60]!r}"
+        return ""
+
+    def split(self, path: Path, table: Table, labels: Sequence[str]) -> Split:
+        sheet = self.sheet(path, log.warning)
+        words = dict(zip(table.named, table.words, strict=True))
+        x = rows(str(path), table.numbers, words, sheet.columns, sheet.mark)
+        cells = sheet.columns[self.target]
+        if self.number:
+            told = np.array([quantity(cell, sheet.mark) for cell in cells])
+            y = tables.single(told, f"{path}: column {self.target[:60]!r}")
+        else:
+            places = {label: number for number, label in enumerate(labels)}
+            if odd := sorted({*map(word, cells)} - places.keys()):
+                got = f"got {odd[0][:60]!r} in column {self.target[:60]!r}, which is no class"
+                raise DataError(f"{path}: {got} of the rows to train with{nearest(odd[0], labels)}")
+            y = torch.tensor([places[word(cell)] for cell in cells])
+        if self.group is None:
+            return Split(x, y)
+        if self.group not in sheet.columns:
+            raise tables.no_column(str(path), self.group, [*sheet.columns])
+        members = dict[str, int]()
+        of = [members.setdefault(cell, len(members)) for cell in sheet.columns[self.group]]
+        return Split(x, y, torch.tensor(of))
+
+
+class TableCsv(Rows, ClassTask):
+    """A CSV or TSV file with a row for each example, of which one column is the class.
+
+    Or a folder with `train.csv` and, if you have them, `valid.csv` and `test.csv`. Columns of
+    numbers and ISO dates are read as such, all others as words. Where there is no file to validate,
+    a share of the training rows takes its place. Where there is none to test, 15 % of each class,
+    drawn once with seed 0 whatever `split_seed` says, are the test split.
+    """
+
+    name: Literal["tablecsv"] = "tablecsv"
+    number: ClassVar[bool] = False
+
+    def baseline(self, data: Data) -> tuple[str, float]:
+        """Boosted trees (Friedman 2001; Ke et al. 2017) of at most 50,000 rows."""
+        from sklearn.ensemble import HistGradientBoostingClassifier
+
+        train = data.train[drawn(data.train.y, BOOSTED)]
+        trees = HistGradientBoostingClassifier(
+            max_iter=max(10, min(100, TREES // len(data.labels))), **_knobs(data, train)
+        )
+        with fitting():
+            trees.fit(_boosted(data, train), train.y.numpy())
+            answers = torch.from_numpy(trees.predict(_boosted(data, data.valid)))
+        return BASELINE, self.judged(answers, data.valid.y)
+
+
+class RegressionCsv(Rows):
+    """A CSV or TSV file with a row for each example, of which one column of numbers is told.
+
+    Or a folder with `train.csv` and, if you have them, `valid.csv` and `test.csv`. Columns of
+    numbers and ISO dates are read as such, all others as words. Where there is no file to validate
+    or to test, a share of the training rows takes its place, drawn once; equal rows are on one
+    side. Errors are of a target with mean 0 and deviation 1 in training: 1 is about what telling
+    the mean costs.
+    """
+
+    name: Literal["regressioncsv"] = "regressioncsv"
+    tells: ClassVar[str] = "numbers"
+    number: ClassVar[bool] = True
+
+    score: Literal["rmse", "mae"] = Field(
+        "rmse",
+        description="root of the mean squared error, or mean absolute one: what is trained by",
+    )
+    valid: float = Field(
+        0.1, ge=0.01, le=0.4, description="share of the training rows to validate, without a file"
+    )
+    sealed: float = Field(
+        0.15, ge=0.01, le=0.4, description="share of the rows to test, without a file"
+    )
+    split_seed: int = Field(
+        0, ge=0, lt=2**31, description="of the draw of the validation rows; 0 to 2^31 - 1"
+    )
+
+    @property
+    def metric(self) -> Metric:
+        return Metric(self.score, higher_is_better=False)
+
+    def source(self, root: Path | None) -> Source:
+        found = super().source(root)
+        return Source([found.identity, self.sealed], found.decode)
+
+    def held_out(self, place: Path, splits: Parts, labels: Sequence[str]) -> Parts:
+        if "test" not in splits:
+            train, test = self._apart(place, splits["train"], self.sealed, 0)
+            splits = {**splits, "train": train, "test": test}
+        repeated(place, splits)
+        return splits
+
+    def _apart(self, place: Path, split: Split, share: float, seed: int) -> tuple[Split, Split]:
+        first = firsts(split.x) if split.groups is None else split.groups
+        if len(first.unique()) < 2:
+            got = f"got {plural(len(split), 'row')}, all alike or of one group"
+            raise DataError(f"{place}: {got}; want two that differ at least, to hold one out")
+        return apart(split, first, share, seed)
+
+    def load(self, root: Path | None) -> Data:
+        source, (table, _) = self.source(root), self.shape(root)
+        train, about = cached(self.name, source, (), "train")
+        if "valid" in about["digests"]:
+            valid, _ = cached(self.name, source, (), "valid")
+        else:
+            place = parts(self.name, self.path, root, SUFFIXES)["train"]
+            train, valid = self._apart(place, train, self.valid, self.split_seed)
+        known = [about["digests"], self.target, table.numbers, table.named, cache.digest(valid)]
+        return Data(
+            train=train,
+            valid=valid,
+            inputs=table,
+            labels=(),
+            fingerprint=hashlib.sha256(json.dumps(known).encode()).hexdigest(),
+            sealed=about["counts"]["test"],
+        )
+
+    def loss(
+        self, logits: Tensor, y: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
+    ) -> Tensor:
+        """Of numbers (N, 1), or of several members (N, k, 1), against those that came (N,)."""
+        off = logits.float().flatten(1) - y.unsqueeze(1)
+        return off.square().mean() if self.score == "rmse" else off.abs().mean()
+
+    def tally(self, logits: Tensor, y: Tensor) -> dict[str, Tensor]:
+        y = y.double()
+        off = logits.squeeze(1).double() - y
+        return {
+            "squared": off.square().sum(),
+            "absolute": off.abs().sum(),
+            "count": torch.full_like(off, 1.0).sum(),
+            "sum": y.sum(),
+            "squares": y.square().sum(),
+        }
+
+    def scores(self, tally: dict[str, Tensor], split: Split) -> dict[str, float]:
+        """With the share of the variance that is told (r2), no less than 0 where there is none."""
+        count = tally["count"].clamp_min(1)
+        mse, mae = tally["squared"] / count, (tally["absolute"] / count).item()
+        varied = tally["squares"] - tally["sum"].square() / count
+        rmse = mse.sqrt().item()
+        return {
+            "loss": mse.item() if self.score == "rmse" else mae,
+            "rmse": rmse,
+            "mae": mae,
+            "r2": (1 - tally["squared"] / varied).item() if varied > 0 else 0.0,
+        }
+
+    def chance(self, data: Data) -> tuple[str, float]:
+        y = Columns().fit(data).encode(data.train).y
+        told = y.mean() if self.score == "rmse" else y.median()
+        name = "mean" if self.score == "rmse" else "median"
+        return f"telling the {name}", self.judged(told.expand(len(data.valid)), data)
+
+    def baseline(self, data: Data) -> tuple[str, float]:
+        """Boosted trees (Friedman 2001; Ke et al. 2017) of at most 50,000 rows."""
+        from sklearn.ensemble import HistGradientBoostingRegressor
+
+        order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
+        train = Columns().fit(data).encode(data.train)[order[:BOOSTED]]
+        loss = "squared_error" if self.score == "rmse" else "absolute_error"
+        trees = HistGradientBoostingRegressor(loss=loss, **_knobs(data, train))
+        with fitting():
+            trees.fit(_boosted(data, train), train.y.numpy())
+            told = torch.from_numpy(trees.predict(_boosted(data, data.valid)))
+        return BASELINE, self.judged(told, data)
+
+    def judged(self, told: Tensor, data: Data) -> float:
+        """The metric of what is told of the validation rows, with deviation 1 (N,)."""
+        valid = Columns().fit(data).encode(data.valid)
+        return self.scores(self.tally(told.unsqueeze(1), valid.y), valid)[self.metric.name]
+
+
+def _knobs(data: Data, train: Split) -> dict[str, Any]:
+    """Of gradient boosting: which columns are of words, and how few rows a leaf may hold."""
+    assert isinstance(data.inputs, Table)
+    count, named = len(data.inputs.numbers), len(data.inputs.named)
+    return {
+        "categorical_features": [False] * count + [True] * named,
+        "min_samples_leaf": max(1, min(LEAF, len(train) // 10)),
+        "random_state": 0,
+    }
+
+
+def _boosted(data: Data, split: Split) -> NDArray[np.float64]:
+    """Rows as gradient boosting reads them: rare words are none."""
+    assert isinstance(data.inputs, Table)
+    assert isinstance(split.x, Tensor)
+    x = split.x.double().clone()
+    words = x[:, len(data.inputs.numbers) :]
+    words[words >= TOLD] = math.nan
+    told: NDArray[np.float64] = x.numpy()
+    return told
+
+
+@functools.lru_cache(maxsize=4)  # asked for often, and it takes reading the whole file
+def _shape(
+    kind: type[Rows], knobs: str, path: Path, _changed: str
+) -> tuple[Table, tuple[str, ...]]:
+    task = kind.of(json.loads(knobs))
+    sheet = task.sheet(path)
+    others = [task.target, *([task.group] if task.group else [])]
+    numbers, words = sheet.kinds(task.columns, task.names, others)
+    table = Table(task.target, task.number, numbers, tuple(words), tuple(words.values()))
+    if task.number:
+        return table, ()
+    labels = tuple(sorted({*map(word, sheet.columns[task.target])}))
+    if not 2 <= len(labels) <= CLASSES:
+        told = f"got {len(labels):,} different labels in column {task.target[:60]!r}"
+        more = "; a column of numbers is told by the task regressioncsv" * (len(labels) > CLASSES)
+        raise DataError(f"{path}: {told}; want 2 to {CLASSES:,}{more}")
+    return table, labels
