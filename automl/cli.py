@@ -18,7 +18,7 @@ import shlex  # noqa: E402
 import signal  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import TYPE_CHECKING, Annotated, NoReturn  # noqa: E402
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn  # noqa: E402
 
 import typer  # noqa: E402
 
@@ -30,7 +30,7 @@ from automl.places import here, root, target  # noqa: E402
 if TYPE_CHECKING:
     from types import FrameType
 
-    from automl.results.artifact import Detection
+    from automl.results.artifact import Artifact, Detection
     from automl.space import Space
 
 app = typer.Typer(
@@ -207,12 +207,12 @@ def train(
 @app.command()
 def predict(
     name: StudyName,
-    inputs: Annotated[list[str], typer.Argument(help="image or sound files, or texts")],
+    inputs: Annotated[list[str], typer.Argument(help="image or sound files, texts, or tables")],
     studies: Studies = Path("studies"),
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
-    """Predict with the best model of a study: a class, or boxes, for each input."""
+    """Predict with the best model of a study: a class, a number or boxes for each input."""
     from dataclasses import asdict
 
     from automl.config import printable
@@ -223,6 +223,9 @@ def predict(
     if model.config.task.tells == "boxes":
         _boxes(inputs, model.detect(inputs), as_json=as_json)
         return
+    if model.config.task.gives == "records":
+        _rows(model, inputs, as_json=as_json)
+        return
     predictions = model.predict(inputs)
     if as_json:
         answers = zip(inputs, predictions, strict=True)
@@ -232,6 +235,25 @@ def predict(
     width = max(map(len, files))
     for file, told in zip(files, predictions, strict=True):
         print(f"{file:<{width}}  {printable(told.label)}  {told.probability:.3f}")
+
+
+def _rows(model: Artifact, files: list[str], *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from automl.config import printable
+
+    told, lines = list[dict[str, Any]](), list[str]()
+    for file in files:
+        if model.config.task.tells == "numbers":
+            answers = [{"value": value} for value in model.estimate(file)]
+            words = [f"{answer['value']:.7g}" for answer in answers]
+        else:
+            found = model.predict(file)
+            answers = [asdict(one) for one in found]
+            words = [f"{printable(one.label)}  {one.probability:.3f}" for one in found]
+        told += [{"input": file, "row": row, **one} for row, one in enumerate(answers, 1)]
+        lines += [f"{printable(file)}  {row}  {word}" for row, word in enumerate(words, 1)]
+    print(json.dumps(told) if as_json else "\n".join(lines))
 
 
 def _boxes(files: list[str], found: list[list[Detection]], *, as_json: bool) -> None:

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from automl import amounts
+from automl.config import clipped, printable
 from automl.data import Metric
 from automl.holes import Choice, Hole
 from automl.results.card import sure
@@ -280,6 +281,13 @@ def answer(best: dict[str, Any], unit: str) -> list[str]:
     told.append(f"test {name} {best['test'][name]:.4f} ({sure(best)}) on {on}")
     if bleu := best.get("bleu"):
         told.append(f"test BLEU {bleu['score']:.2f} (13a, greedy) on {bleu['pairs']:,} {unit}")
+    if units := best.get("in_units"):
+        rmse, mae = amounts.told(units["rmse"]), amounts.told(units["mae"])
+        column = printable(clipped(units["column"], 40))
+        told.append(
+            f"in the unit of {column}: root mean squared error {rmse}, mean absolute error {mae};"
+            f" r2 {best['test']['r2']:.4f}"
+        )
     told.append(
         f"validation {best['valid'][name]:.4f}, by {best['baseline']['name']}"
         f" {best['baseline'][name]:.4f}, by chance {best['chance'][name]:.4f}"

@@ -29,6 +29,7 @@ from automl.exports import verified
 from automl.exports.pt2 import Pt2
 from automl.exports.whole import Whole
 from automl.inputs.canvas import Canvas
+from automl.inputs.columns import Cells, Columns
 from automl.inputs.images import Images
 from automl.inputs.series import Lookback, Window
 from automl.inputs.sound import LogMel, Sounds
@@ -73,10 +74,15 @@ CASES |= {
         },
         "maps",
     ),
+    "tabm-one-periodic": ({"name": "tabm", "ensemble": 1, "numbers": "periodic"}, "numbers"),
+    "tabm-numbers": ({"name": "tabm", "ensemble": 4, "residual": True}, "numbers"),
+    "ft-transformer-piecewise": ({"name": "ft-transformer", "numbers": "piecewise"}, "columns"),
     "crnn-lstm-sound": ({"name": "crnn", "channels": [4], "cell": "lstm"}, "sounds"),
 }
 PLACES = {
     "series": "ett",
+    "columns": "tablecsv",
+    "numbers": "regressioncsv",
     "maps": "digits",
     "pictures": "bccd",
     "sounds": "spoken-digits",
@@ -91,6 +97,7 @@ def made(model: dict[str, Any], reads: str) -> Artifact:
     torch.manual_seed(0)
     part: Any = {"sounds": {"name": "logmel", "mels": 16}, "tokens": "words"}.get(reads)
     usual = {"maps": "pixels", "pictures": "canvas", "series": "window"}
+    usual |= dict.fromkeys(("columns", "numbers"), "columns")
     part = part or usual.get(reads, "characters")
     config = Config.of({"task": PLACES[reads], "input": part, "model": model})
     if isinstance(config.input, LogMel):
@@ -102,6 +109,12 @@ def made(model: dict[str, Any], reads: str) -> Artifact:
         words = {name: i for i, name in enumerate(empty.special)}
         words |= {chr(95 + i): i for i in range(first, SIZE)}
         inputs = replace(empty, tokenizer=config.input.tokenizer(words, []))
+    elif isinstance(config.input, Columns):
+        inputs = Cells(
+            *("told", ("a", "b", "c"), (30.0, -2.0, 0.0), (4.0, 0.5, 1.0), (1, 2)),
+            *(("d", "e"), (("x", "y", ""), ("z",)), ((2, 1, 0), (1,))),
+            *((900.0, 70.0) if reads == "numbers" else (None, None)),
+        )
     elif isinstance(config.input, Window):
         inputs = Lookback(("a", "b"), (30.0, -2.0), (4.0, 0.5), 25, 7)
     else:
@@ -119,6 +132,11 @@ def raw(inputs: Any, count: int, length: int) -> Tensor:
         x = torch.randint(2, SIZE, (count, length))
         ends = torch.arange(length, length - count, -1).clamp_min(0)
         return x * (torch.arange(length) < ends.unsqueeze(1))
+    if isinstance(inputs, Cells):
+        numbers = torch.tensor([30.0, -2.0, 0.0]) + 3 * torch.randn(count, 3)
+        words = torch.randint(-1, 4, (count, 2)).float()
+        x = torch.cat([numbers, words], 1)
+        return torch.where(torch.rand(x.shape) < 0.2, torch.nan, x)
     recipe = inputs.recipe()
     shape = [count, *recipe["shape"][1:]]
     if recipe["dtype"] == "float32":

@@ -15,9 +15,10 @@ import automl
 HOUSE = Path(automl.__file__).parent
 FLOORS = [  # a file may import from floors above its own, and from its own room
     ["errors", "launch"],
-    ["boxes", "data", "size", "amounts", "places", "tables"],
+    ["boxes", "data", "size", "amounts", "places"],
     ["cache"],
     ["config"],
+    ["tables"],
     ["inputs"],
     ["models", "tasks", "optimizers", "schedules", "augment", "federation"],
     ["holes", "reader", "space", "schema", "given"],
@@ -31,12 +32,14 @@ FLOORS = [  # a file may import from floors above its own, and from its own room
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 SHARED = {
     "automl.exports.whole",
+    "automl.models.columns",
     "automl.models.layers",
     "automl.inputs.images",
     "automl.models.fcos",
     "automl.tasks.annotations",
     "automl.tasks.boxes",
     "automl.tasks.classes",
+    "automl.tasks.files",
     "automl.tasks.folders",
     "automl.tasks.images",
     "automl.tasks.pairs",

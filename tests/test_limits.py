@@ -143,7 +143,9 @@ def test_a_model_is_as_large_in_inference_mode(name: str, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("name", Model.members())
-def test_knobs_that_cost_nothing_leave_a_model_as_large_as_it_is(name: str) -> None:
+def test_knobs_that_cost_nothing_leave_a_model_as_large_as_it_is(name: str, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("a,b,target\n1,x,no\n2,y,yes\n3,x,no\n4,y,yes\n")
+    table = f"{{name: tablecsv, path: {tmp_path / 'table.csv'}}}"
     family = Model.members()[name]
     spaces = [
         Space.load(find(name)) for name in ("digits", "mnist", "spoken", "sst2", "imdb-lm", "ett")
@@ -152,6 +154,8 @@ def test_knobs_that_cost_nothing_leave_a_model_as_large_as_it_is(name: str) -> N
         ("digits", "efficientnet"),
         ("bccd", "cnn-fcos"),
         ("bccd", "efficientnet-fcos"),
+        (table, "tabm"),
+        (table, "ft-transformer"),
     ):
         spaces.append(Space.parse(f"task: {task}\nmodel: {model}\n"))
     configs = [(space, config) for space in spaces for config, _ in space.probes()]

@@ -39,7 +39,7 @@ class Compared:
 
     answers: int
     equal: float  # share
-    numbers: str  # that answers are made of: probabilities or, of series, rows
+    numbers: str  # that answers are made of: probabilities or, of others, rows or numbers
     difference: float  # the largest, of a probability or in deviations of a column
     was: float  # what the artifact scores
     score: float
@@ -130,29 +130,29 @@ def _compare(own: Run, run: Run, split: Split, inputs: Inputs, task: Task) -> Co
         return _compare_boxes(own, run, split, inputs, task)
     sums: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
     answers, equal, difference = 0, 0, 0.0
-    rows = task.tells == "rows"
+    exact = task.tells in ("rows", "numbers")
     for x, y in _batches(split, inputs):
         told = own(x), run(x)
         a, b = told
         if a.shape != b.shape:
             raise ExportError(f"gives {tuple(b.shape)} for {tuple(x.shape)}; want {tuple(a.shape)}")
         logits = [inputs.untold(one) for one in told]
-        off = logits[0] - logits[1] if rows else a - b
-        if rows:  # in its unit a column far from 0 is rounded to more than its deviation tells
+        off = logits[0] - logits[1] if exact else a - b
+        if exact:  # in its unit a column far from 0 is rounded to more than its deviation tells
             off = off.masked_fill((a - b).abs() <= ROUNDED * a.abs(), 0.0)
         off = off.abs().nan_to_num(torch.inf)
         difference = max(difference, float(off.max()))
         if y is None:
             continue
-        counted = ~y.isnan() if rows else y != UNSCORED
-        same = off <= NEAR if rows else a.argmax(-1) == b.argmax(-1)
+        counted = ~y.isnan() if exact else y != UNSCORED
+        same = (off <= NEAR).view(y.shape) if exact else a.argmax(-1) == b.argmax(-1)
         answers += int(counted.sum())
         equal += int(same[counted].sum())
         for total, one in zip(sums, logits, strict=True):
             for name, value in task.tally(one, y).items():
                 total[name] = total.get(name, 0) + value
     was, score = (task.scores(total, split)[task.metric.name] for total in sums)
-    numbers = "rows" if rows else "probabilities"
+    numbers = task.tells if exact else "probabilities"
     return Compared(answers, equal / answers, numbers, difference, was, score)
 
 

@@ -27,7 +27,7 @@ FRAMES = 17  # of what is traced; no other size of a model is likely to be the s
 
 
 class Whole(nn.Module):
-    """Preprocessing, the model, its temperature; softmax, the units of a series, or what is found.
+    """Preprocessing, the model, its temperature; softmax, units of numbers, or what is found.
 
     Weights may be kept in half precision; arithmetic is in float32 always, on every device and in
     every runtime, so that what half precision costs is the rounding of the weights and no more.
@@ -44,7 +44,7 @@ class Whole(nn.Module):
                 weight.data = weight.data.to(KEPT[precision])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Probabilities (N, classes), or of the next token (N, T, tokens); rows ahead; or boxes."""
+        """Probabilities (N, classes), or of the next token (N, T, tokens); rows; numbers; boxes."""
         if x.dtype == torch.int64:  # tokens, which lie in a split as int32
             x = x.int()
         x = self.inputs.prepare(x)
@@ -59,7 +59,7 @@ class Whole(nn.Module):
     def output(self) -> str:
         """What it gives, as a name."""
         tells = self.artifact.config.task.tells
-        return tells if tells in ("rows", "boxes") else "probabilities"
+        return tells if tells in ("rows", "boxes", "numbers") else "probabilities"
 
     @property
     def facts(self) -> dict[str, str]:

@@ -98,6 +98,7 @@ USES = {  # what a model tells, in words, and what it is asked by
     "targets": ("makes a text of another", "translate"),
     "rows": ("tells rows ahead", "forecast"),
     "boxes": ("tells boxes", "detect"),
+    "numbers": ("tells numbers", "estimate"),
 }
 
 
@@ -116,7 +117,8 @@ class Artifact:
     def predict(self, raw: Any) -> list[Prediction]:
         """One prediction for each example in `raw`, which is one or many.
 
-        Images and sounds are paths or arrays, texts are texts; see `read` of the model's `inputs`.
+        Images and sounds are paths or arrays, texts are texts, rows of a table a data frame, a path
+        or mappings of columns to values; see `read` of the model's `inputs`.
         Raises DataError for what is none of these, and for a model that tells no classes.
         """
         return predictions(self.probabilities(raw), self.labels)
@@ -129,6 +131,19 @@ class Artifact:
         for index, logits, _ in predict(self.model, split, self.inputs):
             found[index.cpu()] = (logits / self.temperature).softmax(1).cpu()
         return found
+
+    def estimate(self, raw: Any) -> list[float]:
+        """The number for each row in `raw`, in the units of its training data.
+
+        Rows as a data frame, the path of a table, a mapping of columns to values or a list of
+        these; see `read` of the model's `inputs`. Raises DataError for what is none of these and
+        for a model that tells no numbers.
+        """
+        self._must_tell("numbers")
+        split = self.inputs.read(raw).to(self.device)
+        rows = [rows for _, rows, _ in predict(self.model, split, self.inputs)]
+        told: list[float] = self.inputs.told(torch.cat(rows)).squeeze(1).tolist()
+        return told
 
     def detect(self, raw: Any, *, least: float = LEAST) -> list[list[Detection]]:
         """What is found in each picture in `raw`, which is one or many, the surest first.

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from automl import amounts
-from automl.config import Config
+from automl.config import Config, Task
 from automl.reader import as_yaml
 
 USAGE = {
@@ -18,6 +18,7 @@ USAGE = {
     "prose": 'model.generate("Once", length=400)',
     "pairs": 'model.translate("a text")',
     "series": 'model.forecast("history.csv")',
+    "records": 'model.predict("rows.csv")',
 }
 LIMITS = {  # what no number in metrics.json says
     "images": [
@@ -58,7 +59,17 @@ LIMITS = {  # what no number in metrics.json says
         "Another season than that of the test: the interval of its score knows how errors vary"
         " within those rows, and other months may be harder by more than that.",
     ],
+    "records": [
+        "Rows of another place or time than the training data's: they were not tested. A word that"
+        " training hardly has counts as unknown, and so does a number that is not there.",
+        "What would happen if a cell were changed: it knows what goes together in the training"
+        " data, not what is the cause of what.",
+    ],
 }
+OF_NUMBERS = [
+    "How sure it is of one number: it tells the likely one, and errors were counted over all test"
+    " rows together.",
+]
 OF_CLASSES = [
     "Examples of none of its classes: it answers with one of them whatever it is shown.",
     "Decisions in which an error harms somebody: errors were counted over all test examples, not"
@@ -71,7 +82,13 @@ SHOWN = 40  # layers on the card; metrics.json has all
 def limits(config: Config) -> list[str]:
     """What a model should not be used for, by the kind of data it reads."""
     task = config.task
-    return [*LIMITS.get(task.gives, []), *(OF_CLASSES if task.tells == "classes" else [])]
+    of = {"classes": OF_CLASSES, "numbers": OF_NUMBERS}
+    return [*LIMITS.get(task.gives, []), *of.get(task.tells, [])]
+
+
+def used(task: Task) -> str:
+    """The line of Python that asks a model of it."""
+    return 'model.estimate("rows.csv")' if task.tells == "numbers" else USAGE[task.gives]
 
 
 def cell(label: str) -> str:
@@ -100,7 +117,7 @@ def text(config: Config, metrics: dict[str, Any], folder: str = "best") -> str:
         refit = (
             "It was then trained on the validation split, too; its scores there are those before.\n"
         )
-    usage = USAGE[config.task.gives]
+    usage = used(config.task)
     avoid = "\n".join(f"- {one}" for one in metrics["limits"])
     trial = "" if metrics["trial"] is None else f", trial {metrics['trial']}"
     recipe = as_yaml(config.dump())
@@ -115,7 +132,7 @@ def text(config: Config, metrics: dict[str, Any], folder: str = "best") -> str:
 
 A validation score that chose a model among many is a little too high. The test split was sealed
 until the end; this model was tested on it once.
-{calibration(metrics)}{classes(metrics)}{columns(metrics)}{boxes(metrics)}
+{calibration(metrics)}{classes(metrics)}{columns(metrics)}{boxes(metrics)}{in_units(metrics)}
 ## Use
 
 ```python
@@ -235,6 +252,17 @@ def boxes(metrics: dict[str, Any]) -> str:
     ]
     head = "| class | boxes | average precision | at 0.50 |\n" + "|---" * 4 + "|\n"
     return "\n## By class, on the test split\n\n" + head + "\n".join(rows) + "\n"
+
+
+def in_units(metrics: dict[str, Any]) -> str:
+    """Of a model of numbers that was tested."""
+    if not (told := metrics.get("in_units")):
+        return ""
+    column, rmse, mae = cell(told["column"]), amounts.told(told["rmse"]), amounts.told(told["mae"])
+    return f"""
+On the test split, in the unit of {column}: root mean squared error {rmse}, mean absolute error
+{mae}. Of the variance {metrics["test"]["r2"]:.4f} is told (r2).
+"""
 
 
 def data(config: Config, metrics: dict[str, Any]) -> str:

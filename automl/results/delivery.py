@@ -15,6 +15,7 @@ from automl.boxes import found
 from automl.config import Config, Task
 from automl.data import PERHAPS, Data, Epoch, Inputs, Split
 from automl.errors import DataError, OptionError, StudyError
+from automl.inputs.columns import Cells
 from automl.inputs.series import Lookback
 from automl.inputs.text import Paired, paired
 from automl.results import artifact, card, ensemble
@@ -244,6 +245,9 @@ def tested(model: Artifact | Ensemble, split: Split) -> dict[str, Any]:
     }
     if isinstance(model, Artifact) and isinstance(model.inputs, Lookback):
         return told | {"columns": _by_column(judgement, model.inputs)}
+    if isinstance(model, Artifact) and isinstance(model.inputs, Cells) and model.inputs.std:
+        errors = {name: model.inputs.std * judgement.scores[name] for name in ("rmse", "mae")}
+        return told | {"in_units": {"column": model.inputs.target, **errors}}
     if isinstance(model, Artifact) and isinstance(model.inputs, Paired):
         pairs = paired(split.x)[:TRANSLATED]
         said = model.translate([source for source, _ in pairs])

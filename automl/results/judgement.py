@@ -20,6 +20,7 @@ from automl.training.loop import predict
 SURE = 1.96  # standard errors to either side: 95 %
 DRAWS = 1000  # of a bootstrap
 REDRAWN = 200  # where boxes of pictures are ranked anew for each of them
+CHUNKS = 2000  # that numbers of rows are cut into, at most
 BLOCKS = 32  # that a batch of windows, or a series, is cut into: neighbours stay together
 FEWEST = 10  # blocks: of so few 95 % intervals cover 89 % (simulated, normal), of 5 only 83
 BINS = 10  # of equal width, for calibration
@@ -139,6 +140,9 @@ def judge(
         return _of_blocks([*tallies.values()], split, task)
     index, logits, y = (torch.cat(parts) for parts in zip(*kept, strict=True))
     order = index.argsort()
+    if task.tells == "numbers":
+        chunks = (logits[order].chunk(CHUNKS), y[order].chunk(CHUNKS))
+        return _of_blocks([task.tally(*some) for some in zip(*chunks, strict=True)], split, task)
     return judged(logits[order], y[order], task, temperature)
 
 
@@ -201,7 +205,7 @@ def _apart(spans: Spans) -> float:
 
 
 def _of_blocks(tallies: list[dict[str, Tensor]], split: Split, task: Task) -> Judgement:
-    """Of sums over the blocks of a text or a series, drawn anew as blocks (Kuensch 1989).
+    """Of sums over the blocks of a text, a series or a table, drawn anew (Kuensch 1989).
 
     A block of a text is as long as it has characters, and a pair of texts is one of its own, as
     long as its target. Of a series as many as say something new.

@@ -12,6 +12,7 @@ from torch import Tensor
 from automl.boxes import matched
 from automl.config import clipped
 from automl.data import Data, Ragged, Split
+from automl.inputs.columns import Table
 from automl.inputs.sound import Sounds
 from automl.inputs.text import unpack
 from automl.results import judgement
@@ -100,9 +101,14 @@ def mistakes(data: Data, shares: Tensor) -> bytes | None:
             data.valid.y[worst].tolist(), answers[worst].tolist(), said[worst].tolist(), strict=True
         )
     ]
-    x = data.valid.x
+    texts, x = list[str](), data.valid.x
     if isinstance(x, Ragged):
-        texts = [_clipped(text, LETTERS) for text in unpack(x[worst])]
+        texts = unpack(x[worst])
+    elif isinstance(data.inputs, Table):
+        assert isinstance(x, Tensor)
+        texts = [data.inputs.described(row) for row in x[worst]]
+    if texts:
+        texts = [_clipped(text, LETTERS) for text in texts]
         image, draw = _sheet(WIDE, 44 * len(texts) + 8)
         for row, (label, text) in enumerate(zip(told, texts, strict=True)):
             draw.text((8, 8 + 44 * row), label, BLUE)

@@ -25,11 +25,12 @@ from optuna.trial import FrozenTrial
 from automl import amounts
 from automl.data import Data, Metric, Series
 from automl.inputs.canvas import Canvas
+from automl.inputs.columns import Cells
 from automl.inputs.series import Lookback
 from automl.inputs.text import Paired
 from automl.results import artifact, leaderboard
 from automl.results.artifact import LEAST, Artifact
-from automl.results.card import USAGE
+from automl.results.card import used
 from automl.results.leaderboard import Row
 from automl.results.report import examples, figures
 from automl.results.report.figures import Plot, finite, named
@@ -52,8 +53,8 @@ COSTS = {
 }
 OPTIONAL = (  # what the template is told where it is known, and None elsewhere
     *("ahead", "bars", "chosen", "classes", "config", "confused", "detections", "gives", "higher"),
-    *("importance", "interval", "least", "looked", "luck", "metrics", "pairs", "precisions"),
-    *("sample", "score", "slices", "tradeoffs", "warning"),
+    *("importance", "interval", "leaned", "least", "looked", "luck", "metrics", "pairs"),
+    *("precisions", "sample", "score", "slices", "tradeoffs", "warning"),
 )
 
 
@@ -98,6 +99,8 @@ class Page:
             "writes": ("What it writes", told["gives"] == "prose" and told["sample"]),
             "pairs": ("What it makes of texts", told["pairs"]),
             "boxes": ("What it finds", told["detections"] or told["precisions"]),
+            "numbers": ("What it tells", "numbers" in plots),
+            "leaned": ("Which columns it looks at", told["leaned"]),
             "ahead": ("What it foretells", told["ahead"] or (metrics and metrics.columns)),
             "calibration": ("Calibration", "calibration" in plots),
             "ensemble": ("Ensemble", metrics and metrics.ensemble and metrics.ensemble.members),
@@ -142,7 +145,7 @@ def page(facts: Facts) -> str:
             "summary": model.config.summary,
             "chosen": list(trial.params.items()) if trial else [],
             "config": (best / "config.yaml").read_text(encoding="utf-8"),
-            "usage": USAGE[model.config.task.gives],
+            "usage": used(model.config.task),
             "gives": model.config.task.gives,
         }
     return render(made)
@@ -297,6 +300,13 @@ def judged(made: Page, facts: Facts, metrics: Metrics, model: Artifact) -> None:
         made.told |= {"precisions": ranked[:LISTED], "all_classes": len(ranked)}
         if facts.data:
             made.told |= {"detections": examples.detections(model, facts.data), "least": LEAST}
+        return
+    if isinstance(model.inputs, Cells) and facts.data:
+        made.told["leaned"] = examples.leaned(model, facts.data)[:LISTED]
+    if isinstance(model.inputs, Cells) and not model.labels:
+        if facts.data:
+            told, came = examples.numbers(model, facts.data)
+            made.plots["numbers"] = figures.numbers(told, came, model.inputs.target)
         return
     if not model.labels:
         made.told["sample"] = model.generate(length=600, temperature=0.8, seed=1)

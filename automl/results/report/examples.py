@@ -15,10 +15,12 @@ from torch import Tensor
 
 from automl.config import clipped
 from automl.data import Data, Ragged, Split
+from automl.inputs.columns import Cells, Table
 from automl.inputs.sound import Sounds
 from automl.inputs.text import paired, unpack
 from automl.results.artifact import LEAST, Artifact
 from automl.results.judgement import mistakes
+from automl.training.loop import predict
 
 SEEN = 2_000  # validation examples that are looked at: seconds on a CPU
 SHOWN = 12  # mistakes on the page
@@ -133,10 +135,52 @@ def detections(model: Artifact, data: Data) -> list[Detected]:
     return told
 
 
-def look(model: Artifact, data: Data) -> Looked:
-    """Answers to validation examples, at most SEEN of them, drawn once and for all."""
+@dataclass(frozen=True)
+class Leaned:
+    """How much worse a score is without what a column says."""
+
+    column: str
+    score: float
+    worse: float
+
+
+def leaned(model: Artifact, data: Data) -> list[Leaned]:
+    """Of each column of a table, mixed among validation rows (Breiman 2001), the most first.
+
+    Only those without which the score is worse.
+    """
+    assert isinstance(model.inputs, Cells)
+    split = data.valid[_drawn(data)]
+    assert isinstance(split.x, Tensor)
+    metric, generator = model.config.task.metric, torch.Generator().manual_seed(0)
+    whole, told = model.evaluate(split)[metric.name], list[Leaned]()
+    for place, name in enumerate((*model.inputs.numbers, *model.inputs.named)):
+        x = split.x.clone()
+        x[:, place] = x[torch.randperm(len(x), generator=generator), place]
+        score = model.evaluate(Split(x, split.y))[metric.name]
+        if metric.better(whole, score):
+            told.append(Leaned(name, score, abs(whole - score)))
+    return sorted(told, key=lambda one: -one.worse)
+
+
+def numbers(model: Artifact, data: Data) -> tuple[list[float], list[float]]:
+    """What is told of validation rows, and what came, in its unit."""
+    drawn = _drawn(data)
+    split = data.valid[drawn]
+    batches = predict(model.model, model.inputs.encode(split), model.inputs)
+    told = model.inputs.told(torch.cat([rows for _, rows, _ in batches])).squeeze(1)
+    return told.tolist(), split.y.tolist()
+
+
+def _drawn(data: Data) -> Tensor:
+    """Which validation examples are looked at: at most SEEN, once and for all."""
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randperm(len(data.valid), generator=generator)[:SEEN].sort().values
+    return torch.randperm(len(data.valid), generator=generator)[:SEEN].sort().values
+
+
+def look(model: Artifact, data: Data) -> Looked:
+    """Answers to validation examples."""
+    drawn = _drawn(data)
     split = data.valid[drawn]
     judged = model.judge(split)
     told, answers = judged.probabilities.max(1)
@@ -167,6 +211,8 @@ def _shown(split: Split, place: int, data: Data) -> dict[str, Any]:
         (text,) = unpack(split.x[torch.tensor([place])])
         return {"text": clipped(text, LETTERS)}
     assert isinstance(split.x, Tensor)
+    if isinstance(data.inputs, Table):
+        return {"text": clipped(data.inputs.described(split.x[place]), LETTERS)}
     if isinstance(data.inputs, Sounds):
         return {"sound": wav(split.x[place], data.inputs.rate)}
     return dict(zip(("picture", "size"), png(split.x[place]), strict=True))

@@ -417,6 +417,24 @@ def ahead(past: Sequence[float], came: Sequence[float], told: Sequence[float]) -
     return Plot(traces, {"xaxis": {"title": {"text": "rows ahead"}}}, 250)
 
 
+def numbers(told: Sequence[float], came: Sequence[float], name: str) -> Plot:
+    """What a model tells of rows beside what came; on the diagonal, the same."""
+    ends = [min(*told, *came), max(*told, *came)]
+    traces: list[Trace] = [
+        {"x": ends, "y": ends, "mode": "lines", "hoverinfo": "skip",
+         "line": {"color": "muted", "dash": "dash", "width": 1.5}, "name": "the same"},
+        {"x": came, "y": told, "mode": "markers", "name": "a row",
+         "marker": {"size": 5, "color": "blue", "opacity": 0.5},
+         "hovertemplate": "is %{x:.4g}, told %{y:.4g}<extra></extra>"},
+    ]  # fmt: skip
+    layout = {
+        "xaxis": {"title": {"text": plain(clipped(name, 40))}},
+        "yaxis": {"title": {"text": "told"}},
+        "showlegend": False,
+    }
+    return Plot(traces, layout, 360)
+
+
 def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> Plot:
     """Rows are what examples are, columns what they are taken for; shaded by shares of rows."""
     shares = [[count / max(1, sum(row)) for count in row] for row in counts]

@@ -58,6 +58,14 @@ class OfColumn(Told):
     mae_in_units: float | None = None
 
 
+class InUnits(Told):
+    """Errors of a model of numbers."""
+
+    column: str
+    rmse: float
+    mae: float
+
+
 class OfBoxes(Told):
     label: str
     boxes: int
@@ -133,6 +141,7 @@ class Metrics(Told):
     confusion: list[list[int]] | None = None
     columns: list[OfColumn] | None = None
     boxes: list[OfBoxes] | None = None
+    in_units: InUnits | None = None
     bleu: Bleu | None = None
     calibration: Calibration | None = None
     latency_ms: dict[str, float] | None = None  # by number of examples at once

@@ -1,0 +1,852 @@
+"""Tables: what is read of them, what models make of a row, what is told of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Command
+from sklearn.datasets import load_breast_cancer, load_diabetes
+from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+from test_sequence_models import stirred
+from torch import Tensor, nn
+
+import automl
+from automl import cache
+from automl.config import Config, Model, Task
+from automl.data import Data, Split
+from automl.errors import DataError, SpaceError
+from automl.given import kept
+from automl.inputs.columns import Cells, Columns, Table, quantity, word
+from automl.models.columns import Bins
+from automl.models.tabm import Net
+from automl.results import artifact
+from automl.results.artifact import Artifact
+from automl.results.judgement import judge
+from automl.results.report import examples
+from automl.training import train
+
+CPU = torch.device("cpu")
+HEADER = ["size", "colour", "day", "empty", "name", "target"]
+
+
+def table(count: int = 200, seed: int = 0) -> list[list[Any]]:
+    """The target is said by the size, the colour and the day; nothing by the name."""
+    rng = random.Random(seed)
+    rows = []
+    for number in range(count):
+        size, colour, day = (
+            rng.gauss(50, 10),
+            rng.choice(["red", "blue", "green"]),
+            rng.randrange(28),
+        )
+        value = size / 10 + 3 * (colour == "red") + day / 7
+        shown = "" if rng.random() < 0.1 else f"{size:.3f}"
+        rows.append([shown, colour, f"2024-02-{day + 1:02d}", "", f"row {number}", f"{value:.4f}"])
+    return rows
+
+
+def sorted_out(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """The same with a class for the target."""
+    middle = sorted(float(row[-1]) for row in rows)[len(rows) // 2]
+    return [[*row[:-1], "large" if float(row[-1]) > middle else "small"] for row in rows]
+
+
+def written(
+    folder: Path, rows: Sequence[Sequence[Any]], header: Sequence[str] = HEADER, name: str = "t.csv"
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / name).open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return folder / name
+
+
+class Frame:
+    """As much of a data frame as is looked at."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
+        self.rows, self.columns = rows, list(rows[0])
+
+    def __getitem__(self, name: str) -> Any:
+        return np.array([row[name] for row in self.rows], dtype=object)
+
+    def to_numpy(self) -> None:
+        """A frame of NumPy's."""
+
+
+def classes(path: Path, **knobs: Any) -> Data:
+    return Task.of({"name": "tablecsv", **knobs}).load(path)
+
+
+def regression(path: Path, **knobs: Any) -> Data:
+    return Task.of({"name": "regressioncsv", **knobs}).load(path)
+
+
+def kinds(data: Data) -> tuple[Sequence[str], dict[str, Sequence[str]]]:
+    assert isinstance(data.inputs, Table)
+    return data.inputs.numbers, dict(zip(data.inputs.named, data.inputs.words, strict=True))
+
+
+# --- what is read
+
+
+@pytest.mark.parametrize(
+    ("cell", "mark", "told"),
+    [
+        ("1.5", ",", 1.5),
+        ("1,5", ";", 1.5),
+        (" 7", ",", 7.0),
+        ("1970-01-11", ",", 10.0),
+        ("1970-01-01T12:00:00", ",", 0.5),
+        ("1970-01-01T12:00:00+12:00", ",", 0.0),
+        (True, ",", 1.0),
+        (np.float32(2.5), ",", 2.5),
+        ("red", ",", None),
+        ("inf", ",", None),
+        (math.inf, ",", None),
+        ([1], ",", None),
+        *((nothing, ",", math.nan) for nothing in ("", "NA", "?", "null", None, math.nan)),
+    ],
+)
+def test_a_cell_is_a_number_a_date_or_neither(cell: Any, mark: str, told: float | None) -> None:
+    found = quantity(cell, mark)
+    assert found == told or (found is not None and told is not None and math.isnan(found + told))
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [("red", "red"), (" red ", "red"), (3, "3"), (3.0, "3"), ("3.00", "3"), ("3.50", "3.50"),
+     ("1.2.0", "1.2"), (True, "True"), (None, ""), (math.nan, ""), ("NaN", ""), ("<NA>", "")],
+)  # fmt: skip
+def test_a_word_is_the_same_however_it_is_held(cell: Any, told: str) -> None:
+    assert word(cell) == told
+
+
+def test_columns_are_numbers_or_words_and_some_tell_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = regression(written(tmp_path, table()))
+    numbers, words = kinds(data)
+    assert numbers == ("size", "day")
+    assert words.keys() == {"colour"}
+    assert {*words["colour"]} == {"red", "blue", "green"}
+    counts = [(data.train.x[:, 2] == place).sum() for place in range(3)]
+    assert len(data.train) + len(data.valid) + data.sealed == 200
+    assert min(counts) > 20
+    assert "passing over empty, name: nothing but empty cells, or a word of its own" in caplog.text
+
+
+def test_what_is_wanted_is_read_and_nothing_else(tmp_path: Path) -> None:
+    path = written(tmp_path, table())
+    assert kinds(regression(path, columns=["name", "day"]))[0] == ("day",)
+    assert len(kinds(regression(path, columns=["name", "day"]))[1]["name"]) == 200
+    assert kinds(regression(path, columns=["size"], names=["size"]))[0] == ()
+    grouped = kinds(regression(path, group="colour"))
+    assert "colour" not in grouped[1]
+
+
+def test_a_column_without_a_name_is_the_numbers_of_the_rows(tmp_path: Path) -> None:
+    rows = [[number, *row] for number, row in enumerate(table())]
+    assert kinds(regression(written(tmp_path, rows, ["", *HEADER])))[0] == ("size", "day")
+
+
+def test_a_table_may_be_cut_by_semicolons_with_commas_for_points(tmp_path: Path) -> None:
+    plain = written(tmp_path, table())
+    other = tmp_path / "other.csv"
+    lines = [";".join(cell.replace(".", ",") for cell in row) for row in table()]
+    other.write_text("\n".join([";".join(HEADER), *lines]))
+    one, two = regression(plain), regression(other)
+    assert torch.equal(one.train.x.nan_to_num(), two.train.x.nan_to_num())
+    assert torch.equal(one.train.y, two.train.y)
+
+
+def test_words_come_the_most_frequent_first_and_an_empty_cell_is_one(tmp_path: Path) -> None:
+    rows = [["a", 1]] * 5 + [["", 2]] * 9 + [["b", 3]] * 6
+    words = kinds(classes(written(tmp_path, rows, ["x", "target"])))[1]
+    assert words == {"x": ("", "b", "a")}
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "header", "knobs", "told"),
+    [
+        ("tablecsv", table(), [*HEADER[:-1], "goal"], {},
+         "no column is called 'target'; Known: colour, day, empty, goal, name, size.; name it in "
+         "task.target"),
+        ("tablecsv", table(), [*HEADER[:-2], "size", "target"], {},
+         "2 columns are called 'size'; want one"),
+        ("tablecsv", [], HEADER, {}, "got no rows"),
+        ("tablecsv", [["", "x"]] * 9, ["a", "target"], {}, "got no column to read"),
+        ("tablecsv", [[1, "x"]] * 9, ["a", "target"], {},
+         "got 1 different labels in column 'target'; want 2 to 1,000"),
+        ("tablecsv", [[n, n] for n in range(1001)], ["a", "target"], {},
+         "got 1,001 different labels in column 'target'; want 2 to 1,000; a column of numbers is "
+         "told by the task regressioncsv"),
+        ("tablecsv", sorted_out(table()), HEADER, {"columns": ["colors"]},
+         "no column is called 'colors'; did you mean 'colour'? Known: "),
+        ("tablecsv", sorted_out(table()), HEADER, {"group": "person"},
+         "no column is called 'person'; "),
+        ("tablecsv", [[1, ""]] * 2 + [[1, "x"], [2, "y"]] * 20, ["a", "target"], {},
+         "2 of 42 rows are of no use: lines 2, 3 (line 2: no 'target'); want at most 1%"),
+        ("regressioncsv", sorted_out(table()), HEADER, {},
+         "200 of 200 rows are of no use: lines 2, 3, 4, 5, 6, ... (line 2: 'target' is no numb"),
+        ("regressioncsv", [[1, 1e39], [2, 2]], ["a", "target"], {},
+         "column 'target': got a number beyond 3.4e+38"),
+        ("regressioncsv", [["1e39", 1], [2, 2]], ["a", "target"], {},
+         "got a number beyond 3.4e+38"),
+        ("regressioncsv", [[1, 1]] * 30, ["a", "target"], {},
+         "got 30 rows, all alike or of one group; want two that differ at least, to hold one out"),
+        ("regressioncsv", [[n, n, "one"] for n in range(30)], ["a", "target", "who"],
+         {"group": "who"}, "got 30 rows, all alike or of one group"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_table_is_one_line(
+    task: str,
+    rows: list[list[Any]],
+    header: list[str],
+    knobs: dict[str, Any],
+    told: str,
+    tmp_path: Path,
+) -> None:
+    path = written(tmp_path, rows, header)
+    with pytest.raises(DataError) as caught:
+        Task.of({"name": task, **knobs}).load(path)
+    assert str(caught.value).startswith(str(path))
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_few_rows_without_a_target_are_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = table()
+    rows[7][-1] = ""
+    data = regression(written(tmp_path, rows))
+    assert len(data.train) + len(data.valid) + data.sealed == 199
+    assert "1 of 200 rows are of no use: line 9 (line 9: no 'target')" in caplog.text
+
+
+# --- splits
+
+
+def folder_of(tmp_path: Path, header: list[str] = HEADER, **parts: list[list[Any]]) -> Path:
+    for name, rows in parts.items():
+        written(tmp_path, rows, header, f"{name}.csv")
+    return tmp_path
+
+
+@pytest.mark.parametrize("task", ["tablecsv", "regressioncsv"])
+def test_a_folder_may_hold_all_parts(task: str, tmp_path: Path) -> None:
+    of = sorted_out if task == "tablecsv" else list
+    folder = folder_of(
+        tmp_path, train=of(table(100)), valid=of(table(40, 1)), test=of(table(30, 2))
+    )
+    data = Task.of(task).load(folder)
+    assert (len(data.train), len(data.valid), data.sealed) == (100, 40, 30)
+    assert len(Task.of(task).test(folder)) == 30
+    sizes = [float(row[0] or "nan") for row in table(40, 1)]
+    assert isinstance(data.valid.x, Tensor)
+    assert torch.allclose(data.valid.x[:, 0], torch.tensor(sizes), equal_nan=True)
+
+
+def test_a_word_or_class_that_training_does_not_have(tmp_path: Path) -> None:
+    odd = sorted_out(table(30, 2))
+    odd[3][1] = "violet"
+    folder = folder_of(tmp_path, train=sorted_out(table(100)), test=odd)
+    test = Task.of("tablecsv").test(folder)
+    assert isinstance(test.x, Tensor)
+    assert test.x[3, 2].isnan()
+    odd[4][-1] = "huge"
+    folder_of(tmp_path, test=odd)
+    told = "got 'huge' in column 'target', which is no class of the rows to train with; "
+    with pytest.raises(DataError, match=told):
+        Task.of("tablecsv").test(folder)
+    odd[4][-1], odd[5][0] = "small", "tall"
+    folder_of(tmp_path, test=odd)
+    with pytest.raises(DataError, match="column 'size': got 'tall'; want a number"):
+        Task.of("tablecsv").test(folder)
+
+
+@pytest.mark.parametrize("task", ["tablecsv", "regressioncsv"])
+def test_what_shares_a_group_is_on_one_side(task: str, tmp_path: Path) -> None:
+    rows = [[n, n % 40, "yes" if n % 2 else "no"] for n in range(400)]
+    if task == "regressioncsv":
+        rows = [[*row[:2], n] for n, row in enumerate(rows)]
+    path = written(tmp_path, rows, ["size", "who", "target"])
+    part = Task.of({"name": task, "group": "who"})
+    data = part.load(path)
+    splits = (data.train.x, data.valid.x, part.test(path).x)
+    people = [{int(size) % 40 for size in x[:, 0]} for x in splits]
+    assert all(people)
+    assert not people[0] & people[1]
+    assert not people[0] & people[2]
+    assert not people[1] & people[2]
+
+
+def test_equal_rows_are_on_one_side(tmp_path: Path) -> None:
+    path = written(tmp_path, [[n % 50, n] for n in range(400)], ["size", "target"])
+    data = regression(path)
+    test = Task.of("regressioncsv").test(path)
+    sides = [{*x[:, 0].tolist()} for x in (data.train.x, data.valid.x, test.x)]
+    assert sum(map(len, sides)) == 50
+    assert 0.8 < len(data.train) / 400 * (1 / 0.85) / 0.9 < 1.2
+
+
+@pytest.mark.parametrize("task", ["tablecsv", "regressioncsv"])
+def test_loading_training_data_never_opens_the_test_split(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, sorted_out(table()) if task == "tablecsv" else table())
+    first = Task.of(task).load(path)
+    opened = []
+
+    def read(file: Path, part: str) -> Any:
+        opened.append(part)
+        return was(file, part)
+
+    was = cache.read
+    monkeypatch.setattr(cache, "read", read)
+    again = Task.of(task).load(path)
+    assert {*opened} == {"train"}
+    assert again.fingerprint == first.fingerprint
+    assert Task.of({"name": task, "valid": 0.3}).load(path).fingerprint != first.fingerprint
+    assert Task.of({"name": task, "columns": ["day"]}).load(path).fingerprint != first.fingerprint
+
+
+# --- what a model reads
+
+
+def fitted(data: Data, **knobs: Any) -> Cells:
+    return Columns(**knobs).fit(data)
+
+
+def test_a_number_is_its_distance_from_the_median_and_never_far(tmp_path: Path) -> None:
+    rows = [[n, n] for n in range(1, 102)] + [[1e9, 5]]
+    data = regression(written(tmp_path, rows, ["size", "target"]), valid=0.01, sealed=0.01)
+    inputs = fitted(data)
+    assert isinstance(data.train.x, Tensor)
+    x = inputs.prepare(data.train.x)
+    known = data.train.x[:, 0]
+    low, middle, high = torch.quantile(known, torch.tensor([0.25, 0.5, 0.75]))
+    z = (known - middle) / (high - low)
+    assert torch.allclose(x[:, 0], z / (1 + (z / 3) ** 2).sqrt(), atol=1e-5)
+    assert x.abs().max() <= 3
+
+
+def test_what_is_not_known_is_0_and_said_to_be_so(tmp_path: Path) -> None:
+    data = regression(written(tmp_path, table()))
+    inputs = fitted(data)
+    assert inputs.gaps == (0,)  # no day is missing
+    x = inputs.prepare(torch.tensor([[math.nan, 19_760.0, 0.0], [50.0, math.nan, 1.0]]))
+    assert x[0, 0] == 0
+    assert x[:, 2].tolist() == [1, 0]
+    assert x[1, 1] == 0
+
+
+def test_rare_words_share_a_place_and_so_does_what_is_no_word(tmp_path: Path) -> None:
+    words = ["a"] * 60 + ["b"] * 30 + ["c"] * 10 + ["d"]
+    rows = [[word, n % 7, n] for n, word in enumerate(words)]
+    folder_of(tmp_path, train=rows, valid=rows[:9], test=rows[:9], header=["x", "z", "target"])
+    data = regression(tmp_path, names=["z"])
+
+    def places(of: Sequence[float], **knobs: Any) -> list[float]:
+        inputs = fitted(data, **knobs)
+        return inputs.prepare(torch.tensor([[place, math.nan] for place in of]))[:, 0].tolist()
+
+    known = [0.0, 1, 2, 3]
+    assert places(known) == [1, 2, 3, 0]
+    assert places(known, seen=1) == [1, 2, 3, 4]
+    assert places(known, vocab=2) == [1, 2, 0, 0]
+    assert places([math.nan, -1, 4, 1e9], seen=1) == [0, 0, 0, 0]
+    inputs = fitted(data)
+    assert inputs.sizes == [4, 8]
+    second = inputs.prepare(torch.tensor([[0.0, place] for place in [math.nan, 0, 6, 7]]))[:, 1]
+    assert second.tolist() == [4, 5, 11, 4]  # behind those of the first column
+    assert max(inputs.prepare(data.train.x)[:, 1]) < sum(inputs.sizes)
+
+
+def test_rows_are_read_alike_from_wherever_they_come(tmp_path: Path) -> None:
+    rows = table(60)
+    path = written(tmp_path, rows)
+    inputs = fitted(regression(path))
+    whole = inputs.read(path).x
+    assert isinstance(whole, Tensor)
+    mappings = [dict(zip(HEADER, row, strict=True)) for row in rows]
+    held = [{**row, "size": float(row["size"] or "nan"), "empty": None} for row in mappings]
+    for raw in (str(path), mappings, held, Frame(held)):
+        told = inputs.read(raw).x
+        assert isinstance(told, Tensor)
+        assert torch.equal(told.nan_to_num(-9.0), whole.nan_to_num(-9.0)), raw
+    assert torch.equal(inputs.read(mappings[0]).x.nan_to_num(), whole[:1].nan_to_num())
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (3, "rows: got int; want a mapping of columns to values"),
+        ([3], "rows: got int; want a mapping"),
+        ([], "rows: got none; want one at least"),
+        ({"size": 1, "day": 2}, "rows: no column is called 'colour'; Known: day, size."),
+        ({"size": "x", "day": 2, "colour": 1}, "rows: column 'size': got 'x'; want a number"),
+        ("none.csv", "none.csv: cannot be read: No such file"),
+    ],
+)
+def test_what_is_no_row_is_told(raw: Any, told: str, tmp_path: Path) -> None:
+    inputs = fitted(regression(written(tmp_path, table())))
+    with pytest.raises(DataError) as caught:
+        inputs.read(raw)
+    assert told in str(caught.value)
+
+
+FAULTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "fewer medians": lambda facts: facts["middle"].pop(),
+    "no deviation": lambda facts: facts.update(std=None),
+    "a gap beyond": lambda facts: facts["gaps"].append(9),
+    "a place beyond": lambda facts: facts["places"][0].__setitem__(0, 10**9),
+    "a place below": lambda facts: facts["places"][0].__setitem__(0, -1),
+    "fewer places": lambda facts: facts["places"][0].pop(),
+    "no words": lambda facts: facts.update(words=[]),
+    "nothing": lambda facts: facts.update(
+        numbers=[], middle=[], scale=[], gaps=[], named=[], words=[], places=[]
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_facts_that_do_not_fit_together_are_refused(case: str, tmp_path: Path) -> None:
+    inputs = fitted(regression(written(tmp_path, table())))
+    facts = json.loads(json.dumps(inputs.facts()))
+    assert Columns().restore(json.dumps(facts), lambda _: "") == inputs
+    FAULTS[case](facts)
+    with pytest.raises(DataError, match="columns: what is told of numbers and words does not fit"):
+        Columns().restore(json.dumps(facts), lambda _: "")
+
+
+# --- models
+
+FAMILIES = [name for name, family in Model.members().items() if "columns" in family.reads]
+VARIANTS: dict[str, Any] = {name: name for name in FAMILIES} | {
+    "one": {"name": "tabm", "ensemble": 1, "residual": True},
+    "periodic": {"name": "tabm", "ensemble": 3, "numbers": "periodic"},
+    "piecewise": {"name": "tabm", "ensemble": 1, "numbers": {"name": "piecewise", "bins": 4}},
+    "linear": {"name": "tabm", "ensemble": 2, "numbers": "linear", "width": 16, "residual": True},
+    "ft-piecewise": {"name": "ft-transformer", "numbers": "piecewise", "layers": 1},
+}
+variants = pytest.mark.parametrize("model", VARIANTS.values(), ids=list(VARIANTS))
+BOTH = Cells(
+    *("told", ("a", "b"), (3.0, -2.0), (4.0, 0.5), (1,)),
+    *(("d", "e"), (("x", "y", ""), ("z",)), ((2, 1, 0), (1,))),
+)
+ONLY_NUMBERS = replace(BOTH, named=(), words=(), places=())
+ONLY_WORDS = replace(BOTH, numbers=(), middle=(), scale=(), gaps=())
+
+
+def drawn(inputs: Cells, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(count, inputs.features, generator=generator)
+    words = torch.randint(0, max(1, sum(inputs.sizes)), (count, 2), generator=generator)
+    return torch.cat([x, words[:, : len(inputs.named)].float()], 1)
+
+
+def built(model: Any, inputs: Cells = BOTH, outputs: int = 5) -> nn.Module:
+    torch.manual_seed(0)
+    return Model.of(model).build(inputs, outputs)
+
+
+@variants
+@pytest.mark.parametrize("inputs", [BOTH, ONLY_NUMBERS, ONLY_WORDS])
+def test_a_row_gives_one_logit_a_class(model: Any, inputs: Cells) -> None:
+    net = built(model, inputs).eval()
+    assert net(drawn(inputs, 7)).shape == (7, 5)
+    number = replace(inputs, mean=0.0, std=1.0)
+    assert built(model, number, 1).eval()(drawn(inputs, 7)).shape == (7, 1)
+
+
+@variants
+def test_seeds_copies_and_the_meta_device(model: Any) -> None:
+    net, same = built(model), built(model)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), same.parameters(), strict=True))
+    other = stirred(built(model))
+    other.load_state_dict(net.state_dict())
+    x = drawn(BOTH, 6)
+    assert torch.equal(net.eval()(x), other.eval()(x))
+    with torch.device("meta"):
+        bare = Model.of(model).build(BOTH, 5).eval()
+        assert bare(x.to("meta")).shape == (6, 5)
+
+
+@variants
+def test_every_weight_learns(model: Any) -> None:
+    net = stirred(built(model)).requires_grad_(True).train()
+    task, y = Task.of("tablecsv"), torch.arange(32) % 5
+    task.loss(net(drawn(BOTH, 32)), y).backward()
+    for name, weight in net.named_parameters():
+        assert weight.grad is not None, name
+        assert weight.grad.isfinite().all(), name
+        assert weight.grad.any(), name
+
+
+@variants
+def test_an_answer_does_not_depend_on_chance_or_on_the_batch(model: Any) -> None:
+    net = stirred(built(model)).eval()
+    x = drawn(BOTH, 9)
+    whole = net(x)
+    assert torch.allclose(net(x), whole)
+    assert torch.allclose(net(x[3:5]), whole[3:5], atol=1e-5)
+
+
+@variants
+def test_bfloat16_answers_nearly_the_same(model: Any) -> None:
+    net = stirred(built(model)).eval()
+    x = drawn(BOTH, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        told = net(x).float()
+    assert (told.softmax(1) - net(x).softmax(1)).abs().max() < 0.05
+
+
+def test_members_learn_each_for_itself_and_answer_by_the_mean_of_their_shares() -> None:
+    net = stirred(built({"name": "tabm", "ensemble": 3, "dropout": 0.0}))
+    x, y = drawn(BOTH, 8), torch.arange(8) % 5
+    each = net.train()(x)
+    assert each.shape == (8, 3, 5)
+    assert torch.allclose(net.eval()(x).exp(), each.softmax(2).mean(1), atol=1e-6)
+    loss = Task.of("tablecsv").loss(each, y, 0.1)
+    alone = [Task.of("tablecsv").loss(each[:, k], y, 0.1) for k in range(3)]
+    assert torch.allclose(loss, torch.stack(alone).mean())
+    number = stirred(built({"name": "tabm", "ensemble": 3}, replace(BOTH, mean=0.0, std=1.0), 1))
+    each = number.train()(x)
+    assert torch.allclose(number.eval()(x), each.mean(1), atol=1e-6)
+    task, came = Task.of("regressioncsv"), torch.randn(8)
+    wanted = (each.squeeze(2) - came.unsqueeze(1)).square().mean()
+    assert torch.allclose(task.loss(each, came), wanted)
+
+
+def test_weights_of_classes_count_for_every_member() -> None:
+    each, y, weights = torch.randn(6, 3, 4), torch.arange(6) % 4, torch.tensor([1.0, 2.0, 3.0, 4.0])
+    task = Task.of("tablecsv")
+    alone = [task.loss(each[:, k], y, 0.0, weights) for k in range(3)]
+    assert torch.allclose(task.loss(each, y, 0.0, weights), torch.stack(alone).mean())
+
+
+def test_bins_hold_as_many_training_rows_each() -> None:
+    bins = Bins(2, 3, 4)
+    x = torch.stack([torch.arange(101.0), torch.tensor([0.0] * 90 + [1.0] * 11)], 1)
+    bins.fit(x)
+    assert torch.allclose(bins.start[0], torch.tensor([0.0, 25, 50, 75]))
+    assert torch.allclose(bins.rate[0], torch.full((4,), 1 / 25))
+    assert bins.rate[1].tolist() == [0, 0, 0, 1]  # where all rows are alike there is no bin
+    with torch.no_grad():
+        bins.linear.weight.copy_(
+            torch.tensor([[1.0, 0, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0]])
+        )
+        bins.linear.bias.zero_()
+    told = bins(torch.tensor([[60.0, 1.0], [-5.0, 0.5]]))
+    assert torch.allclose(told[0, 0], torch.tensor([2.4, 60.0, 0]))
+    assert torch.allclose(told[1, 0], torch.tensor([0.0, -5.0, 0]))
+
+
+def test_bins_are_learned_ahead_of_the_first_step_and_stay(tmp_path: Path) -> None:
+    data = regression(written(tmp_path, table()))
+    inputs = fitted(data)
+    part = Model.of({"name": "tabm", "numbers": "piecewise"})
+    net = part.build(inputs, 1)
+    state = torch.get_rng_state()
+    part.begin(net, inputs, inputs.encode(data.train))
+    assert torch.equal(state, torch.get_rng_state())
+    assert isinstance(net, Net)
+    bins = net.vectors.encoded
+    assert isinstance(bins, Bins)
+    assert isinstance(data.train.x, Tensor)
+    x = inputs.prepare(data.train.x)[:, :2]
+    assert torch.allclose(bins.start[:, 0], x.amin(0))
+    inside = [(x[:, 1] >= start).float().mean().item() for start in bins.start[1]]
+    assert all(abs(a - b) < 0.08 for a, b in zip(inside, np.linspace(1, 1 / 16, 16), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ({"name": "tabm", "ensemble": 0}, "ensemble: got 0; want at least 1"),
+        ({"name": "tabm", "numbers": "waves"}, "numbers: no encoding is called 'waves'; "),
+        ({"name": "tabm", "numbers": {"name": "piecewise", "bins": 1}}, "bins: got 1; want at"),
+        (
+            {"name": "ft-transformer", "numbers": None},
+            "numbers: got None; want the name of",
+        ),
+    ],
+)
+def test_a_wrong_knob_is_told_with_its_place(model: Any, told: str) -> None:
+    with pytest.raises(SpaceError) as caught:
+        Model.of(model)
+    assert told in str(caught.value)
+
+
+# --- what is told
+
+
+def trained(data: Data, task: str, model: Any, **knobs: Any) -> list[Any]:
+    config = Config.of(
+        {
+            "task": task,
+            "model": model,
+            "optimizer": {"name": "adamw", "lr": 5e-3},
+            "train": {"epochs": 30, "batch_size": 16, **knobs},
+        }
+    )
+    return list(train(config, data, device=CPU))
+
+
+@pytest.mark.parametrize("model", ["one", "piecewise", "tabm", "ft-transformer"])
+def test_numbers_are_learned_from_numbers_words_and_dates(model: str, tmp_path: Path) -> None:
+    data = regression(written(tmp_path, table(400)))
+    last = trained(data, "regressioncsv", VARIANTS[model])[-1].metrics
+    assert last["rmse"] < 0.55  # of sizes one in ten is not known
+    assert last["r2"] > 0.7
+
+
+def test_classes_are_learned(tmp_path: Path) -> None:
+    data = classes(written(tmp_path, sorted_out(table(400))))
+    assert trained(data, "tablecsv", VARIANTS["piecewise"])[-1].metrics["accuracy"] > 0.85
+
+
+def test_the_same_seed_trains_to_the_last_digit(tmp_path: Path) -> None:
+    data = regression(written(tmp_path, table()))
+    one, two = (trained(data, "regressioncsv", VARIANTS["periodic"], epochs=3) for _ in range(2))
+    assert [epoch.metrics for epoch in one] == [epoch.metrics for epoch in two]
+
+
+@pytest.mark.parametrize("score", ["rmse", "mae"])
+def test_errors_are_those_of_scikit_learn(score: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    came, told = rng.normal(size=50), rng.normal(size=50)
+    task = Task.of({"name": "regressioncsv", "score": score})
+    parts = zip(torch.tensor(told).split(20), torch.tensor(came).split(20), strict=True)
+    tally: dict[str, Tensor] = {}
+    for some, y in parts:
+        tally = task.joined(tally, task.tally(some.unsqueeze(1), y))
+    scores = task.scores(tally, Split(torch.zeros(50), torch.zeros(50)))
+    assert scores["rmse"] == pytest.approx(root_mean_squared_error(came, told))
+    assert scores["mae"] == pytest.approx(mean_absolute_error(came, told))
+    assert scores["r2"] == pytest.approx(r2_score(came, told))
+    assert scores["loss"] == pytest.approx(
+        scores["rmse"] ** 2 if score == "rmse" else scores["mae"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("score", "name"), [("rmse", "telling the mean"), ("mae", "telling the median")]
+)
+def test_who_learns_nothing_tells_what_costs_least(score: str, name: str, tmp_path: Path) -> None:
+    rows = [[n, 0 if n % 4 else 1000 + n] for n in range(400)]
+    path = written(tmp_path, rows, ["size", "target"])
+    task = Task.of({"name": "regressioncsv", "score": score})
+    data = task.load(path)
+    y = data.valid.y.double()
+    off = y - (data.train.y.double().mean() if score == "rmse" else data.train.y.median())
+    wanted = off.square().mean().sqrt() if score == "rmse" else off.abs().mean()
+    told = task.chance(data)
+    assert told[0] == name
+    assert told[1] * data.train.y.double().std(correction=0) == pytest.approx(
+        float(wanted), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("task", ["tablecsv", "regressioncsv"])
+def test_the_baseline_learns_and_is_the_same_twice(task: str, tmp_path: Path) -> None:
+    path = written(tmp_path, sorted_out(table(600)) if task == "tablecsv" else table(600))
+    part = Task.of(task)
+    data = part.load(path)
+    name, score = part.baseline(data)
+    assert name == "gradient boosting"
+    assert part.metric.better(score, 0.8 if task == "tablecsv" else 0.6)
+    assert part.baseline(data) == (name, score)
+
+
+def test_a_baseline_knows_columns_of_many_words(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    rows = [[f"w{int(rng.paretovariate(0.3)) % 900}", n % 3] for n in range(3000)]
+    data = classes(written(tmp_path, rows, ["x", "target"]), columns=["x"])
+    assert len(kinds(data)[1]["x"]) > 255
+    Task.of("tablecsv").baseline(data)
+
+
+class Told(nn.Module):
+    """Tells the first number of a row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :1]
+
+
+def test_the_interval_holds_the_error_on_all_such_rows() -> None:
+    inputs = Cells("y", ("a",), (0.0,), (1.0,), (), (), (), (), 0.0, 1.0)
+    task, held, count = Task.of("regressioncsv"), 0, 100
+    for seed in range(count):
+        generator = torch.Generator().manual_seed(seed)
+        split = Split(torch.zeros(150, 1), torch.randn(150, generator=generator))
+        found = judge(Told(), split, inputs, task)
+        assert found.interval is not None
+        held += found.interval.low <= 1.0 <= found.interval.high
+    assert held >= 90
+
+
+def test_of_few_rows_no_interval_is_told() -> None:
+    inputs = Cells("y", ("a",), (0.0,), (1.0,), (), (), (), (), 0.0, 1.0)
+    split = Split(torch.zeros(9, 1), torch.arange(9.0))
+    assert judge(Told(), split, inputs, Task.of("regressioncsv")).interval is None
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"train": {"label_smoothing": 0.1}}, "label_smoothing: got 0.1; want 0.0"),
+        ({"train": {"class_weights": "root"}}, "class_weights: got root; want none"),
+        ({"model": "mlp"}, "mlp reads maps; regressioncsv gives records, and columns makes them"),
+        ({"input": "pixels"}, "pixels reads images; regressioncsv gives records; want columns"),
+        ({"augment": "images"}, "images reads maps; regressioncsv gives records"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_told(config: dict[str, Any], told: str) -> None:
+    with pytest.raises(SpaceError) as caught:
+        Config.of({"task": "regressioncsv", "model": "tabm", **config})
+    assert told in str(caught.value)
+
+
+def test_clients_may_hold_the_rows(tmp_path: Path) -> None:
+    data = classes(written(tmp_path, sorted_out(table(300))))
+    config = {
+        "task": "tablecsv",
+        "model": VARIANTS["one"],
+        "federation": {"name": "fedavg", "clients": 3, "alpha": 1.0},
+        "train": {"epochs": 4, "batch_size": 16},
+    }
+    assert [*train(Config.of(config), data, device=CPU)][-1].metrics["accuracy"] > 0.6
+
+
+# --- a search
+
+SPACE = """
+version: 1
+task: {{name: {task}, path: {path}}}
+search: {{portfolio: 0}}
+model:
+  choice:
+    - {{name: tabm, ensemble: {{choice: [1, 2]}}, width: 16, depth: 1}}
+    - {{name: ft-transformer, head: 4, layers: 1, numbers: {{name: piecewise, bins: 4}}}}
+optimizer: {{name: adamw, lr: {{float: [1e-3, 1e-2], log: true}}}}
+train: {{epochs: 6, batch_size: 16}}
+"""
+
+
+@pytest.fixture(scope="module", params=["tablecsv", "regressioncsv"])
+def searched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a table, a space and a study of it."""
+    folder = tmp_path_factory.mktemp("table")
+    rows = sorted_out(table(300)) if request.param == "tablecsv" else table(300)
+    path = written(folder, rows)
+    (folder / "own.yaml").write_text(SPACE.format(path=path, task=request.param))
+    automl.search(folder / "own.yaml", trials=4, workers=1, finalists=1, studies=folder / "studies")
+    return folder
+
+
+def test_what_a_search_delivers_answers_rows(searched: Path, command: Command) -> None:
+    model = automl.load_best("own", studies=searched / "studies")
+    path, where = searched / "t.csv", ("--studies", searched / "studies")
+    rows = [*csv.DictReader(io.StringIO(path.read_text()))]
+    task = model.config.task.name
+    status, out, _ = command("predict", "own", path, *where)
+    assert status == 0
+    words = [line.split("  ") for line in out.splitlines()]
+    assert [word[:2] for word in words] == [[str(path), str(n)] for n in range(1, 301)]
+    as_json = json.loads(command("predict", "own", path, *where, "--json")[1])
+    assert [one["row"] for one in as_json] == [*range(1, 301)]
+    if task == "tablecsv":
+        told = model.predict(path)
+        assert told == model.predict(rows)
+        assert model.predict(rows[0]) == pytest.approx(told[:1]) or told[0].label
+        right = sum(one.label == row["target"] for one, row in zip(told, rows, strict=True))
+        assert right > 240
+        assert [word[2] for word in words] == [one.label for one in told]
+        assert as_json[5]["label"] == told[5].label
+        with pytest.raises(DataError, match="tells classes; use predict"):
+            model.estimate(path)
+        return
+    values = model.estimate(path)
+    assert values == model.estimate(rows)
+    assert model.estimate(rows[0]) == pytest.approx(values[:1], rel=1e-4)
+    came = [float(row["target"]) for row in rows]
+    assert r2_score(came, values) > 0.5
+    assert [float(word[2]) for word in words] == pytest.approx(values, rel=1e-5)
+    assert as_json[5]["value"] == values[5]
+    with pytest.raises(DataError, match="tells numbers; use estimate"):
+        model.predict(path)
+
+
+def test_what_a_search_knows_of_a_table_is_told(searched: Path) -> None:
+    best = searched / "studies" / "own" / "best"
+    model, told = artifact.load(best), json.loads((best / "metrics.json").read_text())
+    card, page = (best / "card.md").read_text(), (searched / "studies/own/report.html").read_text()
+    assert told["baseline"]["name"] == "gradient boosting"
+    assert "Which columns it looks at" in page
+    assert "what goes together in the training" in card
+    if model.config.task.name == "tablecsv":
+        assert "Calibration" in page
+        assert "colour " in page  # an example, as people read it
+        assert 'model.predict("rows.csv")' in card
+        return
+    assert isinstance(model.inputs, Cells)
+    assert model.inputs.std is not None
+    for error in ("rmse", "mae"):
+        assert told["in_units"][error] == pytest.approx(model.inputs.std * told["test"][error])
+    low, high = told["test_interval"]
+    assert low < told["test"]["rmse"] < high
+    assert "What it tells" in page
+    assert "in the unit of" in page
+    assert "On the test split, in the unit of target: root mean squared error " in card
+    assert 'model.estimate("rows.csv")' in card
+
+
+def test_a_model_leans_on_columns_that_say_something(searched: Path) -> None:
+    model = automl.load_best("own", studies=searched / "studies")
+    assert isinstance(model, Artifact)
+    told = examples.leaned(model, model.config.task.load(None))
+    assert {one.column for one in told[:2]} <= {"size", "colour", "day"}
+    assert [one.worse for one in told] == sorted((one.worse for one in told), reverse=True)
+    assert told == examples.leaned(model, model.config.task.load(None))
+
+
+@pytest.mark.parametrize("kind", ["tablecsv", "regressioncsv"])
+def test_real_tables_are_told_better_than_by_guessing(kind: str, tmp_path: Path) -> None:
+    bunch = load_breast_cancer() if kind == "tablecsv" else load_diabetes()
+    told = [*map(str, bunch.target)]
+    rows = [[*x, y] for x, y in zip(bunch.data.tolist(), told, strict=True)]
+    path = written(tmp_path, rows, [*bunch.feature_names, "target"])
+    task = Task.of(kind)
+    data = task.load(path)
+    last = trained(data, kind, VARIANTS["one"], epochs=15)[-1].metrics[task.metric.name]
+    assert task.metric.better(last, 0.9 if kind == "tablecsv" else task.chance(data)[1])
+
+
+def test_a_data_frame_is_a_table(tmp_path: Path) -> None:
+    rows = (dict(zip(HEADER, row, strict=True)) for row in table())
+    data = regression(kept(Frame([{**row, "target": float(row["target"])} for row in rows])))
+    same = regression(written(tmp_path, table()))
+    assert torch.equal(data.train.x.nan_to_num(), same.train.x.nan_to_num())
+
+
+def test_a_name_that_is_markup_is_shown_as_it_is(tmp_path: Path) -> None:
+    rows = [[n, n % 3, n % 2] for n in range(60)]
+    header = ["<script>alert(1)</script>", "b", "target"]
+    (tmp_path / "s.yaml").write_text(
+        SPACE.format(path=written(tmp_path, rows, header), task="tablecsv")
+    )
+    automl.search(tmp_path / "s.yaml", trials=1, workers=1, finalists=0, studies=tmp_path / "st")
+    assert "<script>alert(1)" not in (tmp_path / "st" / "s" / "report.html").read_text()
