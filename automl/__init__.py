@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from automl.data import Data, Epoch, Inputs, Metric, Ragged, Series, Split
     from automl.errors import AutomlError
     from automl.inputs.canvas import Canvas
+    from automl.inputs.columns import Cells
     from automl.inputs.images import Images
     from automl.inputs.series import Lookback
     from automl.inputs.text import Tokens
@@ -42,6 +43,7 @@ _HOMES = {
     "automl.data": "Data Epoch Inputs Metric Ragged Series Split",
     "automl.errors": "AutomlError",
     "automl.inputs.canvas": "Canvas",
+    "automl.inputs.columns": "Cells",
     "automl.inputs.images": "Images",
     "automl.inputs.series": "Lookback",
     "automl.inputs.text": "Tokens",

@@ -328,8 +328,9 @@ class Model(Part):
         From tokens int64 (N, T) where 0 pads, if it reads these. Where the next token is asked for,
         logits are (N, T, outputs), and those at a token know nothing of later ones. From series
         (N, length, C) to the rows ahead (N, horizon, C), both with mean 0 and deviation 1. From
-        pictures (N, C, H, W) to cells (N, cells, outputs + 4), of any number: logits of the classes
-        and a box, x1, y1, x2, y2 in pixels of the picture.
+        columns (N, C) to logits or one number, (N, members, outputs) in training where several
+        learn each for itself. From pictures (N, C, H, W) to cells (N, cells, outputs + 4), of any
+        number: logits of the classes and a box, x1, y1, x2, y2 in pixels of the picture.
         """
 
     def begin(self, model: nn.Module, inputs: Inputs, split: Split) -> None:

@@ -29,7 +29,7 @@ from automl.exports import verified
 from automl.exports.pt2 import Pt2
 from automl.exports.whole import Whole
 from automl.inputs.canvas import Canvas
-from automl.inputs.columns import Cells, Columns
+from automl.inputs.columns import Cells, Row
 from automl.inputs.images import Images
 from automl.inputs.series import Lookback, Window
 from automl.inputs.sound import LogMel, Sounds
@@ -97,7 +97,7 @@ def made(model: dict[str, Any], reads: str) -> Artifact:
     torch.manual_seed(0)
     part: Any = {"sounds": {"name": "logmel", "mels": 16}, "tokens": "words"}.get(reads)
     usual = {"maps": "pixels", "pictures": "canvas", "series": "window"}
-    usual |= dict.fromkeys(("columns", "numbers"), "columns")
+    usual |= dict.fromkeys(("columns", "numbers"), "row")
     part = part or usual.get(reads, "characters")
     config = Config.of({"task": PLACES[reads], "input": part, "model": model})
     if isinstance(config.input, LogMel):
@@ -109,7 +109,7 @@ def made(model: dict[str, Any], reads: str) -> Artifact:
         words = {name: i for i, name in enumerate(empty.special)}
         words |= {chr(95 + i): i for i in range(first, SIZE)}
         inputs = replace(empty, tokenizer=config.input.tokenizer(words, []))
-    elif isinstance(config.input, Columns):
+    elif isinstance(config.input, Row):
         inputs = Cells(
             *("told", ("a", "b", "c"), (30.0, -2.0, 0.0), (4.0, 0.5, 1.0), (1, 2)),
             *(("d", "e"), (("x", "y", ""), ("z",)), ((2, 1, 0), (1,))),

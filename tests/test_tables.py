@@ -27,7 +27,7 @@ from automl.config import Config, Model, Task
 from automl.data import Data, Split
 from automl.errors import DataError, SpaceError
 from automl.given import kept
-from automl.inputs.columns import Cells, Columns, Table, quantity, word
+from automl.inputs.columns import Cells, Row, Table, quantity, word
 from automl.models.columns import Bins
 from automl.models.tabm import Net
 from automl.results import artifact
@@ -326,7 +326,7 @@ def test_loading_training_data_never_opens_the_test_split(
 
 
 def fitted(data: Data, **knobs: Any) -> Cells:
-    return Columns(**knobs).fit(data)
+    return Row(**knobs).fit(data)
 
 
 def test_a_number_is_its_distance_from_the_median_and_never_far(tmp_path: Path) -> None:
@@ -425,10 +425,10 @@ FAULTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 def test_facts_that_do_not_fit_together_are_refused(case: str, tmp_path: Path) -> None:
     inputs = fitted(regression(written(tmp_path, table())))
     facts = json.loads(json.dumps(inputs.facts()))
-    assert Columns().restore(json.dumps(facts), lambda _: "") == inputs
+    assert Row().restore(json.dumps(facts), lambda _: "") == inputs
     FAULTS[case](facts)
-    with pytest.raises(DataError, match="columns: what is told of numbers and words does not fit"):
-        Columns().restore(json.dumps(facts), lambda _: "")
+    with pytest.raises(DataError, match="row: what is told of numbers and words does not fit"):
+        Row().restore(json.dumps(facts), lambda _: "")
 
 
 # --- models
@@ -709,8 +709,8 @@ def test_of_few_rows_no_interval_is_told() -> None:
     [
         ({"train": {"label_smoothing": 0.1}}, "label_smoothing: got 0.1; want 0.0"),
         ({"train": {"class_weights": "root"}}, "class_weights: got root; want none"),
-        ({"model": "mlp"}, "mlp reads maps; regressioncsv gives records, and columns makes them"),
-        ({"input": "pixels"}, "pixels reads images; regressioncsv gives records; want columns"),
+        ({"model": "mlp"}, "mlp reads maps; regressioncsv gives records, and row makes them"),
+        ({"input": "pixels"}, "pixels reads images; regressioncsv gives records; want row"),
         ({"augment": "images"}, "images reads maps; regressioncsv gives records"),
     ],
 )

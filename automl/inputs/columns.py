@@ -246,10 +246,10 @@ class Cells(Inputs):
         return 512 + 64 * (self.features + len(self.named))
 
 
-class Columns(Input):
+class Row(Input):
     """Numbers and words of a row, as training has them."""
 
-    name: Literal["columns"] = "columns"
+    name: Literal["row"] = "row"
     turns: ClassVar[dict[str, str]] = {"records": "columns"}
     fitted: ClassVar[type[Inputs]] = Cells
 
@@ -321,7 +321,7 @@ class Columns(Input):
             and all(0 <= place <= self.vocab for _, places in pairs for place in places)
             and (told.mean is None) == (told.std is None)
         ):
-            raise DataError("columns: what is told of numbers and words does not fit together")
+            raise DataError("row: what is told of numbers and words does not fit together")
         return told
 
 

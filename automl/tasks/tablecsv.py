@@ -22,7 +22,7 @@ from automl.amounts import plural
 from automl.config import nearest
 from automl.data import Data, Metric, Split
 from automl.errors import DataError
-from automl.inputs.columns import Columns, Sheet, Table, quantity, read, rows, word
+from automl.inputs.columns import Row, Sheet, Table, quantity, read, rows, word
 from automl.tasks.classes import ClassTask, drawn, fitting
 from automl.tasks.files import ENCODING, Encoding, parts, passed_over
 from automl.tasks.source import (
@@ -52,7 +52,7 @@ class Rows(SourceTask):
     """A table as examples: what is read of a row, and what is told."""
 
     gives: ClassVar[str] = "records"
-    input: ClassVar[str] = "columns"
+    input: ClassVar[str] = "row"
     number: ClassVar[bool]  # whether the target is one
 
     path: str = Field(
@@ -261,7 +261,7 @@ class RegressionCsv(Rows):
         }
 
     def chance(self, data: Data) -> tuple[str, float]:
-        y = Columns().fit(data).encode(data.train).y
+        y = Row().fit(data).encode(data.train).y
         told = y.mean() if self.score == "rmse" else y.median()
         name = "mean" if self.score == "rmse" else "median"
         return f"telling the {name}", self.judged(told.expand(len(data.valid)), data)
@@ -271,7 +271,7 @@ class RegressionCsv(Rows):
         from sklearn.ensemble import HistGradientBoostingRegressor
 
         order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
-        train = Columns().fit(data).encode(data.train)[order[:BOOSTED]]
+        train = Row().fit(data).encode(data.train)[order[:BOOSTED]]
         loss = "squared_error" if self.score == "rmse" else "absolute_error"
         trees = HistGradientBoostingRegressor(loss=loss, **_knobs(data, train))
         with fitting():
@@ -281,7 +281,7 @@ class RegressionCsv(Rows):
 
     def judged(self, told: Tensor, data: Data) -> float:
         """The metric of what is told of the validation rows, with deviation 1 (N,)."""
-        valid = Columns().fit(data).encode(data.valid)
+        valid = Row().fit(data).encode(data.valid)
         return self.scores(self.tally(told.unsqueeze(1), valid.y), valid)[self.metric.name]
 
 
