@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from automl import cache
+from automl import cache, tables
 from automl.config import nearest
 from automl.errors import DataError
 from automl.inputs.images import array_of
@@ -92,6 +92,8 @@ def _table(columns: Mapping[str, Any]) -> str:
     if len({*lengths.values()}) != 1:
         told = ", ".join(f"{count:,} of {name!r}" for name, count in lengths.items()) or "nothing"
         raise DataError(f"data: got {told}; want columns with as many rows each")
+    if tables.nameless([*map(str, cells)]):  # 0, 1, ... would be taken for the first row
+        cells = {"rows": [""] * max(lengths.values())} | cells  # of no number: it is passed over
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(cells)

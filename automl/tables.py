@@ -29,7 +29,7 @@ LARGEST = 2**29  # bytes of a file
 CELL = 2**24  # characters of a cell
 COLUMNS = 10_000
 BAD = 0.01  # share of the rows of a file that may be of no use
-MISSING = {"", "-", "?", "na", "n/a", "nan", "nat", "none", "null"}  # cells, in small letters
+MISSING = {"", "-", "?", "na", "n/a", "<na>", "nan", "nat", "none", "null"}  # in small letters
 
 
 def content(path: Path, encoding: str | None = None) -> str:
@@ -146,6 +146,14 @@ def _marks(path: Path) -> str:
 def _reader(text: str, mark: str) -> Any:  # csv has no name for it
     csv.field_size_limit(CELL)
     return csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+
+
+def nameless(cells: Sequence[str], mark: str = ",") -> bool:
+    """Whether a first row is of numbers and dates alone, and so none of names."""
+    numbers = [number(cell, mark) for cell in cells]
+    if any(one is None and not date(cell) for cell, one in zip(cells, numbers, strict=True)):
+        return False
+    return any(math.isfinite(one) for one in numbers if one is not None)
 
 
 def number(cell: str, mark: str) -> float | None:

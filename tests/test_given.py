@@ -258,14 +258,14 @@ def test_arrays_in_memory_are_kept_once_by_what_they_hold(tmp_path: Path) -> Non
 class Frame:
     """As much of a data frame as is asked of one."""
 
-    held: dict[str, Any]
+    held: dict[Any, Any]
     index: Any = range(3)
 
     @property
-    def columns(self) -> list[str]:
+    def columns(self) -> list[Any]:
         return list(self.held)
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: Any) -> Any:
         return self.held[name]
 
 
@@ -294,6 +294,10 @@ TABLES: dict[str, tuple[Any, list[str]]] = {
         ],
     ),
     "a frame": (Frame({"a": [1, 2, 3]}), ["a", "1", "2", "3"]),
+    "a frame without names": (
+        Frame({0: [1, 2, 3], 1: [4, 5, None]}),
+        ["rows,0,1", ",1,4", ",2,5", ",3,"],
+    ),
     "a frame of times": (
         Frame({"a": [1, 2, 3]}, DAYS),
         ["date,a", "2024-01-30,1", "2024-01-31,2", "2024-02-01,3"],
@@ -325,6 +329,11 @@ def test_a_table_from_memory_is_read_as_one_from_a_file() -> None:
     rows = Task.of({"name": "seriescsv", "horizon": 2}).load(kept({"a": np.arange(400.0)}))
     assert isinstance(rows.inputs, Columns)
     assert rows.inputs.names == ("a",)
+    called = Frame({2019: np.arange(400.0), 2020: np.arange(400.0)})  # by numbers, as in pandas
+    rows = Task.of({"name": "seriescsv", "horizon": 2}).load(kept(called))
+    assert isinstance(rows.inputs, Columns)
+    assert rows.inputs.names == ("2019", "2020")
+    assert rows.inputs.rows == 280
 
 
 GIVEN: dict[str, tuple[Any, str]] = {

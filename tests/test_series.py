@@ -8,6 +8,7 @@ import json
 import math
 import os
 from datetime import date, timedelta
+from decimal import Decimal
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -266,14 +267,21 @@ def test_a_long_past_leaves_half_of_the_rows_to_learn_from(
 class Frame:
     """As much of a data frame as is looked at."""
 
-    def __init__(self, held: dict[str, list[float]]) -> None:
-        self.held, self.columns = held, list(held)
+    def __init__(self, held: dict[Any, list[Any]], kind: str = "f4") -> None:
+        self.held, self.columns, self.kind = held, list(held), kind
 
-    def __getitem__(self, names: list[str]) -> Frame:
-        return Frame({name: self.held[name] for name in names})
+    def __getitem__(self, names: list[Any]) -> Frame:
+        return Frame({name: self.held[name] for name in names}, self.kind)
 
     def to_numpy(self) -> Any:
-        return torch.tensor(list(self.held.values())).T.numpy()
+        return np.array(list(self.held.values()), self.kind).T
+
+
+class Missing:
+    """What pandas has in a column of whole numbers where none is known."""
+
+    def __str__(self) -> str:
+        return "<NA>"
 
 
 def test_a_past_is_read_from_tables_frames_and_arrays_alike(tmp_path: Path) -> None:
@@ -293,6 +301,14 @@ def test_a_past_is_read_from_tables_frames_and_arrays_alike(tmp_path: Path) -> N
     assert batch.x.shape == (2, 2, 2)
     one = Lookback(("a",), (0.0,), (1.0,), length=2, horizon=1)
     assert past(one, [1, 2, 3]).tolist() == [[[2.0], [3.0]]]
+
+
+def test_a_frame_that_was_searched_is_a_past() -> None:
+    inputs = Lookback(("0", "1"), (0.0, 0.0), (1.0, 1.0), length=2, horizon=1)
+    frame = Frame({0: [9, 1, Missing()], "x": ["q"] * 3, 1: ["9", "2", Decimal(4)]}, "O")
+    assert past(inputs, frame).tolist() == [[[1.0, 2.0], [1.0, 4.0]]]
+    with pytest.raises(DataError, match=r"got Frame that is no array of numbers"):
+        inputs.read(Frame({0: [9, 1, 1], 1: ["9", "q", 1]}, "O"))
 
 
 @pytest.mark.parametrize(

@@ -389,17 +389,14 @@ def quantity(cell: Any, mark: str) -> float | None:
     try:
         told = float(cell)
     except (TypeError, ValueError):
-        return math.nan if str(cell).lower() in MISSING else None
+        return math.nan if str(cell).lower() in tables.MISSING else None
     return None if math.isinf(told) else told
 
 
 def word(cell: Any) -> str:
     """A cell as a word; none where nothing is known. A whole number is one however it is held."""
     told = "" if cell is None else re.sub(r"(?<=\d)\.0+$", "", str(cell).strip())
-    return "" if told.lower() in MISSING else told
-
-
-MISSING = tables.MISSING | {"<na>"}  # as pandas writes it
+    return "" if told.lower() in tables.MISSING else told
 
 
 def _cells(raw: Any) -> Words:

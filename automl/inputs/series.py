@@ -123,17 +123,24 @@ class Lookback(Inputs):
 
     def _array(self, raw: Any) -> Tensor:
         """float32 (N, T, C)"""
+        got = type(raw).__name__
         if hasattr(raw, "columns") and hasattr(raw, "to_numpy"):  # as pandas and polars have
+            called = {str(column): column for column in raw.columns}  # in pandas by numbers, too
             for name in self.names:
-                if name not in raw.columns:
-                    raise tables.no_column("series", name, [str(column) for column in raw.columns])
-            raw = raw[list(self.names)].to_numpy()
+                if name not in called:
+                    raise tables.no_column("series", name, [*called])
+            raw = np.asarray(raw[[called[name] for name in self.names]].to_numpy())
+            if raw.dtype.hasobject:  # numbers as texts, and what is missing, whatever its name
+                missing = [
+                    [str(one).strip().lower() in tables.MISSING for one in row] for row in raw
+                ]
+                raw = np.where(np.array(missing).reshape(raw.shape), math.nan, raw)
         if isinstance(raw, Tensor):
             raw = raw.detach().cpu().float().numpy()  # NumPy knows no bfloat16
         try:
             given: NDArray[Any] = np.ma.asarray(raw, dtype=np.float64).filled(math.nan)
         except (TypeError, ValueError) as error:
-            told = f"got {type(raw).__name__} that is no array of numbers"
+            told = f"got {got} that is no array of numbers"
             raise DataError(f"series: {told}; want {self._wanted}") from error
         if given.ndim == 1 and len(self.names) == 1:
             given = given[:, None]
@@ -228,11 +235,7 @@ def table(
             raise DataError(f"{path}: line {line:,}: {row}")
         lines.append(line)
         rows.append([cell.strip() for cell in row])
-    first = [tables.number(cell, mark) for cell in header]
-    named = (
-        number is None and not tables.date(cell) for cell, number in zip(header, first, strict=True)
-    )
-    if not any(named) and any(math.isfinite(number) for number in first if number is not None):
+    if tables.nameless(header, mark):
         header = [str(number) for number in range(1, len(header) + 1)]
     else:
         lines, rows = lines[1:], rows[1:]
