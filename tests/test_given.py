@@ -375,3 +375,11 @@ def test_arrays_in_memory_are_searched(tmp_path: Path) -> None:
     best = study().best
     assert [one.label for one in best.predict(x[:3])] == ["0", "1", "2"]
     assert study().best.metrics == best.metrics  # the same call goes on with the same data
+
+
+def test_what_lies_in_memory_is_not_passed_over_by_a_task_with_data_of_its_own(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(DataError, match="data: got some for digits, which brings its own; want"):
+        automl.search("digits", data={"x": X, "y": Y}, trials=1, studies=tmp_path)
+    assert not any(tmp_path.iterdir())

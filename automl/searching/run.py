@@ -24,7 +24,7 @@ from automl.config import load_plugin
 from automl.data import Data, Split
 from automl.engines import Setup
 from automl.engines.local import Local, devices
-from automl.errors import AutomlError, OptionError, SpaceError
+from automl.errors import AutomlError, DataError, OptionError, SpaceError
 from automl.given import kept
 from automl.places import root
 from automl.results import artifact
@@ -373,13 +373,18 @@ def search(
     if not isinstance(space, Space):
         space = Space.load(find(str(space)))
     name = Path(space.source).stem if name is None else name
+    if not isinstance(data, str | Path | None):
+        if "path" not in type(space.task).model_fields:  # as digits, which would not even look
+            got = f"got some for {space.task.name}, which brings its own"
+            raise DataError(f"data: {got}; want arrays, textcsv, textpairs or seriescsv")
+        data = kept(data)
     for _ in run(
         space,
         name=name,
         studies=Path(studies),
         trials=trials,
         seconds=amounts.seconds(time) if isinstance(time, str) else time,
-        data=root(data) if isinstance(data, str | Path | None) else kept(data),
+        data=root(data),
         device=device,
         workers=workers,
         workers_per_gpu=workers_per_gpu,
