@@ -184,7 +184,7 @@ class Screen:
         left = f"about {duration(told.seconds)} left" if told else ""
         self.bar.update(self.task, completed=event.done, left=left)
         if told and not self.forecast_told and self.opened and event.done < self.opened.trials:
-            self.line(f"forecast: {told.trials} trials, {left}", "dim")
+            self.line(f"forecast: {amounts.plural(told.trials, 'trial')}, {left}", "dim")
             self.forecast_told = True
 
     def _again(self, event: Retrained) -> None:

@@ -372,6 +372,7 @@ def test_the_page_has_what_the_study_has(digits: Study, thousand: Study) -> None
     small += ["mistakes", "calibration", "config", "use", "again"]
     found, may = sections(text_of(digits)), ("endings", "ensemble")
     assert [name for name in found if name not in may] == [*small, "data"]
+    assert "How knobs mattered" in text_of(digits), "they, where none was told before"
     more = ["importance", "ensemble", "endings"]
     assert sorted(sections(text_of(thousand))) == sorted([*small, *more, "data"])
     for study in (digits, thousand):

@@ -32,7 +32,7 @@ from automl.results.artifact import Artifact, Prediction
 from automl.results.delivery import fit
 from automl.results.leaderboard import Row
 from automl.screen import Screen, nothing, table
-from automl.searching.driver import Closed, Trained
+from automl.searching.driver import Closed, Forecast, Trained
 from automl.searching.finals import Finals, Retrained
 from automl.searching.run import Finished, Opened, Told, run
 from automl.searching.study import Study, alone, below, folder
@@ -264,6 +264,19 @@ def test_whoever_leaves_is_told_how_long_it_takes(
     screen.show(next(event for event in searched.events if isinstance(event, Retrained)))
     screen.leaving()
     assert "to save them; Ctrl-C again: now" in capsys.readouterr().err, "none of these goes on"
+
+
+def test_a_forecast_of_one_trial_is_of_one(
+    searched: Searched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen = Screen(quiet=False, as_json=False, command="")
+    opened, closed = (
+        next(event for event in searched.events if isinstance(event, kind))
+        for kind in (Opened, Closed)
+    )
+    screen.show(opened)
+    screen.show(replace(closed, done=1, forecast=Forecast(29.0, 1)))
+    assert "forecast: 1 trial, about 29s left" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("more", "ended"), [(0, True), (1, False)])

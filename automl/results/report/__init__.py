@@ -90,7 +90,7 @@ class Page:
             "progress": ("Progress", "progress" in plots),
             "curves": ("Learning curves", "curves" in plots),
             "importance": ("Which knobs mattered", told["importance"]),
-            "slices": ("How they mattered", told["slices"]),
+            "slices": ("How knobs mattered", told["slices"]),  # without the one above, too
             "parallel": ("Every trial at once", "parallel" in plots),
             "costs": ("Score against cost", told["tradeoffs"]),
             "finalists": ("Finalists", "finalists" in plots),
