@@ -376,7 +376,7 @@ def search(
     if not isinstance(data, str | Path | None):
         if "path" not in type(space.task).model_fields:  # as digits, which would not even look
             got = f"got some for {space.task.name}, which brings its own"
-            raise DataError(f"data: {got}; want arrays, textcsv, textpairs or seriescsv")
+            raise DataError(f"data: {got}; want one of your own, such as arrays or tablecsv")
         data = kept(data)
     for _ in run(
         space,
