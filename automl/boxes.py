@@ -65,10 +65,13 @@ def found(outputs: Tensor, most: int = MOST) -> Tensor:
     classes = outputs.shape[2] - 4
     scores = outputs[..., :classes].sigmoid().flatten(1)
     scores, index = scores.topk(min(CANDIDATES * most, scores.shape[1]))
-    labels = index % classes
     cells = (index // classes).unsqueeze(2).expand(-1, -1, 4)
     boxes = outputs[..., classes:].gather(1, cells)
+    return chosen(index % classes, boxes, scores, most)
 
+
+def chosen(labels: Tensor, boxes: Tensor, scores: Tensor, most: int = MOST) -> Tensor:
+    """Of candidates (N, K), the best first, what is found: rows (N, most, 6)."""
     stays = kept(boxes, labels)
     order = torch.where(stays, scores, -1.0).topk(min(most, scores.shape[1]))[1]
     rows = torch.cat([labels.unsqueeze(2), boxes, scores.unsqueeze(2)], 2)
@@ -141,19 +144,20 @@ def precision(labels: Tensor, scores: Tensor, told: Tensor, occur: Tensor) -> Te
     al. 2014); where scores are equal the first comes first.
     """
     order = scores.argsort(descending=True, stable=True)
-    labels, told = labels[order], told[order]
+    order = order[labels[order].argsort(stable=True)]  # class by class, the best of each first
+    counts = labels.long().bincount(minlength=len(occur)).tolist()
     levels = 0.01 * torch.arange(RECALLS, dtype=torch.float64, device=told.device)
+    levels = levels.expand(STEPS, -1).contiguous()
     values = []
-    for label, there in enumerate(occur.tolist()):
-        mine = told[labels == label]
-        right = (mine > 0).double().cumsum(0)
-        wrong = (mine == 0).double().cumsum(0)
+    by_class = told[order].T.split(counts, 1)  # what is of no class that is asked for comes last
+    for mine, there in zip(by_class, occur.tolist(), strict=False):
+        right = (mine > 0).cumsum(1, dtype=torch.float64)
+        wrong = (mine == 0).cumsum(1, dtype=torch.float64)
         share = right / (right + wrong).clamp_min(1)
-        share = share.flip(0).cummax(0).values.flip(0)  # the best at this recall or a greater one
-        share = torch.cat([share, share.new_zeros(1, STEPS)])
-        recall = right.T.contiguous() / max(there, 1)
-        at = torch.searchsorted(recall, levels.expand(STEPS, -1).contiguous())
-        read = share.gather(0, at.T).mean(0)
+        share = share.flip(1).cummax(1).values.flip(1)  # the best at this recall or a greater one
+        share = torch.cat([share, share.new_zeros(STEPS, 1)], 1)
+        at = torch.searchsorted(right / max(there, 1), levels)
+        read = share.gather(1, at).mean(1)
         values.append(read if there else torch.full_like(read, torch.nan))
     return torch.stack(values)
 
@@ -161,5 +165,5 @@ def precision(labels: Tensor, scores: Tensor, told: Tensor, occur: Tensor) -> Te
 def occurring(wanted: Tensor, classes: int) -> Tensor:
     """How often each class is there and counts: rows (..., M, 6) to int64 (..., classes)."""
     counts = (wanted[..., 0] >= 0) & (wanted[..., 5] > 0)
-    kinds = F.one_hot(wanted[..., 0].long().clamp_min(0), classes)
-    return (kinds * counts.unsqueeze(-1)).sum(-2)
+    told = torch.zeros((*counts.shape[:-1], classes), dtype=torch.long, device=wanted.device)
+    return told.scatter_add_(-1, wanted[..., 0].long().clamp_min(0), counts.long())

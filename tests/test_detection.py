@@ -16,6 +16,7 @@ import torch
 from conftest import Command
 from PIL import Image
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import automl
 from automl.boxes import shared
@@ -30,7 +31,9 @@ from automl.results import artifact
 from automl.results.artifact import Artifact
 from automl.results.judgement import judge
 from automl.space import measure
-from automl.tasks.boxes import BoxTask, losses, windows
+from automl.tasks import boxes as tasks
+from automl.tasks.bccd import Bccd
+from automl.tasks.boxes import PLACES, BoxTask, losses, windows
 from automl.training import checkpoint, train
 
 CPU = torch.device("cpu")
@@ -149,6 +152,59 @@ def test_rows_that_are_no_box_and_their_order_change_nothing() -> None:
     assert torch.allclose(losses(told, torch.cat([y, torch.full((6, 5, 6), -1.0)], 1)), whole)
     halves = torch.cat([losses(told[:3], y[:3]), losses(told[3:], y[3:])])
     assert torch.equal(halves, whole)  # so that parts of a batch make the update of all
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that a tensor held which came into being meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        made: object = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(one, Tensor):
+                held = one.untyped_storage().nbytes() // one.element_size()
+                self.numbers = max(self.numbers, held)
+        return made
+
+
+def crowded(pictures: int, boxes: int) -> Tensor:
+    """Boxes (N, M, 6) of one class, most of which count."""
+    generator = torch.Generator().manual_seed(0)
+    corners, sides, counts = (
+        torch.rand(pictures, boxes, n, generator=generator) for n in (2, 2, 1)
+    )
+    corners, counts = 60 * corners, (counts < 0.9).float()
+    label = torch.zeros(pictures, boxes, 1)
+    return torch.cat([label, corners, corners + 4 + 30 * sides, counts], 2)
+
+
+@pytest.mark.parametrize("room", [1, 2_000, 2**22])
+def test_of_crowded_pictures_no_more_is_held_than_there_is_room_for(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    y, told = crowded(4, 300), crowded(4, 200).requires_grad_()
+    whole = losses(told, y)
+    whole.sum().backward()
+    pulled, told.grad = told.grad, None
+    right = Bccd().compared(y[:, :100], y, 2)["right"]
+
+    monkeypatch.setattr(tasks, "PIECE", room)
+    with Largest() as largest:
+        again = losses(told, y)
+        again.sum().backward()
+    assert torch.equal(again, whole)
+    assert told.grad is not None
+    assert torch.equal(told.grad, pulled)
+    assert largest.numbers <= 4 * max(room, 4 * 200 * 6)  # of a box four numbers
+
+    with Largest() as largest:
+        assert torch.equal(Bccd().compared(y[:, :100], y, 2)["right"], right)
+    assert largest.numbers <= max(room, 300 * 100)
 
 
 def test_a_picture_without_boxes_is_learned_from() -> None:
@@ -302,6 +358,24 @@ def test_windows_lie_where_their_boxes_say() -> None:
     assert (share[0] - both).abs().max() < 0.15
     assert boxes[:, 2].max() <= 96
     assert boxes[:, 3].max() <= 64
+
+
+def test_of_things_as_small_as_dots_there_are_not_millions_of_windows() -> None:
+    x = torch.zeros(1, 3, 256, 320, dtype=torch.uint8)
+    for sides in ([1.0, 1.0], [300.0, 1.0], [1.0, 40.0]):
+        assert len(windows(x, torch.tensor(sides))[1]) <= 1.1 * PLACES
+    seen, boxes = windows(x, torch.tensor([20.0, 30.0]))
+    assert ((boxes[:, 2:] - boxes[:, :2]).sub(torch.tensor([20.0, 30.0])).abs() < 0.5).all()
+    assert seen.shape == (1, len(boxes), 192)
+
+
+def test_chance_finds_no_more_boxes_than_a_model() -> None:
+    data = data_of()
+    x = data.train.x
+    many = Split(x, crowded(len(x), 150))
+    crowd = Data(many, many, data.inputs, LABELS, "crowd")
+    most = Data(Split(x, many.y[:, :100]), many, data.inputs, LABELS, "most")
+    assert Bccd().chance(crowd) == Bccd().chance(most)
 
 
 def test_scores_do_not_hang_on_how_pictures_come_in_batches(model: Artifact) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -14,8 +15,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from automl import cache
-from automl.boxes import area, found, generalized, matched, occurring, overlap, precision, shared
-from automl.data import Data, Metric, Split
+from automl.boxes import (
+    CANDIDATES,
+    MOST,
+    area,
+    chosen,
+    found,
+    generalized,
+    matched,
+    occurring,
+    overlap,
+    precision,
+    shared,
+)
+from automl.data import PIECE, Data, Metric, Split
 from automl.errors import DataError
 from automl.inputs.canvas import Canvas
 from automl.tasks.classes import fitting
@@ -27,6 +40,7 @@ NEVER = -2.0  # below all fits
 NEAR = 0.5  # share of a cell's box within one that does not count, from which it learns nothing
 SLID = 600  # pictures of either split that the baseline slides windows over, by class
 WINDOW = 8  # pixels of a side that it sees
+PLACES = 2**14  # of a window in a picture, about, at most
 BESIDE = 30  # windows of each picture, on average, that it learns what is none from
 BOXED = 2.0  # weight of the boxes in the loss, of the classes 1
 
@@ -97,9 +111,11 @@ class BoxTask(SourceTask):
 
     def compared(self, rows: Tensor, y: Tensor, classes: int) -> dict[str, Tensor]:
         """What was found (N, 100, 6) beside what is there: a tally without the loss."""
+        few = max(1, PIECE // (rows.shape[1] * y.shape[1]))  # crowds are held against crowds
+        pairs = zip(rows.split(few), y.split(few), strict=True)
         return {
             "rows": rows,
-            "right": matched(rows, y),
+            "right": torch.cat([matched(*pair) for pair in pairs]),
             "occur": occurring(y, classes),
             "loss": rows.new_zeros(len(y)),
         }
@@ -124,11 +140,9 @@ class BoxTask(SourceTask):
 
     def chance(self, data: Data) -> tuple[str, float]:
         """Of the boxes that other pictures have, those of the training split in turn."""
-        rows = data.train.y[torch.arange(len(data.valid)) % len(data.train)]
+        rows = data.train.y[torch.arange(len(data.valid)) % len(data.train), :MOST]
         rows = torch.cat([rows[..., :5], torch.ones_like(rows[..., :1])], 2)  # all are as sure
-        tally: dict[str, Tensor] = {}
-        for told, y in zip(rows.split(256), data.valid.y.split(256), strict=True):
-            tally = self.joined(tally, self.compared(told, y, len(data.labels)))
+        tally = self.compared(rows, data.valid.y, len(data.labels))
         return "the boxes of other pictures", self.scores(tally, data.valid)[self.metric.name]
 
     def hopeless(self, data: Data) -> float:
@@ -139,18 +153,19 @@ class BoxTask(SourceTask):
         """Logistic regression on windows of 8x8 pixels that slide over the picture, class by class.
 
         As Dalal and Triggs (2005) do, but on the pixels themselves. Windows are as large as the
-        median box of their class, and few pictures are looked at where there are many classes.
+        median box of their class, or so large that a picture has no more than `PLACES` of them, and
+        few pictures are looked at where there are many classes.
         """
         most = max(1, SLID // len(data.labels))
         train, valid = (one[torch.arange(min(most, len(one)))] for one in (data.train, data.valid))
-        found_by_class = [
-            told
-            for label in range(len(data.labels))
-            if (told := _slid(train, valid, label, len(data.labels))) is not None
-        ]
-        rows = [found(torch.cat(cells, 1)) for cells in zip(*found_by_class, strict=True)]
-        if not rows:
+        told = [_slid(train, valid, label) for label in range(len(data.labels))]
+        found_by_class = [one for one in told if one is not None]
+        if not found_by_class:
             return self.chance(data)
+        all_of = torch.cat(found_by_class, 1)
+        best = all_of[..., 5].topk(min(CANDIDATES * MOST, all_of.shape[1])).indices
+        cells = all_of.gather(1, best.unsqueeze(2).expand(-1, -1, 6))
+        rows = [chosen(one[..., 0], one[..., 1:5], one[..., 5]) for one in cells.split(8)]
         tally = self.compared(torch.cat(rows), valid.y, len(data.labels))
         name = f"logistic regression on windows of {WINDOW}x{WINDOW} pixels"
         return name, self.scores(tally, valid)[self.metric.name]
@@ -174,8 +189,8 @@ def mean(told: Tensor) -> float:
     return float(told[known].mean()) if known.any() else 0.0
 
 
-def _slid(train: Split, valid: Split, label: int, classes: int) -> list[Tensor] | None:
-    """Cells (n, windows, C + 4) of the validation pictures, a few of them at a time.
+def _slid(train: Split, valid: Split, label: int) -> Tensor | None:
+    """Windows of the validation pictures, the best of each (n, K, 6): label, box and score.
 
     None where the class is nowhere to be learned.
     """
@@ -190,7 +205,10 @@ def _slid(train: Split, valid: Split, label: int, classes: int) -> list[Tensor] 
     for x, y in _few(train):
         seen, boxes = windows(x, sides)
         wanted = torch.where((y[..., :1] == label), y[..., 1:5], -1.0)
-        fits = overlap(boxes.expand(len(x), -1, -1), wanted).amax(2) >= 0.5
+        boxes = boxes.expand(len(x), -1, -1)
+        fits = torch.zeros(seen.shape[:2], dtype=torch.bool)
+        for few in _at_once(boxes, wanted):
+            fits |= overlap(boxes, wanted[:, few]).amax(2) >= 0.5
         others = torch.rand(fits.shape, generator=generator) < BESIDE / fits.shape[1]
         features.append(seen[fits | others])
         targets.append(fits[fits | others])
@@ -203,10 +221,11 @@ def _slid(train: Split, valid: Split, label: int, classes: int) -> list[Tensor] 
     told = []
     for x, _ in _few(valid):
         seen, boxes = windows(x, sides)
-        logits = torch.full((*seen.shape[:2], classes), -30.0)
-        logits[..., label] = (seen @ weight.T + bias).squeeze(2)
-        told.append(torch.cat([logits, boxes.expand(len(x), -1, -1)], 2))
-    return told
+        scores = (seen @ weight.T + bias).squeeze(2).sigmoid()
+        scores, best = scores.topk(min(CANDIDATES * MOST, scores.shape[1]))
+        scores = scores.unsqueeze(2)
+        told.append(torch.cat([torch.full_like(scores, label), boxes[best], scores], 2))
+    return torch.cat(told)
 
 
 def _few(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
@@ -217,18 +236,19 @@ def _few(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
 def windows(x: Tensor, sides: Tensor) -> tuple[Tensor, Tensor]:
     """Of about these width and height, uint8 (N, C, H, W) to (N, windows, F) and (windows, 4).
 
-    One begins every quarter of a window; pixels are -1 to 1.
+    One begins every quarter of a window; pixels are -1 to 1. They are larger where there would be
+    more than about `PLACES`.
     """
     height, width = x.shape[2:]
-    across, down = (
-        max(WINDOW, round(WINDOW * long / side))
-        for long, side in zip((width, height), sides.tolist(), strict=True)
-    )
+    step = WINDOW // 4
+    wide, high = (long / side for long, side in zip((width, height), sides.tolist(), strict=True))
+    share = min(1.0, math.sqrt(PLACES / (wide * high)) * step / WINDOW)
+    across, down = (max(WINDOW, round(WINDOW * share * one)) for one in (wide, high))
     small = F.interpolate(x.float() / 127.5 - 1, (down, across), mode="area")
-    seen = F.unfold(small, WINDOW, stride=WINDOW // 4).transpose(1, 2)
+    seen = F.unfold(small, WINDOW, stride=step).transpose(1, 2)
     top, left = torch.meshgrid(
-        torch.arange(0, down - WINDOW + 1, WINDOW // 4),
-        torch.arange(0, across - WINDOW + 1, WINDOW // 4),
+        torch.arange(0, down - WINDOW + 1, step),
+        torch.arange(0, across - WINDOW + 1, step),
         indexing="ij",
     )
     corners = torch.stack([left, top, left + WINDOW, top + WINDOW], 2).flatten(0, 1)
@@ -251,9 +271,8 @@ def losses(logits: Tensor, y: Tensor) -> Tensor:
         learns, box, fit = assigned(classes, boxes, label, wanted, there)
         share = fit.clamp_min(0) * learns
         of = label.clamp_min(0).gather(1, box)
-        aim = F.one_hot(of, classes.shape[2]) * share.unsqueeze(2)
-        within = shared(boxes, wanted) > NEAR * area(boxes).unsqueeze(2)
-        passed = (within & ((label >= 0) & ~counted).unsqueeze(1)).any(2) & (share == 0)
+        aim = torch.zeros_like(classes).scatter_(2, of.unsqueeze(2), share.unsqueeze(2))
+        passed = covered(boxes, wanted, (label >= 0) & ~counted) & (share == 0)
         pull = (1 + fit) / 2 * (learns & ~passed)  # of a box that does not fit at all, too
         weight = (aim - classes.sigmoid()).square() * ~passed.unsqueeze(2)
     off = F.binary_cross_entropy_with_logits(classes, aim, reduction="none") * weight
@@ -268,10 +287,32 @@ def assigned(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Which cells learn a box, which one, and how well they tell it now; each (N, cells)."""
     cells = boxes.shape[1]
-    fit = generalized(boxes.unsqueeze(2), wanted.unsqueeze(1))  # (N, cells, M)
-    said = classes.sigmoid().gather(2, label.clamp_min(0).unsqueeze(1).expand(-1, cells, -1))
-    aligned = said.sqrt() * ((1 + fit) / 2) ** KEEN
-    best = aligned.topk(min(NEAREST, cells), 1).indices
-    near = torch.zeros_like(fit).scatter_(1, best, 1.0) * there.unsqueeze(1)
-    highest, box = torch.where(near > 0, fit, NEVER).max(2)  # of two boxes the one that fits better
+    said = classes.sigmoid()
+    highest = torch.full_like(boxes[..., 0], NEVER)
+    box = torch.zeros_like(highest, dtype=torch.long)
+    for few in _at_once(boxes, wanted):
+        fit = generalized(boxes.unsqueeze(2), wanted[:, few].unsqueeze(1))  # (N, cells, few)
+        of = label[:, few].clamp_min(0).unsqueeze(1).expand(-1, cells, -1)
+        aligned = said.gather(2, of).sqrt() * ((1 + fit) / 2) ** KEEN
+        best = aligned.topk(min(NEAREST, cells), 1).indices
+        near = torch.zeros_like(fit).scatter_(1, best, 1.0) * there[:, few].unsqueeze(1)
+        fits, place = torch.where(near > 0, fit, NEVER).max(2)
+        box = torch.where(fits > highest, place + few.start, box)  # of two the one that fits better
+        highest = torch.maximum(fits, highest)
     return highest > NEVER, box, highest
+
+
+def covered(boxes: Tensor, wanted: Tensor, which: Tensor) -> Tensor:
+    """Which boxes (N, cells) lie within one of these (N, M), as far as `NEAR` says."""
+    told = torch.zeros_like(boxes[..., 0], dtype=torch.bool)
+    for few in _at_once(boxes, wanted):
+        within = shared(boxes, wanted[:, few]) > NEAR * area(boxes).unsqueeze(2)
+        told |= (within & which[:, few].unsqueeze(1)).any(2)
+    return told
+
+
+def _at_once(boxes: Tensor, wanted: Tensor) -> Iterator[slice]:
+    """Of boxes (N, M) so many that what is told of all cells (N, cells) and them stays small."""
+    few = max(1, PIECE // boxes[..., 0].numel())
+    for first in range(0, wanted.shape[1], few):
+        yield slice(first, first + few)
