@@ -683,6 +683,18 @@ def test_boxes_that_are_found_are_told_right_or_wrong() -> None:
         assert (first.left, first.top, first.width, first.height) == (2, 2, 10, 16)
         assert first.score == pytest.approx(0.9)
 
+    large = x.repeat_interleave(20, 2).repeat_interleave(20, 3)  # 1,920 pixels wide
+    boxes = split.y.clone()
+    boxes[..., 1:5] *= 20
+    rows[..., 1:5] *= 20
+    data = Data(Split(large, boxes), Split(large, boxes), Canvas.measure(large), data.labels, "")
+    for one in examples.detections(cast(Artifact, Told()), data):
+        raw = base64.b64decode(one.picture.removeprefix("data:image/png;base64,"))
+        assert Image.open(io.BytesIO(raw)).size == one.size == (640, 427)  # a page has seven
+        assert [box.verdict for box in one.found] == ["right", "wrong", "wrong", "neither"]
+        first = one.found[0]
+        assert (first.left, first.width) == pytest.approx((2 * 20 / 3, 10 * 20 / 3))
+
 
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Study:

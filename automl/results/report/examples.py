@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -26,6 +27,7 @@ SEEN = 2_000  # validation examples that are looked at: seconds on a CPU
 SHOWN = 12  # mistakes on the page
 TRANSLATED = 6  # pairs on the page
 DETECTED = 6  # pictures with boxes on the page
+WIDEST = 640  # pixels of a side of one
 BYTES = 4_000_000  # of all examples on the page
 LETTERS = 320  # of a text that are shown
 VERDICTS = {1: "right", 0: "wrong", -1: "neither"}  # as `boxes.matched` has them
@@ -83,7 +85,7 @@ def translations(model: Artifact, data: Data) -> list[Translation]:
 
 @dataclass(frozen=True)
 class Box:
-    """A box in a picture, in pixels of its canvas."""
+    """A box in a picture, in pixels of that."""
 
     label: str
     left: float
@@ -117,7 +119,12 @@ def detections(model: Artifact, data: Data) -> list[Detected]:
     assert sums is not None
     assert isinstance(split.x, Tensor)
 
-    def box(label: float, x1: float, y1: float, x2: float, y2: float, **more: Any) -> Box:
+    height, width = split.x.shape[2:]
+    share = min(1.0, WIDEST / max(height, width))
+    size = round(share * width), round(share * height)
+
+    def box(label: float, *corners: float, **more: Any) -> Box:
+        x1, y1, x2, y2 = (share * one for one in corners)
         return Box(model.labels[int(label)], x1, y1, x2 - x1, y2 - y1, **more)
 
     told = []
@@ -129,8 +136,7 @@ def detections(model: Artifact, data: Data) -> list[Detected]:
             if row[0] >= 0 and row[5] >= LEAST
         ]
         there = [box(*row[:5]) for row in split.y[place].tolist() if row[0] >= 0 and row[5]]
-        picture = split.x[place]
-        size = picture.shape[2], picture.shape[1]
+        picture = split.x[place] if share == 1 else smaller(split.x[place], size)
         told.append(Detected(number, png(picture)[0], size, there, found))
     return told
 
@@ -216,6 +222,13 @@ def _shown(split: Split, place: int, data: Data) -> dict[str, Any]:
     if isinstance(data.inputs, Sounds):
         return {"sound": wav(split.x[place], data.inputs.rate)}
     return dict(zip(("picture", "size"), png(split.x[place]), strict=True))
+
+
+def smaller(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 (3, H, W) of this width and height."""
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    array = np.array(image.resize(size, Image.Resampling.LANCZOS))
+    return torch.from_numpy(array).permute(2, 0, 1)
 
 
 def png(pixels: Tensor) -> tuple[str, tuple[int, int]]:
