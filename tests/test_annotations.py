@@ -161,6 +161,7 @@ def test_the_canvas_is_no_larger_than_the_pictures_need() -> None:
     assert canvas(320, [(640, 480), (480, 640)]) == (3, 320, 320)
     assert canvas(300, [(1000, 10)]) == (3, 32, 320)
     assert canvas(320, [(10, 20)]) == (3, 320, 160)
+    assert canvas(320, [(2000, 1), (3000, 2)]) == (3, 32, 320)  # less than half a pixel high
 
 
 def test_what_is_hard_to_see_does_not_count(tmp_path: Path) -> None:
@@ -184,12 +185,16 @@ def test_a_box_is_cut_where_the_picture_ends(tmp_path: Path) -> None:
     assert task.load(None).train.y[0, 1].tolist() == [0, 0, 0, 64, 20, 1]
 
 
-def test_a_picture_without_boxes_is_one(tmp_path: Path) -> None:
+def test_a_picture_without_boxes_is_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = marked(3) | {"Annotations/001.xml": xml(), "Annotations/002.xml": xml()}
     task = voc(tmp_path, files | lists(train=range(2), val=range(2, 3)), split_seed=0)
     data = task.load(None)
     assert tuple(data.valid.y.shape) == (1, 1, 6)
     assert (data.valid.y == -1).all()
+    assert caplog.messages == [  # of two to train with, the one that has boxes is to test
+        "voc: no box counts in any picture to train with, of 1: nothing is learned",
+        "voc: no box counts in any picture to validate with, of 1: every score is 0",
+    ]
 
 
 def test_boxes_without_area_are_counted_and_left_out(

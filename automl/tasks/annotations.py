@@ -167,7 +167,7 @@ def canvas(size: int, pictures: Iterable[tuple[int, int]]) -> tuple[int, int, in
     """C, H, W of the smallest canvas on which each of these sizes is `size` pixels long."""
     side = _up(size)
     ends = [(side * w / max(w, h), side * h / max(w, h)) for w, h in pictures]
-    width, height = (_up(round(max(sides))) for sides in zip(*ends, strict=True))
+    width, height = (_up(max(1, round(max(sides)))) for sides in zip(*ends, strict=True))
     return 3, height, width
 
 

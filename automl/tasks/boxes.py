@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,9 @@ from automl.data import PIECE, Data, Metric, Split
 from automl.errors import DataError
 from automl.inputs.canvas import Canvas
 from automl.tasks.classes import fitting
-from automl.tasks.source import SourceTask, apart, cached, firsts
+from automl.tasks.source import PURPOSES, SourceTask, apart, cached, firsts
+
+log = logging.getLogger("automl")
 
 NEAREST = 10  # cells that learn to tell a box, at most
 KEEN = 3.0  # power of how well they fit, where they are chosen; 6 learned less well
@@ -87,6 +90,11 @@ class BoxTask(SourceTask):
             valid, _ = cached(self.name, source, labels, "valid")
         else:
             train, valid = held_out(train, self.valid, self.split_seed)
+        empty = {"train": (train, "nothing is learned"), "valid": (valid, "every score is 0")}
+        for part, (split, then) in empty.items():
+            if not (split.y[..., 5] > 0).any():
+                told = f"{self.name}: no box counts in any picture to {PURPOSES[part]}"
+                log.warning("%s, of %s: %s", told, f"{len(split):,}", then)
         settings = [about["digests"], labels, self.valid, self.split_seed, cache.digest(valid)]
         assert isinstance(train.x, Tensor)
         return Data(
