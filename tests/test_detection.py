@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import Command
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import automl
@@ -29,7 +29,7 @@ from automl.inputs.canvas import GREY, Canvas
 from automl.models.fcos import placed
 from automl.results import artifact
 from automl.results.artifact import Artifact
-from automl.results.judgement import judge
+from automl.results.judgement import Judgement, judge
 from automl.space import measure
 from automl.tasks import boxes as tasks
 from automl.tasks.bccd import Bccd
@@ -394,6 +394,60 @@ def test_scores_do_not_hang_on_how_pictures_come_in_batches(model: Artifact) -> 
 def test_of_few_pictures_no_interval_is_told(model: Artifact) -> None:
     encoded = model.inputs.encode(split(5, 3000))
     assert judge(model.model, encoded, model.inputs, model.config.task).interval is None
+
+
+class Told(nn.Module):
+    """What it finds in the picture whose pixels are all its number."""
+
+    def __init__(self, cells: Tensor) -> None:
+        super().__init__()
+        self.cells = cells
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cells[x[:, 0, 0, 0].long()]
+
+
+def judged(told: Tensor, y: Tensor) -> Judgement:
+    """Of boxes (N, M, 6) that are there, when cells (N, cells, C + 4) tell these."""
+    x = torch.arange(len(y), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
+    as_it_is = Canvas((3, 32, 32), (0.0,) * 3, (1 / 255,) * 3)
+    return judge(Told(told), Split(x.contiguous(), y), as_it_is, Bccd())
+
+
+@pytest.mark.parametrize("sure", [12.0, -12.0])
+def test_where_all_is_found_or_nothing_the_interval_has_a_width(sure: float) -> None:
+    y = split(20).y
+    there = cells(y[..., 1:5], y[..., 0].long().clamp_min(0))
+    there[..., :2] = torch.where(y[..., :1] >= 0, there[..., :2], -12.0)
+    shown = there if sure > 0 else there + torch.tensor([0.0, 0, 90, 90, 90, 90])
+    found = judged(shown, y)
+    assert found.scores["map"] == (1 if sure > 0 else 0)
+    assert found.interval is not None
+    assert found.interval.by == "Wilson"
+    width = found.interval.high - found.interval.low
+    assert 0.05 < width < 0.2
+    assert found.scores["map"] in (found.interval.low, found.interval.high)
+    assert judged(shown, torch.full_like(y, -1.0)).interval is None  # nothing is there
+
+
+def test_the_interval_lies_about_the_score_where_classes_have_few_boxes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = crowded(100, 8)
+    y[..., 0] = torch.randint(80, (100, 8), generator=generator)
+    y[..., 5] = 1
+    told = torch.full((100, 8, 84), -9.0)
+    told[..., 80:] = y[..., 1:5] + torch.randn(100, 8, 4, generator=generator)
+    sure = torch.randn(100, 8, 1, generator=generator)
+    told.scatter_(2, y[..., :1].long(), sure)
+    wrong = told.clone()
+    wrong[..., 80:] += 200
+    wrong[..., :80] += 0.5 * torch.randn(100, 8, 1, generator=generator)
+    found = judged(torch.cat([told, wrong], 1), y)
+    assert found.interval is not None
+    assert found.interval.by == "halves"
+    score = found.scores["map"]
+    assert found.interval.low < score <= found.interval.high
+    assert (found.interval.low + found.interval.high) / 2 < score  # more pictures would tell less
 
 
 # --- what is found
