@@ -228,14 +228,10 @@ class Task(Part):
     """A data set or a source of data, with its split, its loss and its measure."""
 
     home: ClassVar[str] = "automl.tasks"
-    gives: ClassVar[
-        str
-    ]  # images, pictures with boxes in them, sounds, texts, pairs, series, records
-    # of a table, or prose: a text to go on with
-    tells: ClassVar[str] = (
-        "classes"  # or tokens: the next one; targets of pairs; rows ahead; boxes;
-    )
-    # numbers
+    gives: ClassVar[str]  # images, pictures with boxes in them, sounds, texts, pairs, series,
+    # records of a table, or prose: a text to go on with
+    tells: ClassVar[str] = "classes"  # or tokens: the next one; targets of pairs; rows ahead;
+    # boxes; numbers
     unit: ClassVar[str] = "examples"  # what the size of a split is counted in
     input: ClassVar[str]  # the input part that reads it unless the config names another
     origin: ClassVar[str] = "not known"  # of the data, and its licence as far as one is stated
