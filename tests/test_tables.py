@@ -23,17 +23,18 @@ from torch import Tensor, nn
 
 import automl
 from automl import cache
-from automl.config import Config, Model, Task
+from automl.config import Config, Model, Optimizer, Task
 from automl.data import Data, Split
 from automl.errors import DataError, SpaceError
 from automl.given import kept
-from automl.inputs.columns import Cells, Row, Table, quantity, word
+from automl.inputs.columns import Cells, Row, Table, quantities, quantity, word
 from automl.models.columns import Bins
 from automl.models.tabm import Net
 from automl.results import artifact
 from automl.results.artifact import Artifact
 from automl.results.judgement import judge
 from automl.results.report import examples
+from automl.tasks import tablecsv
 from automl.training import train
 
 CPU = torch.device("cpu")
@@ -124,9 +125,22 @@ def test_a_cell_is_a_number_a_date_or_neither(cell: Any, mark: str, told: float 
 
 
 @pytest.mark.parametrize(
+    "cells",
+    [["1", "2.5"], ["1", ""], ["1e400", "1"], ["1_0", "2"], ["0x10", "2"], [1, None], [True, 2.5],
+     ["2024-01-31", "1"], [[1, 2], [3, 4]], [math.inf, 1], ["nan", "inf"], ["٣", "1"], []],
+)  # fmt: skip
+def test_cells_together_are_what_each_of_them_is(cells: list[Any]) -> None:
+    alone = [quantity(cell, ",") for cell in cells]
+    told = quantities(cells, ",")
+    assert (told is None) == (None in alone)
+    assert told is None or np.array_equal(told, np.array(alone, dtype=float), equal_nan=True)
+
+
+@pytest.mark.parametrize(
     ("cell", "told"),
     [("red", "red"), (" red ", "red"), (3, "3"), (3.0, "3"), ("3.00", "3"), ("3.50", "3.50"),
-     ("1.2.0", "1.2"), (True, "True"), (None, ""), (math.nan, ""), ("NaN", ""), ("<NA>", "")],
+     ("1.2.0", "1.2.0"), ("-1.0", "-1"), (True, "True"), (None, ""), (math.nan, ""), ("NaN", ""),
+     ("<NA>", "")],
 )  # fmt: skip
 def test_a_word_is_the_same_however_it_is_held(cell: Any, told: str) -> None:
     assert word(cell) == told
@@ -233,6 +247,34 @@ def test_a_few_rows_without_a_target_are_passed_over(
     data = regression(written(tmp_path, rows))
     assert len(data.train) + len(data.valid) + data.sealed == 199
     assert "1 of 200 rows are of no use: line 9 (line 9: no 'target')" in caplog.text
+
+
+def test_what_columns_are_is_found_once_for_all_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, reads = written(tmp_path, table()), []
+    was = tablecsv.read
+
+    def read(*given: Any, **more: Any) -> Any:
+        reads.append(given)
+        return was(*given, **more)
+
+    monkeypatch.setattr(tablecsv, "read", read)
+    monkeypatch.setenv("AUTOML_CACHE", str(tmp_path / "cache"))
+    task = Task.of("regressioncsv")
+    first = task.shape(path)
+    for _ in range(2):  # other processes
+        tablecsv._shape.cache_clear()
+        assert task.shape(path) == first
+    assert len(reads) == 1
+    (kept,) = (tmp_path / "cache").glob("regressioncsv-*.json")
+    kept.write_text(kept.read_text()[:-9])
+    tablecsv._shape.cache_clear()
+    assert task.shape(path) == first
+    assert len(reads) == 2
+    written(tmp_path, table()[:-1])
+    assert task.shape(path) == first
+    assert len(reads) == 3
 
 
 # --- splits
@@ -513,6 +555,16 @@ def test_bfloat16_answers_nearly_the_same(model: Any) -> None:
     assert (told.softmax(1) - net(x).softmax(1)).abs().max() < 0.05
 
 
+@variants
+def test_biases_and_scales_do_not_decay(model: Any) -> None:
+    net = built(model)
+    groups = Optimizer.of("adamw").build(net).param_groups
+    spared = {id(w) for group in groups if not group["weight_decay"] for w in group["params"]}
+    for name, weight in net.named_parameters():
+        alone = name.endswith(("bias", "given", "taken", "asked")) or "norm" in name
+        assert (id(weight) in spared) == (alone or weight.ndim < 2), name
+
+
 def test_members_learn_each_for_itself_and_answer_by_the_mean_of_their_shares() -> None:
     net = stirred(built({"name": "tabm", "ensemble": 3, "dropout": 0.0}))
     x, y = drawn(BOTH, 8), torch.arange(8) % 5
@@ -720,15 +772,20 @@ def test_parts_that_do_not_go_together_are_told(config: dict[str, Any], told: st
     assert told in str(caught.value)
 
 
-def test_clients_may_hold_the_rows(tmp_path: Path) -> None:
-    data = classes(written(tmp_path, sorted_out(table(300))))
-    config = {
-        "task": "tablecsv",
+@pytest.mark.parametrize(("task", "alpha"), [("tablecsv", 1.0), ("regressioncsv", None)])
+def test_clients_may_hold_the_rows(task: str, alpha: float | None, tmp_path: Path) -> None:
+    data = Task.of(task).load(
+        written(tmp_path, (list if alpha is None else sorted_out)(table(300)))
+    )
+    config: dict[str, Any] = {
+        "task": task,
         "model": VARIANTS["one"],
-        "federation": {"name": "fedavg", "clients": 3, "alpha": 1.0},
+        "federation": {"name": "fedavg", "clients": 3, "alpha": alpha},
         "train": {"epochs": 4, "batch_size": 16},
     }
-    assert [*train(Config.of(config), data, device=CPU)][-1].metrics["accuracy"] > 0.6
+    last = [*train(Config.of(config), data, device=CPU)][-1].metrics
+    assert last.get("accuracy", 1.0) > 0.6
+    assert last.get("r2", 1.0) > 0.2
 
 
 # --- a search

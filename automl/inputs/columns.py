@@ -5,6 +5,7 @@ Knows no tasks.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import re
@@ -74,16 +75,19 @@ class Sheet:
         for name, cells in self.columns.items():
             if name in others or (wanted and name not in wanted):
                 continue
-            counts = Counter(map(word, cells))
-            known = [one for one in counts if one]
+            counts = Counter(cells)
+            known = sum(1 for cell in counts if word(cell))
             if not known:
                 passed.append(name)
-            elif name not in named and all(quantity(one, self.mark) is not None for one in known):
+            elif name not in named and quantities([*counts], self.mark) is not None:
                 numbers.append(name)
-            elif name not in asked and FEW <= len(cells) < 2 * len(known):
+            elif name not in asked and FEW <= len(cells) < 2 * known:
                 passed.append(name)
             else:
-                words[name] = tuple(one for one, _ in counts.most_common(MOST))
+                found = Counter[str]()
+                for cell, count in counts.items():
+                    found[word(cell)] += count
+                words[name] = tuple(one for one, _ in found.most_common(MOST))
         if passed:
             told = "nothing but empty cells, or a word of its own in nearly every row"
             log.warning("%s: passing over %s: %s", self.path, ", ".join(passed)[:200], told)
@@ -362,17 +366,27 @@ def rows(where: str, numbers: Names, named: Mapping[str, Names], cells: Words, m
     for name in (*numbers, *named):
         if name not in cells:
             raise tables.no_column(where, name, [*cells])
-    found = list[list[float]]()
+    found = list[Sequence[float] | NDArray[np.float64]]()
     for name in numbers:
-        told = [quantity(cell, mark) for cell in cells[name]]
-        if None in told:
-            cell = cells[name][told.index(None)]
-            raise DataError(f"{where}: column {name[:60]!r}: got {str(cell)[:60]!r}; want a number")
-        found.append([math.nan if one is None else one for one in told])
+        told = quantities(cells[name], mark)
+        if told is None:
+            odd = next(cell for cell in cells[name] if quantity(cell, mark) is None)
+            raise DataError(f"{where}: column {name[:60]!r}: got {str(odd)[:60]!r}; want a number")
+        found.append(told)
     for name, words in named.items():
         places = {word: float(place) for place, word in enumerate(words)}
         found.append([places.get(word(cell), math.nan) for cell in cells[name]])
     return tables.single(np.array(found).T, where)
+
+
+def quantities(cells: Sequence[Any], mark: str) -> NDArray[np.float64] | None:
+    """What `quantity` says of each (N,), in a fraction of the time; None where one is neither."""
+    with contextlib.suppress(TypeError, ValueError):
+        told = np.array(cells, dtype=np.float64)
+        if told.ndim == 1 and np.isfinite(told).all():
+            return told
+    found = [quantity(cell, mark) for cell in cells]
+    return None if None in found else np.array(found, dtype=np.float64)
 
 
 def quantity(cell: Any, mark: str) -> float | None:
@@ -395,7 +409,9 @@ def quantity(cell: Any, mark: str) -> float | None:
 
 def word(cell: Any) -> str:
     """A cell as a word; none where nothing is known. A whole number is one however it is held."""
-    told = "" if cell is None else re.sub(r"(?<=\d)\.0+$", "", str(cell).strip())
+    told = "" if cell is None else str(cell).strip()
+    if told.endswith("0") and (whole := re.fullmatch(r"(-?\d+)\.0+", told)):
+        return whole[1]
     return "" if told.lower() in tables.MISSING else told
 
 

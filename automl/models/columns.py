@@ -23,12 +23,13 @@ class Separate(nn.Module):
     def __init__(self, columns: int, inputs: int, outputs: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(columns, inputs, outputs))
-        self.bias = nn.Parameter(torch.empty(columns, 1, outputs))
+        self.bias = nn.Parameter(torch.empty(columns * outputs))  # which no optimizer lets decay
         for weight in (self.weight, self.bias):
             nn.init.uniform_(weight, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, x.transpose(0, 1), self.weight).transpose(0, 1)
+        bias = self.bias.view(len(self.weight), 1, -1)
+        return torch.baddbmm(bias, x.transpose(0, 1), self.weight).transpose(0, 1)
 
 
 class Encoding(Part):

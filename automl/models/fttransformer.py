@@ -23,7 +23,7 @@ class Net(nn.Module):
         width = form.heads * form.head
         self.vectors = Vectors(inputs, form.numbers, width)
         columns = inputs.features + len(inputs.named)
-        self.asked = nn.Parameter(torch.zeros(1, 1, width))  # who hears all and answers
+        self.asked = nn.Parameter(torch.zeros(width))  # who hears all and answers
         self.places = nn.Parameter(torch.randn(columns, width) / width**0.5)
         self.layers = nn.ModuleList(
             Attention(form.heads, form.head, form.expand, form.dropout) for _ in range(form.layers)
@@ -33,7 +33,7 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         states = torch.cat(self.vectors.parts(x), 1) + self.places
-        states = torch.cat([self.asked.expand(x.shape[0], -1, -1).to(states.dtype), states], 1)
+        states = torch.cat([self.asked.expand(x.shape[0], 1, -1).to(states.dtype), states], 1)
         all_ = torch.ones(1, 1, 1, states.shape[1], dtype=torch.bool, device=x.device)
         for layer in self.layers:
             states = layer(states, None, all_)

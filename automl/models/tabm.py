@@ -19,20 +19,25 @@ from automl.models.layers import Activation, Dropout, activation
 class Shared(nn.Module):
     """A linear layer of many members (N, members, inputs) with one matrix (Wen et al. 2020).
 
-    Each member has factors of its own for what comes in and goes out, and a bias.
+    Each member has factors of its own for what comes in and goes out, and a bias; they lie in one
+    row, as what no optimizer lets decay.
     """
 
     def __init__(self, members: int, inputs: int, outputs: int, *, first: bool) -> None:
         super().__init__()
         self.linear = nn.Linear(inputs, outputs, bias=False)
-        self.given = nn.Parameter(torch.ones(members, inputs))
-        self.taken = nn.Parameter(torch.ones(members, outputs))
-        self.bias = nn.Parameter(torch.zeros(members, outputs))
+        self.given = nn.Parameter(torch.ones(members * inputs))
+        self.taken = nn.Parameter(torch.ones(members * outputs))
+        self.bias = nn.Parameter(torch.zeros(members * outputs))
+        self.members = members
         if first:  # what tells members apart at first
             nn.init.normal_(self.given)
 
     def forward(self, x: Tensor) -> Tensor:
-        told: Tensor = self.linear(x * self.given) * self.taken + self.bias
+        given, taken, bias = (
+            of.view(self.members, -1) for of in (self.given, self.taken, self.bias)
+        )
+        told: Tensor = self.linear(x * given) * taken + bias
         return told
 
 
@@ -52,7 +57,7 @@ class Net(nn.Module):
         self.act, self.dropout = activation(form.activation), Dropout(form.dropout)
         self.residual = form.residual
         self.head = nn.Parameter(torch.empty(form.ensemble, width, outputs))
-        self.bias = nn.Parameter(torch.zeros(form.ensemble, 1, outputs))
+        self.bias = nn.Parameter(torch.zeros(form.ensemble * outputs))
         nn.init.uniform_(self.head, -1 / math.sqrt(width), 1 / math.sqrt(width))
 
     def linear(self, inputs: int, outputs: int, *, first: bool) -> nn.Module:
@@ -66,7 +71,8 @@ class Net(nn.Module):
         for number, layer in enumerate(self.layers):
             more = self.dropout(self.act(layer(x)))
             x = x + more if self.residual and number else more
-        told = torch.baddbmm(self.bias, x.transpose(0, 1), self.head).transpose(0, 1)
+        bias = self.bias.view(self.members, 1, -1)
+        told = torch.baddbmm(bias, x.transpose(0, 1), self.head).transpose(0, 1)
         if self.training:
             return told if self.members > 1 else told.squeeze(1)
         if self.members == 1 or not self.classes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -14,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 from torch import Tensor
 
 from automl import cache, tables
@@ -26,6 +27,7 @@ from automl.inputs.columns import Row, Sheet, Table, quantity, read, rows, word
 from automl.tasks.classes import ClassTask, drawn, fitting
 from automl.tasks.files import ENCODING, Encoding, parts, passed_over
 from automl.tasks.source import (
+    FORMAT,
     Parts,
     Source,
     SourceTask,
@@ -38,6 +40,8 @@ from automl.tasks.source import (
 )
 
 log = logging.getLogger("automl")
+
+Shape = tuple[Table, tuple[str, ...]]
 
 SUFFIXES = (".csv", ".tsv")
 CLASSES = 1000  # a target with more of them is a number, or a text
@@ -307,11 +311,22 @@ def _boosted(data: Data, split: Split) -> NDArray[np.float64]:
     return told
 
 
-@functools.lru_cache(maxsize=4)  # asked for often, and it takes reading the whole file
-def _shape(
-    kind: type[Rows], knobs: str, path: Path, _changed: str
-) -> tuple[Table, tuple[str, ...]]:
+@functools.lru_cache(maxsize=4)
+def _shape(kind: type[Rows], knobs: str, path: Path, changed: str) -> Shape:
+    """What the columns of a table are: asked for often and by every worker, and kept on disk."""
     task = kind.of(json.loads(knobs))
+    key = hashlib.sha256(json.dumps([FORMAT, knobs, changed]).encode()).hexdigest()[:16]
+    file = cache.folder() / f"{task.name}-{key}.json"
+    adapter = TypeAdapter(tuple[Table, tuple[str, ...]])
+    if (kept := cache.read_text(file)) is not None:
+        return adapter.validate_json(kept)
+    found = _found(task, path)
+    with contextlib.suppress(OSError):  # `cached` says what is wrong
+        cache.write_text(file, adapter.dump_json(found).decode())
+    return found
+
+
+def _found(task: Rows, path: Path) -> Shape:
     sheet = task.sheet(path)
     others = [task.target, *([task.group] if task.group else [])]
     numbers, words = sheet.kinds(task.columns, task.names, others)

@@ -156,7 +156,8 @@ def test_a_variable_that_names_no_place_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-OWN = ["textcsv", "textfile", "textpairs", "seriescsv", "imagefolder", "audiofolder", "voc", "coco"]
+OWN = ["textcsv", "textfile", "textpairs", "tablecsv", "regressioncsv", "seriescsv"]
+OWN += ["imagefolder", "audiofolder", "voc", "coco"]
 
 
 @pytest.mark.parametrize("task", OWN)
