@@ -301,13 +301,15 @@ class Space:
     def probes(self) -> Iterator[tuple[Config, dict[str, Hole]]]:
         """Every range end and option once, in configs that differ by one knob, with the holes met.
 
-        Of a range of whole numbers also the second one.
+        Of a range of whole numbers also the second one. Then all at their upper ends, for each
+        option of a choice whose options have knobs of their own.
 
         Raises SpaceError at the first that is no valid config.
         """
         todo: deque[dict[str, Any]] = deque([{}])
         tried: set[str] = set()
         first: dict[int, str] = {}  # a hole's first name; what repeats it shares the object
+        branches: list[dict[str, Any]] = [{}]
         while todo:
             values = todo.popleft()
             seen: dict[str, Hole] = {}
@@ -321,8 +323,11 @@ class Space:
             for name, hole in seen.items():
                 if name not in tried:
                     tried.add(name)
+                    if isinstance(hole, Choice) and hole.conditional:
+                        branches.extend({name: option} for option in hole.options)
                     todo.extend(values | {name: end} for end in ends_of(hole)[1:])
-        yield self.fill(lambda _name, hole: ends_of(hole)[-1]), {}  # all at their upper ends
+        for values in branches:
+            yield self.fill(lambda name, hole: values.get(name, ends_of(hole)[-1])), {}  # noqa: B023 (used before the next round)
 
     @property
     def digest(self) -> str:

@@ -335,6 +335,18 @@ def test_no_more_parameters_are_told_of_than_may_be(most: int, told: int) -> Non
     assert prove(space, len(labels), lambda part: part.expect(raw)) == (86, told)
 
 
+def test_the_largest_model_of_every_branch_is_told_of() -> None:
+    space = Space.parse(
+        "task: digits\nmodel:\n  choice:\n"
+        "    - {name: mlp, widths: {repeat: 2, each: {int: [8, 512]}}}\n"
+        "    - {name: cnn, stem: {channels: {int: [4, 8]}}}\n"
+    )
+    raw, labels = space.task.shape(None)
+    _, most = prove(space, len(labels), lambda part: part.expect(raw))
+    wide = Config.of({"task": "digits", "model": {"name": "mlp", "widths": [512, 512]}})
+    assert most == measure(wide, wide.input.expect(raw), len(labels)).params
+
+
 @pytest.mark.parametrize("limit", ["max_params: 770", "max_macs: 740"])
 def test_what_breaks_a_limit_is_not_even_proposed(limit: str, tmp_path: Path) -> None:
     table = Table(slots=2)
