@@ -28,6 +28,7 @@ MARKS = {
 LARGEST = 2**29  # bytes of a file
 CELL = 2**24  # characters of a cell
 COLUMNS = 10_000
+CLOSE = 0.01  # share of a column's deviation that rounding may take
 BAD = 0.01  # share of the rows of a file that may be of no use
 MISSING = {"", "-", "?", "na", "n/a", "<na>", "nan", "nat", "none", "null"}  # in small letters
 
@@ -169,11 +170,14 @@ def number(cell: str, mark: str) -> float | None:
     return told if math.isfinite(told) else None
 
 
-def lost(values: NDArray[np.float64]) -> float:
-    """The share of the deviation that float32 does not hold: all of it for 1e9, 1e9 + 1, ..."""
+def rounded(values: NDArray[np.float64]) -> str:
+    """What to say where float32 does not hold how numbers differ, as 1e9, 1e9 + 1, ...; or none."""
     known = values[~np.isnan(values) & (np.abs(values) < np.finfo(np.float32).max)]
     deviation = known.std() if len(known) else 0.0
-    return float((known - known.astype(np.float32)).std() / deviation) if deviation else 0.0
+    lost = (known - known.astype(np.float32)).std() / deviation if deviation else 0.0
+    if lost <= CLOSE:
+        return ""
+    return f"float32 rounds away {lost:.0%} of what its numbers differ by; take off what all have"
 
 
 def date(cell: str) -> datetime | None:

@@ -157,7 +157,29 @@ def test_columns_are_numbers_or_words_and_some_tell_nothing(
     counts = [(data.train.x[:, 2] == place).sum() for place in range(3)]
     assert len(data.train) + len(data.valid) + data.sealed == 200
     assert min(counts) > 20
-    assert "passing over empty, name: nothing but empty cells, or a word of its own" in caplog.text
+    assert (
+        "passing over 'empty', 'name': nothing but empty cells, or a word of its own" in caplog.text
+    )
+
+
+def test_what_may_surprise_in_a_column_is_said_by_every_search(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOML_CACHE", str(tmp_path / "cache"))
+    rows = [[number % 90, 1_700_000_000 + number, 2e9 + number] for number in range(200)]
+    rows[-1][0] = "total"
+    path = written(tmp_path, rows, ["age", "seen", "target"])
+    for _ in range(2):
+        tablecsv._shape.cache_clear()
+        caplog.clear()
+        data = regression(path)
+        assert kinds(data)[0] == ("seen",)
+        assert (
+            "column 'age' is not read as numbers: 1 of 200 cells are none, as line 201: 'total'"
+            in (caplog.text)
+        )
+        for name in ("seen", "target"):
+            assert f"column {name!r}: float32 rounds away" in caplog.text
 
 
 def test_what_is_wanted_is_read_and_nothing_else(tmp_path: Path) -> None:

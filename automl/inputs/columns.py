@@ -6,7 +6,6 @@ Knows no tasks.
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import re
 from collections import Counter
@@ -30,10 +29,9 @@ from automl.config import Input
 from automl.data import Data, Inputs, Raw, Split
 from automl.errors import DataError
 
-log = logging.getLogger("automl")
-
 MOST = 10_000  # words of a column that are told apart
 FEW = 20  # rows, of which a column may have a word for each
+STRAY = 0.1  # share of the cells of a column that are no numbers, where that is said
 CLIP = 3.0  # quartile ranges from the median, about: what lies further off is drawn near
 DAY = 86_400  # seconds
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -59,13 +57,18 @@ class Sheet:
         return replace(self, lines=[*compress(self.lines, rows)], columns=some)
 
     def kinds(
-        self, wanted: Collection[str], named: Collection[str], others: Collection[str]
+        self,
+        wanted: Collection[str],
+        named: Collection[str],
+        others: Collection[str],
+        warn: Callable[[str], object],
     ) -> tuple[Names, dict[str, Names]]:
         """The columns of numbers or dates, and those of words with these, the most frequent first.
 
         Those that are `wanted`, else all but what tells nothing: columns without a cell, and those
         in which nearly every row has a word of its own. Columns that are `named` are of words
-        whatever they hold, and `others` are none of either. Raises DataError.
+        whatever they hold, and `others` are none of either. `warn` is told what may surprise.
+        Raises DataError.
         """
         for name in (*wanted, *named, *others):
             if name not in self.columns:
@@ -79,9 +82,17 @@ class Sheet:
             known = sum(1 for cell in counts if word(cell))
             if not known:
                 passed.append(name)
-            elif name not in named and quantities([*counts], self.mark) is not None:
-                numbers.append(name)
-            elif name not in asked and FEW <= len(cells) < 2 * known:
+                continue
+            if name not in named:
+                amounts = quantities([*counts], self.mark)
+                if amounts is not None:
+                    numbers.append(name)
+                    if lost := tables.rounded(amounts):
+                        warn(f"column {name[:60]!r}: {lost}")
+                    continue
+                if stray := self._stray(name, counts):
+                    warn(f"column {name[:60]!r} is not read as numbers: {stray}")
+            if name not in asked and FEW <= len(cells) < 2 * known:
                 passed.append(name)
             else:
                 found = Counter[str]()
@@ -90,10 +101,19 @@ class Sheet:
                 words[name] = tuple(one for one, _ in found.most_common(MOST))
         if passed:
             told = "nothing but empty cells, or a word of its own in nearly every row"
-            log.warning("%s: passing over %s: %s", self.path, ", ".join(passed)[:200], told)
+            warn(f"passing over {', '.join(map(repr, passed))[:200]}: {told}")
         if not numbers and not words:
             raise DataError(f"{self.path}: got no column to read; want one at least")
         return tuple(numbers), words
+
+    def _stray(self, name: str, counts: Mapping[str, int]) -> str:
+        """The first cell of a column that is no number, where nearly all are; else nothing."""
+        odd = [cell for cell in counts if quantity(cell, self.mark) is None]
+        known = sum(count for cell, count in counts.items() if word(cell))
+        if (strays := sum(counts[cell] for cell in odd)) > STRAY * known:
+            return ""
+        line = self.lines[self.columns[name].index(odd[0])]
+        return f"{strays:,} of {known:,} cells are none, as line {line:,}: {odd[0][:60]!r}"
 
 
 @dataclass(frozen=True)

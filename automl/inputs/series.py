@@ -26,7 +26,6 @@ from automl.errors import DataError
 log = logging.getLogger("automl")
 
 LONGEST = 16_384  # rows of the past, and of what is told of it
-CLOSE = 0.01  # share of a column's deviation that rounding may take
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -269,9 +268,8 @@ def table(
                 raise DataError(f"{path}: line {line:,}: {told}")
         names.append(name)
         columns.append(np.array(found))
-        if (lost := tables.lost(columns[-1])) > CLOSE:
-            told = f"float32 rounds away {lost:.0%} of what its numbers differ by"
-            log.warning("%s: column %r: %s; take off what all have", path, name[:60], told)
+        if told := tables.rounded(columns[-1]):
+            log.warning("%s: column %r: %s", path, name[:60], told)
     if not names:
         raise DataError(f"{path}: got no column of numbers; want one at least")
     values = tables.single(np.stack(columns, 1), str(path))

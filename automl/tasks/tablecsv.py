@@ -23,7 +23,7 @@ from automl.amounts import plural
 from automl.config import nearest
 from automl.data import Data, Metric, Split
 from automl.errors import DataError
-from automl.inputs.columns import Row, Sheet, Table, quantity, read, rows, word
+from automl.inputs.columns import Row, Sheet, Table, quantities, quantity, read, rows, word
 from automl.tasks.classes import ClassTask, drawn, fitting
 from automl.tasks.files import ENCODING, Encoding, parts, passed_over
 from automl.tasks.source import (
@@ -317,21 +317,28 @@ def _shape(kind: type[Rows], knobs: str, path: Path, changed: str) -> Shape:
     task = kind.of(json.loads(knobs))
     key = hashlib.sha256(json.dumps([FORMAT, knobs, changed]).encode()).hexdigest()[:16]
     file = cache.folder() / f"{task.name}-{key}.json"
-    adapter = TypeAdapter(tuple[Table, tuple[str, ...]])
+    adapter = TypeAdapter(tuple[Shape, list[str]])
     if (kept := cache.read_text(file)) is not None:
-        return adapter.validate_json(kept)
-    found = _found(task, path)
-    with contextlib.suppress(OSError):  # `cached` says what is wrong
-        cache.write_text(file, adapter.dump_json(found).decode())
+        found, remarks = adapter.validate_json(kept)
+    else:
+        remarks = list[str]()
+        found = _found(task, path, remarks.append)
+        with contextlib.suppress(OSError):  # `cached` says what is wrong
+            cache.write_text(file, adapter.dump_json((found, remarks)).decode())
+    for remark in remarks:
+        log.warning("%s: %s", path, remark)
     return found
 
 
-def _found(task: Rows, path: Path) -> Shape:
+def _found(task: Rows, path: Path, warn: Callable[[str], object]) -> Shape:
     sheet = task.sheet(path)
     others = [task.target, *([task.group] if task.group else [])]
-    numbers, words = sheet.kinds(task.columns, task.names, others)
+    numbers, words = sheet.kinds(task.columns, task.names, others, warn)
     table = Table(task.target, task.number, numbers, tuple(words), tuple(words.values()))
     if task.number:
+        amounts = quantities(sheet.columns[task.target], sheet.mark)
+        if amounts is not None and (lost := tables.rounded(amounts)):
+            warn(f"column {task.target[:60]!r}: {lost}")
         return table, ()
     labels = tuple(sorted({*map(word, sheet.columns[task.target])}))
     if not 2 <= len(labels) <= CLASSES:
