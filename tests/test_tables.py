@@ -453,6 +453,14 @@ def test_rows_are_read_alike_from_wherever_they_come(tmp_path: Path) -> None:
     assert torch.equal(inputs.read(mappings[0]).x.nan_to_num(), whole[:1].nan_to_num())
 
 
+def test_no_row_of_a_file_is_left_without_an_answer(tmp_path: Path) -> None:
+    inputs = Row().fit(regression(written(tmp_path, table())))
+    rows = table()
+    rows[4] = [*rows[4], "more"]
+    with pytest.raises(DataError, match="line 6: got 7 cells, want 6; want every row whole"):
+        inputs.read(written(tmp_path, rows, name="new.csv"))
+
+
 @pytest.mark.parametrize(
     ("raw", "told"),
     [

@@ -223,11 +223,11 @@ class Cells(Inputs):
         """Rows as a table on disk, a data frame, a mapping for one of them or a list of mappings.
 
         Columns are found by their names, others are passed over. None and NaN are gaps. Raises
-        DataError.
+        DataError, for a file with a row of more or fewer cells, too: each is to have an answer.
         """
         words = dict(zip(self.named, self.words, strict=True))
         if isinstance(raw, str | Path):
-            sheet = read(Path(raw))
+            sheet = read(Path(raw), wanted=(*self.numbers, *self.named), every=True)
             x = rows(str(raw), self.numbers, words, sheet.columns, sheet.mark)
         else:
             x = rows("rows", self.numbers, words, _cells(raw), ",")
@@ -354,10 +354,13 @@ def read(
     encoding: str | None = None,
     wanted: Collection[str] = (),
     warn: Callable[..., None] | None = None,
+    *,
+    every: bool = False,
 ) -> Sheet:
     """A table with a first row of names; a column without one is none. Raises DataError.
 
-    Up to one row in a hundred may have more or fewer cells, and is passed over.
+    Up to one row in a hundred may have more or fewer cells, and is passed over, unless `every` row
+    is wanted.
     """
     text = tables.content(path, encoding)
     mark, header = tables.header(path, text, wanted)
@@ -372,6 +375,8 @@ def read(
             lines.append(line)
             found.append(row)
     lines, found = lines[1:], found[1:]  # below the names
+    if every and bad:
+        raise DataError(f"{path}: line {bad[0][0]:,}: {bad[0][1]}; want every row whole")
     tables.useful(path, bad, len(found), warn)
     columns = zip(header, zip(*found, strict=True), strict=True)
     told = {name: [cell.strip() for cell in cells] for name, cells in columns if name}
