@@ -910,6 +910,27 @@ def test_a_model_leans_on_columns_that_say_something(searched: Path) -> None:
     assert told == examples.leaned(model, model.config.task.load(None))
 
 
+def test_of_many_columns_groups_are_mixed_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, names = random.Random(0), [f"c{number}" for number in range(40)]
+    rows = [[rng.random() for _ in range(41)] for _ in range(100)]
+    data = regression(written(tmp_path, rows, [*names, "target"]))
+    asked = list[Tensor]()
+
+    def evaluate(self: Artifact, split: Split) -> dict[str, float]:
+        assert isinstance(split.x, Tensor)
+        asked.append(split.x[:, 17])
+        return {"rmse": float((split.x[:, 17] - asked[0]).abs().sum())}
+
+    monkeypatch.setattr(examples, "ALONE", 8)
+    monkeypatch.setattr(Artifact, "evaluate", evaluate)
+    config = Config.of({"task": "regressioncsv", "model": VARIANTS["one"]})
+    model = Artifact(config, nn.Identity(), Row().fit(data), (), {})
+    assert [one.column for one in examples.leaned(model, data)] == ["c17"]
+    assert len(asked) == 1 + 8 + 8
+
+
 @pytest.mark.parametrize("kind", ["tablecsv", "regressioncsv"])
 def test_real_tables_are_told_better_than_by_guessing(kind: str, tmp_path: Path) -> None:
     bunch = load_breast_cancer() if kind == "tablecsv" else load_diabetes()
