@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from automl.config import Part
+from automl.data import Inputs, Split
 from automl.inputs.columns import Cells
 
 MOST = 100_000  # training rows that bins are learned from
@@ -153,7 +154,8 @@ class Vectors(nn.Module):
             found.append(self.words(words.long()))
         return [part for part in found if part.shape[1]]
 
-    def begin(self, inputs: Cells, x: Tensor) -> None:
-        """Bins are learned from encoded training rows."""
+    def begin(self, inputs: Inputs, split: Split) -> None:
+        """Bins are learned from the encoded training split."""
+        assert isinstance(split.x, Tensor)
         if isinstance(self.encoded, Bins):
-            self.encoded.fit(inputs.prepare(x[:MOST])[:, : self.counts[0]])
+            self.encoded.fit(inputs.prepare(split.x[:MOST])[:, : self.counts[0]])

@@ -114,6 +114,4 @@ class TabM(Model):
 
     def begin(self, model: nn.Module, inputs: Inputs, split: Split) -> None:
         assert isinstance(model, Net)
-        assert isinstance(inputs, Cells)
-        assert isinstance(split.x, Tensor)
-        model.vectors.begin(inputs, split.x)
+        model.vectors.begin(inputs, split)
