@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -106,8 +107,9 @@ class Bins(nn.Module):
 
     def fit(self, x: Tensor) -> None:
         """To training rows (N, columns)."""
-        shares = torch.linspace(0, 1, self.start.shape[1] + 1, dtype=torch.double)
-        edges = torch.quantile(x[:MOST].double().cpu(), shares, 0).T
+        shares = np.linspace(0, 1, self.start.shape[1] + 1)
+        found = np.quantile(x[:MOST].double().cpu().numpy(), shares, axis=0)
+        edges = torch.from_numpy(found).T
         self.start.copy_(edges[:, :-1])
         widths = edges.diff()
         self.rate.copy_(torch.where(widths > 0, 1 / widths, 0.0))
