@@ -768,16 +768,40 @@ class Told(nn.Module):
         return x[:, :1]
 
 
-def test_the_interval_holds_the_error_on_all_such_rows() -> None:
+@pytest.mark.parametrize(
+    ("score", "degrees", "truth", "least"),
+    [
+        ("rmse", 0, 1.0, 88),
+        ("rmse", 3, math.sqrt(3), 75),
+        ("mae", 0, math.sqrt(2 / math.pi), 90),
+        ("mae", 3, 2 * math.sqrt(3) / math.pi, 90),
+    ],
+)
+def test_the_interval_holds_the_error_on_all_such_rows(
+    score: str, degrees: int, truth: float, least: int
+) -> None:
     inputs = Cells("y", ("a",), (0.0,), (1.0,), (), (), (), (), 0.0, 1.0)
-    task, held, count = Task.of("regressioncsv"), 0, 100
-    for seed in range(count):
-        generator = torch.Generator().manual_seed(seed)
-        split = Split(torch.zeros(150, 1), torch.randn(150, generator=generator))
-        found = judge(Told(), split, inputs, task)
-        assert found.interval is not None
-        held += found.interval.low <= 1.0 <= found.interval.high
-    assert held >= 90
+    task, held = Task.of({"name": "regressioncsv", "score": score}), 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        errors = rng.standard_t(degrees, 150) if degrees else rng.normal(size=150)
+        split = Split(torch.zeros(150, 1), torch.from_numpy(errors).float())
+        sure = judge(Told(), split, inputs, task).interval
+        assert sure is not None
+        held += sure.low <= truth <= sure.high
+    assert held >= least
+
+
+def test_many_rows_are_as_sure_as_they_are_many() -> None:
+    inputs = Cells("y", ("a",), (0.0,), (1.0,), (), (), (), (), 0.0, 1.0)
+    task, widths = Task.of("regressioncsv"), []
+    for count in (2_000, 50_000):
+        y = torch.randn(count, generator=torch.Generator().manual_seed(0))
+        sure = judge(Told(), Split(torch.zeros(count, 1), y), inputs, task).interval
+        assert sure is not None
+        widths.append(sure.high - sure.low)
+    assert widths[0] / widths[1] == pytest.approx(5, rel=0.25)
+    assert widths[0] == pytest.approx(2 * 1.96 / math.sqrt(2 * 2_000), rel=0.2)
 
 
 def test_of_few_rows_no_interval_is_told() -> None:

@@ -21,7 +21,8 @@ SURE = 1.96  # standard errors to either side: 95 %
 DRAWS = 1000  # of a bootstrap
 REDRAWN = 200  # where boxes of pictures are ranked anew for each of them
 ABOVE = 2.7  # times what halves are off from the score, for what both are off
-CHUNKS = 2000  # that numbers of rows are cut into, at most
+CHUNKS = 2000  # that rows of numbers are cut into, at most
+POWERS = {"rmse": 2, "mae": 1}  # of errors, whose mean a score is made of
 BLOCKS = 32  # that a batch of windows, or a series, is cut into: neighbours stay together
 FEWEST = 10  # blocks: of so few 95 % intervals cover 89 % (simulated, normal), of 5 only 83
 BINS = 10  # of equal width, for calibration
@@ -142,8 +143,7 @@ def judge(
     index, logits, y = (torch.cat(parts) for parts in zip(*kept, strict=True))
     order = index.argsort()
     if task.tells == "numbers":
-        chunks = (logits[order].chunk(CHUNKS), y[order].chunk(CHUNKS))
-        return _of_blocks([task.tally(*some) for some in zip(*chunks, strict=True)], split, task)
+        return _of_numbers(logits[order], y[order], task)
     return judged(logits[order], y[order], task, temperature)
 
 
@@ -203,7 +203,7 @@ def _apart(spans: Spans) -> float:
 
 
 def _of_blocks(tallies: list[dict[str, Tensor]], split: Split, task: Task) -> Judgement:
-    """Of sums over the blocks of a text, a series or a table, drawn anew (Kuensch 1989).
+    """Of sums over the blocks of a text or a series, drawn anew as blocks (Kuensch 1989).
 
     A block of a text is as long as it has characters, and a pair of texts is one of its own, as
     long as its target. Of a series as many as say something new.
@@ -227,6 +227,31 @@ def _of_blocks(tallies: list[dict[str, Tensor]], split: Split, task: Task) -> Ju
         scaled = {name: value * scale for name, value in sums.items()}
         told.append(task.scores(scaled, split)[task.metric.name])
     return replace(found, interval=_bootstrap(told))
+
+
+def _of_numbers(logits: Tensor, y: Tensor, task: Task) -> Judgement:
+    """Of numbers told (N, 1), of rows that are drawn anew.
+
+    By bootstrap-t on the logarithm (Efron and Tibshirani 1993, 12.5), for squares of errors are far
+    from normal. Simulated with 100 rows, of 100 intervals of rmse 94 held the score where errors
+    are normal, 82 where they are Student's with 3 degrees and 86 where they are lognormal; the
+    usual ones 92, 72 and 70.
+    """
+    sums = task.tally(logits, y)
+    scores, name = task.scores(sums, Split(y, y)), task.metric.name
+    found = Judgement(scores, None, sums=sums)
+    if name not in POWERS or len(y) < FEWEST or not scores[name]:
+        return found
+    off = (logits.squeeze(1).double() - y).abs() ** POWERS[name]
+    means = torch.stack([some.mean() for some in off.chunk(CHUNKS)])
+    generator = torch.Generator().manual_seed(0)
+    drawn = means[torch.randint(len(means), (DRAWS, len(means)), generator=generator)]
+    tiny = torch.finfo(torch.double).tiny
+    logs = (drawn.mean(1) / means.mean()).clamp_min(tiny).log()
+    apart = logs * drawn.mean(1) / drawn.std(1, correction=0).clamp_min(tiny)
+    width = means.std(correction=0) / means.mean() / POWERS[name]
+    high, low = np.exp(-float(width) * np.quantile(apart.numpy(), [0.025, 0.975])).tolist()
+    return replace(found, interval=Interval(scores[name] * low, scores[name] * high, "bootstrap"))
 
 
 def _of_pictures(tally: dict[str, Tensor], split: Split, task: Task) -> Judgement:

@@ -21,7 +21,7 @@ from automl.inputs.sound import Sounds
 from automl.inputs.text import paired, unpack
 from automl.results.artifact import LEAST, Artifact
 from automl.results.judgement import mistakes
-from automl.training.loop import predict
+from automl.training.loop import evaluate, predict
 
 SEEN = 2_000  # validation examples that are looked at: seconds on a CPU
 ALONE = 200  # columns of a table that are mixed one by one, and groups of more
@@ -160,16 +160,20 @@ def leaned(model: Artifact, data: Data) -> list[Leaned]:
     assert isinstance(model.inputs, Cells)
     split = data.valid[_drawn(data)]
     assert isinstance(split.x, Tensor)
-    metric, generator = model.config.task.metric, torch.Generator().manual_seed(0)
-    names = (*model.inputs.numbers, *model.inputs.named)
-    whole, told = model.evaluate(split)[metric.name], list[Leaned]()
+    task, generator = model.config.task, torch.Generator().manual_seed(0)
+    metric, names = task.metric, (*model.inputs.numbers, *model.inputs.named)
+
+    def scored(x: Tensor) -> float:
+        encoded = model.inputs.encode(Split(x, split.y))
+        return evaluate(model.model, encoded, model.inputs, task)[metric.name]
 
     def mixed(places: Tensor) -> float:
         assert isinstance(split.x, Tensor)
         x = split.x.clone()
         x[:, places] = x[torch.randperm(len(x), generator=generator)][:, places]
-        return model.evaluate(Split(x, split.y))[metric.name]
+        return scored(x)
 
+    whole, told = scored(split.x), list[Leaned]()
     alone = torch.arange(len(names))
     if len(names) > ALONE:
         groups = [(mixed(group), group) for group in alone.chunk(ALONE)]
