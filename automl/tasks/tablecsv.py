@@ -122,7 +122,8 @@ class Rows(SourceTask):
         x = rows(str(path), table.numbers, words, sheet.columns, sheet.mark)
         cells = sheet.columns[self.target]
         if self.number:
-            told = np.array([quantity(cell, sheet.mark) for cell in cells])
+            told = quantities(cells, sheet.mark)
+            assert told is not None  # a row without a number is of no use
             y = tables.single(told, f"{path}: column {self.target[:60]!r}")
         else:
             places = {label: number for number, label in enumerate(labels)}
@@ -246,13 +247,13 @@ class RegressionCsv(Rows):
         return {
             "squared": off.square().sum(),
             "absolute": off.abs().sum(),
-            "count": torch.full_like(off, 1.0).sum(),
+            "count": torch.ones_like(off).sum(),
             "sum": y.sum(),
             "squares": y.square().sum(),
         }
 
     def scores(self, tally: dict[str, Tensor], split: Split) -> dict[str, float]:
-        """With the share of the variance that is told (r2), no less than 0 where there is none."""
+        """With the share of the variance that is told (r2); 0 where there is no variance."""
         count = tally["count"].clamp_min(1)
         mse, mae = tally["squared"] / count, (tally["absolute"] / count).item()
         varied = tally["squares"] - tally["sum"].square() / count
