@@ -7,6 +7,7 @@ import io
 import json
 import math
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -927,6 +928,19 @@ def test_what_a_search_knows_of_a_table_is_told(searched: Path) -> None:
     assert "in the unit of" in page
     assert "On the test split, in the unit of target: root mean squared error " in card
     assert 'model.estimate("rows.csv")' in card
+
+
+def test_a_page_does_without_what_a_stranger_left_out(
+    searched: Path, tmp_path: Path, command: Command
+) -> None:
+    shutil.copytree(searched / "studies" / "own", tmp_path / "own")
+    file = tmp_path / "own" / "best" / "metrics.json"
+    told = json.loads(file.read_text())
+    told["test"].pop("r2", None)
+    file.write_text(json.dumps(told))
+    status, _, err = command("report", "own", "--studies", tmp_path)
+    assert status == 0, err
+    assert "of the variance is told" not in (tmp_path / "own" / "report.html").read_text()
 
 
 def test_a_model_leans_on_columns_that_say_something(searched: Path) -> None:
