@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from playwright.sync_api import Browser, sync_playwright
 
 from automl import cli
 
 Command = Callable[..., tuple[object, str, str]]
+
+settings.load_profile("ci")  # no test looks at a clock, and each tries the same cases again
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -30,7 +30,7 @@ from automl.searching.study import Manifest, Study, begin
 from automl.space import Space, shipped
 
 SPACES = {file.stem: Space.load(file) for file in sorted(shipped()[-1].glob("*.yaml"))}
-few = settings(max_examples=10, deadline=None)
+few = settings(max_examples=10)
 seeds = st.integers(0, 10**6)
 
 

@@ -16,9 +16,11 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
 from optuna.trial import TrialState
 from test_driver import Config, Table, opened, trials, width
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from automl.config import Config as Whole
 from automl.data import Epoch, Metric
@@ -788,6 +790,21 @@ def test_where_a_candidate_climbs_is_told_by_the_points_that_are_most_alike() ->
     process.expect(moved[:1])
     assert (process._local(torch.tensor(here)).seen[-1].numpy() == moved[0]).all()
     assert not np.allclose(process.climb(here, free, best), moved)
+
+
+def test_a_kernel_is_fitted_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, seen = scipy.optimize.minimize, list[int]()
+
+    def minimize(*given: Any, **options: Any) -> Any:
+        seen.extend(pool["num_threads"] for pool in threadpool_info())
+        return found(*given, **options)
+
+    monkeypatch.setattr(scipy.optimize, "minimize", minimize)
+    rng = np.random.default_rng(0)
+    with threadpool_limits(2):
+        GaussianProcess([0], 1, [0]).fit(rng.random((9, 1)), np.ones(9), rng.random(9), rng)
+        assert {pool["num_threads"] for pool in threadpool_info()} == {2}
+    assert set(seen) == {1}
 
 
 def test_what_is_expected_is_surer_near_it_and_else_as_foretold() -> None:

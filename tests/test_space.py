@@ -23,7 +23,7 @@ from automl.reader import HOLES, MAX_BYTES, Reader, as_yaml
 from automl.size import Size
 from automl.space import Space, find, measure, prove, shipped
 
-few = settings(deadline=None, derandomize=True, max_examples=20)
+few = settings(max_examples=20)
 many = settings(few, max_examples=150)
 
 MLP = "task: digits\nmodel: mlp\n"

@@ -135,15 +135,18 @@ class GaussianProcess:
             return misfit + float(away @ away) / 2, slope.numpy() + away / width
 
         from scipy.optimize import minimize  # as all of SciPy, not before it is needed
+        from threadpoolctl import threadpool_limits
 
-        found = minimize(
-            loss,
-            self.theta,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=self.bounds,
-            options={"maxiter": STEPS},
-        )
+        # where workers have the cores, threads of SciPy's BLAS double what these small steps take
+        with threadpool_limits(1):
+            found = minimize(
+                loss,
+                self.theta,
+                jac=True,
+                method="L-BFGS-B",
+                bounds=self.bounds,
+                options={"maxiter": STEPS},
+            )
         self._set(found.x)
 
     def _misfit(self, theta: Tensor, x: Tensor, t: Tensor, y: Tensor) -> tuple[float, Tensor]:

@@ -441,8 +441,11 @@ def readable(
             return " ".join(str(error).split()) or type(error).__name__
         return ""
 
-    with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(fault, range(len(given))))
+    if threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            found = list(pool.map(fault, range(len(given))))
+    else:  # small files: handing each to another thread takes as long as reading it
+        found = list(map(fault, range(len(given))))
 
     fine = torch.tensor([not told for told in found], dtype=torch.bool)
     corrupt = [name for name, told in zip(files, found, strict=True) if told]

@@ -45,9 +45,7 @@ from automl.training import checkpoint
 from automl.training.checkpoint import packed
 
 MB = 2**20
-many = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+many = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @contextmanager

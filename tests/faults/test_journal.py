@@ -258,7 +258,7 @@ def test_a_pickle_in_a_journal_is_not_opened_by_a_sampler(tmp_path: Path) -> Non
     assert not bait.exists()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_a_journal_with_any_change_is_read_or_refused(
     stranger: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
