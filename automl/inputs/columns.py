@@ -187,13 +187,13 @@ class Cells(Inputs):
         """
         if x.device not in self._ready:
             self._ready[x.device] = self._constants(x.device)
-        middle, scale, first, last, places = self._ready[x.device]
+        middle, scale, first, last, places, gaps = self._ready[x.device]
         numbers, words = x.split([len(self.numbers), len(self.named)], 1)
         empty = numbers.isnan()
         off = ((numbers - middle) / scale).masked_fill(empty, 0.0)
         parts = [off / (1 + (off / CLIP).square()).sqrt()]
         if self.gaps:
-            parts.append(empty[:, list(self.gaps)].float())
+            parts.append(empty[:, gaps].float())
         if self.named:
             place = torch.where(words.isnan() | (words < 0), last, first + words)
             parts.append(places[torch.minimum(place, last).long()])
@@ -204,7 +204,8 @@ class Cells(Inputs):
         return {}
 
     def _constants(self, device: torch.device) -> tuple[Tensor, ...]:
-        """Medians and ranges; where the list of each column of words begins and ends, and all.
+        """Medians and ranges; where the list of each column of words begins and ends, and all;
+        which columns have gaps.
 
         The last of each list is the place of what is none of its words.
         """
@@ -217,7 +218,8 @@ class Cells(Inputs):
         first = [end - len(places) for end, places in zip(ends, lists, strict=True)]
         rows = self.middle, self.scale, first, [end - 1 for end in ends], [*chain(*lists)]
         with torch.inference_mode(False):  # for what trains, too
-            return tuple(torch.tensor(row, dtype=torch.float, device=device) for row in rows)
+            told = [torch.tensor(row, dtype=torch.float, device=device) for row in rows]
+            return *told, torch.tensor(self.gaps, dtype=torch.long, device=device)
 
     def read(self, raw: Any) -> Split:
         """Rows as a table on disk, a data frame, a mapping for one of them or a list of mappings.
