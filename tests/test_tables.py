@@ -357,6 +357,12 @@ def test_what_shares_a_group_is_on_one_side(task: str, tmp_path: Path) -> None:
     assert not people[1] & people[2]
 
 
+def test_each_row_may_be_a_group_of_its_own(tmp_path: Path) -> None:
+    rows = [[*row, number] for number, row in enumerate(table(100))]
+    data = regression(written(tmp_path, rows, [*HEADER, "who"]), group="who")
+    assert (len(data.train), len(data.valid), data.sealed) == (77, 8, 15)
+
+
 def test_equal_rows_are_on_one_side(tmp_path: Path) -> None:
     path = written(tmp_path, [[n % 50, n] for n in range(400)], ["size", "target"])
     data = regression(path)

@@ -283,7 +283,7 @@ def apart(split: Split, first: Tensor, share: float, seed: int) -> tuple[Split, 
     own = first.unique()
     own = own[torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))]
     copies = first.bincount()
-    drawn = torch.zeros(len(split), dtype=torch.bool)
+    drawn = torch.zeros_like(copies, dtype=torch.bool)
     drawn[chosen(own.tolist(), copies[own].tolist(), share)] = True
     drawn = drawn[first]
     return split[~drawn], split[drawn]
