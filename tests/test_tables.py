@@ -363,13 +363,35 @@ def test_each_row_may_be_a_group_of_its_own(tmp_path: Path) -> None:
     assert (len(data.train), len(data.valid), data.sealed) == (77, 8, 15)
 
 
-def test_equal_rows_are_on_one_side(tmp_path: Path) -> None:
-    path = written(tmp_path, [[n % 50, n] for n in range(400)], ["size", "target"])
+def test_copies_of_a_row_are_on_one_side(tmp_path: Path) -> None:
+    path = written(tmp_path, [[n % 50, n % 50] for n in range(400)], ["size", "target"])
     data = regression(path)
     test = Task.of("regressioncsv").test(path)
     sides = [{*x[:, 0].tolist()} for x in (data.train.x, data.valid.x, test.x)]
     assert sum(map(len, sides)) == 50
     assert 0.8 < len(data.train) / 400 * (1 / 0.85) / 0.9 < 1.2
+
+
+@pytest.mark.parametrize("task", ["tablecsv", "regressioncsv"])
+@pytest.mark.parametrize("often", [4, 40])
+def test_rows_that_chance_makes_equal_are_on_all_sides(
+    often: int, task: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those with different targets, and all of a table that says the same again and again."""
+    kinds = [(a, b) for a in ("first", "second", "third") for b in ("man", "woman", "child", "?")]
+    rng = random.Random(0)
+    rows = [[a, b, n if often < 10 else len(a)] for a, b in kinds for n in range(often)]
+    rng.shuffle(rows)
+    path = written(tmp_path, rows, ["class", "who", "target"])
+    part = Task.of({"name": task, "valid": 0.3})
+    data, test = part.load(path), part.test(path)
+    assert isinstance(data.train.x, Tensor)
+    seen = {*map(tuple, data.train.x.nan_to_num().tolist())}
+    for split in (data.valid, test):
+        assert isinstance(split.x, Tensor)
+        again = [tuple(row) in seen for row in split.x.nan_to_num().tolist()]
+        assert sum(again) > 0.6 * len(again)
+    assert "another split" not in caplog.text
 
 
 @pytest.mark.parametrize("task", ["tablecsv", "regressioncsv"])

@@ -356,7 +356,7 @@ def test_a_split_that_is_drawn_otherwise_has_another_fingerprint(
     task = Task.of("digits")
     plain = task.load(None).fingerprint
     monkeypatch.setattr(
-        classes, "stratified", lambda x, share, seed, y: stratified(x, share, seed + 1, y)
+        classes, "stratified", lambda x, share, seed, *more: stratified(x, share, seed + 1, *more)
     )
     assert task.load(None).fingerprint != plain
 

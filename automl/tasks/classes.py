@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from automl import cache
 from automl.data import Data, Metric, Raw, Rows, Split
-from automl.tasks.source import SourceTask, cached, stratified
+from automl.tasks.source import SourceTask, cached, firsts, stratified
 
 FEW = 5  # examples of each class that a baseline learns from before it sees more of any
 
@@ -53,7 +53,8 @@ class ClassTask(SourceTask):
         if "valid" in about["digests"]:
             valid, _ = cached(self.name, source, labels, "valid")
         else:
-            train, valid = stratified(train, self.valid, self.split_seed, labels)
+            copies = self.copies(train)
+            train, valid = stratified(train, self.valid, self.split_seed, labels, copies)
 
         split = [self.valid, self.split_seed, self.per_class, cache.digest(valid)]
         settings = [about["digests"], labels, *split]
@@ -65,6 +66,10 @@ class ClassTask(SourceTask):
             fingerprint=hashlib.sha256(json.dumps(settings).encode()).hexdigest(),
             sealed=about["counts"]["test"],
         )
+
+    def copies(self, split: Split) -> Tensor:
+        """For each example the number of the first that is the same, int64 (N,)."""
+        return firsts(split.x)
 
     def measured(self, raw: Raw, train: Split) -> Raw:
         """What the training split tells of its examples."""

@@ -244,17 +244,20 @@ def cached(
     return parts[part], about
 
 
-def stratified(split: Split, share: float, seed: int, labels: Sequence[str]) -> tuple[Split, Split]:
+def stratified(
+    split: Split, share: float, seed: int, labels: Sequence[str], first: Tensor | None = None
+) -> tuple[Split, Split]:
     """What stays and what is drawn: the share of every class, at least one example on either side.
 
     Examples that are the same are on one side, and of a class no more than the share of those that
     are not is drawn; but where a class has no two that differ, from each other and from those of
     classes before it, each is drawn alone. Where the examples have groups, whole groups are drawn
-    instead, with the share met about, and of each class at least one example stays.
+    instead, with the share met about, and of each class at least one example stays. `first` says
+    which are the same where that is not all that `firsts` finds.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.zeros(len(split), dtype=torch.bool)
-    first = firsts(split.x)
+    first = firsts(split.x) if first is None else first.clone()
     classes = [(split.y == k).nonzero().flatten() for k in range(len(labels))]
     for label, members in zip(labels, classes, strict=True):
         if len(members) < 2:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -28,6 +29,7 @@ from automl.tasks.classes import ClassTask, drawn, fitting
 from automl.tasks.files import ENCODING, Encoding, parts, passed_over
 from automl.tasks.source import (
     FORMAT,
+    TEST,
     Parts,
     Source,
     SourceTask,
@@ -35,8 +37,8 @@ from automl.tasks.source import (
     cached,
     firsts,
     repeated,
+    stratified,
     traces,
-    with_test,
 )
 
 log = logging.getLogger("automl")
@@ -49,6 +51,7 @@ BOOSTED = 50_000  # rows that gradient boosting learns from
 BASELINE = "gradient boosting"
 TREES = 1000  # of all classes together, a hundred for each at most
 LEAF = 20  # rows, or a tenth of few
+OFTEN = 10  # times that a row is there in the mean, where chance makes rows equal
 TOLD = 255  # words of a column that gradient boosting can tell apart, none for those left
 
 
@@ -89,12 +92,33 @@ class Rows(SourceTask):
             read = {part: self.split(path, table, labels) for part, path in found.items()}
             return self.held_out(found["train"], read, labels)
 
-        knobs = [self.target, self.columns, self.names, self.group, self.encoding]
+        knobs = [self.target, self.columns, self.names, self.group, self.encoding, OFTEN]
         return Source([knobs, traces(found.values())], decode)
 
     def held_out(self, place: Path, splits: Parts, labels: Sequence[str]) -> Parts:
         """The splits; with a test split, where there is none. Raises DataError."""
-        return with_test(place, splits, labels)
+        repeated(place, splits)
+        if "test" in splits:
+            return splits
+        train, test = self.sealing(place, splits["train"], labels)
+        return {**splits, "train": train, "test": test}
+
+    @abstractmethod
+    def sealing(self, place: Path, split: Split, labels: Sequence[str]) -> tuple[Split, Split]:
+        """What is to train, and what to test. Raises DataError."""
+
+    def copies(self, split: Split) -> Tensor:
+        """For each row the number of the first that it is a copy of, int64 (N,).
+
+        Copies are equal rows with one target. Where targets differ, or where there are few
+        different rows at all, equal cells come together by chance, and each row is by itself.
+        """
+        first, own = firsts(split.x), torch.arange(len(split))
+        if OFTEN * len(first.unique()) <= len(first):
+            return own
+        differ = torch.zeros_like(first, dtype=torch.bool)
+        differ[first[split.y != split.y[first]]] = True
+        return torch.where(differ[first], own, first)
 
     def sheet(self, path: Path, warn: Callable[..., None] | None = None) -> Sheet:
         """The rows whose target is known, see `useful`. Raises DataError."""
@@ -152,6 +176,9 @@ class TableCsv(Rows, ClassTask):
     name: Literal["tablecsv"] = "tablecsv"
     number: ClassVar[bool] = False
 
+    def sealing(self, place: Path, split: Split, labels: Sequence[str]) -> tuple[Split, Split]:
+        return stratified(split, TEST, 0, labels, self.copies(split))
+
     def baseline(self, data: Data) -> tuple[str, float]:
         """Boosted trees (Friedman 2001; Ke et al. 2017) of at most 50,000 rows."""
         from sklearn.ensemble import HistGradientBoostingClassifier
@@ -171,7 +198,7 @@ class RegressionCsv(Rows):
 
     Or a folder with `train.csv` and, if you have them, `valid.csv` and `test.csv`. Columns of
     numbers and ISO dates are read as such, all others as words. Where there is no file to validate
-    or to test, a share of the training rows takes its place, drawn once; equal rows are on one
+    or to test, a share of the training rows takes its place, drawn once; copies of a row are on one
     side. Errors are of a target with mean 0 and deviation 1 in training: 1 is about what telling
     the mean costs.
     """
@@ -202,18 +229,15 @@ class RegressionCsv(Rows):
         found = super().source(root)
         return Source([found.identity, self.sealed], found.decode)
 
-    def held_out(self, place: Path, splits: Parts, labels: Sequence[str]) -> Parts:
-        if "test" not in splits:
-            train, test = self._apart(place, splits["train"], self.sealed, 0)
-            splits = {**splits, "train": train, "test": test}
-        repeated(place, splits)
-        return splits
+    def sealing(self, place: Path, split: Split, labels: Sequence[str]) -> tuple[Split, Split]:
+        return self._apart(place, split, self.sealed, 0)
 
     def _apart(self, place: Path, split: Split, share: float, seed: int) -> tuple[Split, Split]:
-        first = firsts(split.x) if split.groups is None else split.groups
-        if len(first.unique()) < 2:
+        alike = firsts(split.x) if split.groups is None else split.groups
+        if len(alike.unique()) < 2:
             got = f"got {plural(len(split), 'row')}, all alike or of one group"
             raise DataError(f"{place}: {got}; want two that differ at least, to hold one out")
+        first = self.copies(split) if split.groups is None else split.groups
         return apart(split, first, share, seed)
 
     def load(self, root: Path | None) -> Data:
