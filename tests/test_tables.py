@@ -790,6 +790,14 @@ def test_a_baseline_knows_columns_of_many_words(tmp_path: Path) -> None:
     Task.of("tablecsv").baseline(data)
 
 
+def test_a_baseline_knows_a_class_of_one_row_among_many(tmp_path: Path) -> None:
+    rows = [[n % 977, n % 2] for n in range(14_000)] + [[n, "rare"] for n in (2000, 3000, 4000)]
+    data = classes(written(tmp_path, rows, ["x", "target"]))
+    assert len(data.train) > 10_000  # from here on it stops early
+    assert data.train.y.bincount().tolist()[2] == 1
+    Task.of("tablecsv").baseline(data)
+
+
 class Told(nn.Module):
     """Tells the first number of a row."""
 

@@ -184,8 +184,11 @@ class TableCsv(Rows, ClassTask):
         from sklearn.ensemble import HistGradientBoostingClassifier
 
         train = data.train[drawn(data.train.y, BOOSTED)]
+        alone = bool(train.y.bincount().eq(1).any())  # such a class cannot be cut to stop early
         trees = HistGradientBoostingClassifier(
-            max_iter=max(10, min(100, TREES // len(data.labels))), **_knobs(data, train)
+            max_iter=max(10, min(100, TREES // len(data.labels))),
+            early_stopping=False if alone else "auto",
+            **_knobs(data, train),
         )
         with fitting():
             trees.fit(_boosted(data, train), train.y.numpy())
