@@ -435,6 +435,14 @@ def test_a_number_is_its_distance_from_the_median_and_never_far(tmp_path: Path) 
     assert x.abs().max() <= 3
 
 
+@pytest.mark.parametrize("far", [1e7, 1e20, 1e30, 3e38])
+def test_a_number_as_large_as_there_are_is_far_off(far: float, tmp_path: Path) -> None:
+    rows = [[n / 1e4, -n, n] for n in range(100)]
+    inputs = Row().fit(regression(written(tmp_path, rows, ["small", "below", "target"])))
+    told = inputs.prepare(torch.tensor([[far, far], [-far, -far]]))
+    assert torch.allclose(told, torch.tensor([[3.0, 3.0], [-3.0, -3.0]]), atol=1e-3)
+
+
 def test_what_is_not_known_is_0_and_said_to_be_so(tmp_path: Path) -> None:
     data = regression(written(tmp_path, table()))
     inputs = fitted(data)
@@ -751,6 +759,14 @@ def test_errors_are_those_of_scikit_learn(score: str, tmp_path: Path) -> None:
     assert scores["loss"] == pytest.approx(
         scores["rmse"] ** 2 if score == "rmse" else scores["mae"]
     )
+
+
+@pytest.mark.parametrize("count", [2, 18, 1000])
+def test_of_targets_that_are_all_alike_no_variance_is_told(count: int) -> None:
+    task = Task.of("regressioncsv")
+    for target in torch.linspace(-3, 3, 100):  # sums of some round to a variance
+        y = target.expand(count)
+        assert task.scores(task.tally(torch.zeros(count, 1), y), Split(y, y))["r2"] == 0
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ MOST = 10_000  # words of a column that are told apart
 FEW = 20  # rows, of which a column may have a word for each
 STRAY = 0.1  # share of the cells of a column that are no numbers, where that is said
 CLIP = 3.0  # quartile ranges from the median, about: what lies further off is drawn near
+FAR = 1e6  # of them: beyond, drawing near comes to the same, but squares may overflow
 DAY = 86_400  # seconds
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[Finite, Field(gt=0)]
@@ -190,7 +191,7 @@ class Cells(Inputs):
         middle, scale, first, last, places, gaps = self._ready[x.device]
         numbers, words = x.split([len(self.numbers), len(self.named)], 1)
         empty = numbers.isnan()
-        off = ((numbers - middle) / scale).masked_fill(empty, 0.0)
+        off = ((numbers - middle) / scale).masked_fill(empty, 0.0).clamp(-FAR, FAR)
         parts = [off / (1 + (off / CLIP).square()).sqrt()]
         if self.gaps:
             parts.append(empty[:, gaps].float())

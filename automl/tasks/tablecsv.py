@@ -49,6 +49,7 @@ SUFFIXES = (".csv", ".tsv")
 CLASSES = 1000  # a target with more of them is a number, or a text
 BOOSTED = 50_000  # rows that gradient boosting learns from
 BASELINE = "gradient boosting"
+ALIKE = 1e-12  # share of the squares of numbers that rounding may take for their variance
 TREES = 1000  # of all classes together, a hundred for each at most
 LEAF = 20  # rows, or a tenth of few
 OFTEN = 10  # times that a row is there in the mean, where chance makes rows equal
@@ -284,6 +285,7 @@ class RegressionCsv(Rows):
         count = tally["count"].clamp_min(1)
         mse, mae = tally["squared"] / count, (tally["absolute"] / count).item()
         varied = tally["squares"] - tally["sum"].square() / count
+        varied = torch.where(varied > ALIKE * tally["squares"], varied, 0.0)
         rmse = mse.sqrt().item()
         return {
             "loss": mse.item() if self.score == "rmse" else mae,
