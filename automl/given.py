@@ -29,7 +29,7 @@ def kept(data: Any) -> Path:
     frame whose rows are called by times has these for its first column. Raises DataError.
     """
     if hasattr(data, "columns"):  # as pandas and polars have
-        columns = {name: data[name] for name in data.columns}
+        columns = tables.frame("data", data)
     elif isinstance(data, Mapping):
         columns = dict(data)
     else:
@@ -37,11 +37,6 @@ def kept(data: Any) -> Path:
         raise DataError(f"{told}; want a path, arrays or columns by name, or a data frame")
     if any(_dimensions(column) > 2 for column in columns.values()):
         return _kept(".npz", *_arrays(columns))
-    times: Any = getattr(data, "index", None)
-    if hasattr(times, "to_timestamp"):  # periods: the beginning of each
-        times = times.to_timestamp()
-    if times is not None and len(times) and all(hasattr(time, "isoformat") for time in times):
-        columns = {getattr(times, "name", None) or "date": times} | columns
     text = _table(columns).encode("utf-8", "replace")
     return _kept(".csv", text, lambda path: path.write_bytes(text))
 

@@ -7,6 +7,7 @@ import contextlib
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -194,6 +195,23 @@ def single(values: NDArray[Any], where: str) -> Tensor:
     if told.isinf().any():
         raise DataError(f"{where}: got a number beyond {torch.finfo(torch.float32).max:.2g}")
     return told
+
+
+def frame(where: str, data: Any) -> dict[Any, Any]:
+    """The columns of a data frame by name, and before them the times that its rows are called by.
+
+    Raises DataError where two have one name.
+    """
+    for name, count in Counter(data.columns).items():
+        if count > 1:
+            raise DataError(f"{where}: {count:,} columns are called {str(name)[:60]!r}; want one")
+    columns = {name: data[name] for name in data.columns}
+    times: Any = getattr(data, "index", None)
+    if hasattr(times, "to_timestamp"):  # periods: the beginning of each
+        times = times.to_timestamp()
+    if times is not None and len(times) and all(hasattr(time, "isoformat") for time in times):
+        columns = {getattr(times, "name", None) or "date": times} | columns
+    return columns
 
 
 def no_column(where: str, wanted: str, columns: Collection[str], hint: str = "") -> DataError:

@@ -10,6 +10,7 @@ import random
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,30 @@ class Frame:
         """A frame of NumPy's."""
 
 
+class Twice(Frame):
+    """One in which two columns have one name."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
+        super().__init__(rows)
+        self.columns *= 2
+
+
+class Dated(Frame):
+    """One whose rows are called by times, and whose columns are no arrays, as those of polars."""
+
+    index = tuple(datetime(2024, 1, day, tzinfo=UTC) for day in range(1, 31))
+
+    def __getitem__(self, name: str) -> Any:
+        return [row[name] for row in self.rows]
+
+
+class Month:
+    """What pandas has for one: a date by its words alone."""
+
+    def __str__(self) -> str:
+        return "1970-02"
+
+
 def classes(path: Path, **knobs: Any) -> Data:
     return Task.of({"name": "tablecsv", **knobs}).load(path)
 
@@ -111,6 +136,11 @@ def kinds(data: Data) -> tuple[Sequence[str], dict[str, Sequence[str]]]:
         ("1970-01-11", ",", 10.0),
         ("1970-01-01T12:00:00", ",", 0.5),
         ("1970-01-01T12:00:00+12:00", ",", 0.0),
+        (np.datetime64("1970-01-02T12:00:00"), ",", 1.5),
+        (np.datetime64("NaT"), ",", math.nan),
+        (np.timedelta64(3, "D"), ",", None),
+        (Month(), ",", 31.0),
+        (10**400, ",", None),
         (True, ",", 1.0),
         (np.float32(2.5), ",", 2.5),
         ("red", ",", None),
@@ -128,7 +158,8 @@ def test_a_cell_is_a_number_a_date_or_neither(cell: Any, mark: str, told: float 
 @pytest.mark.parametrize(
     "cells",
     [["1", "2.5"], ["1", ""], ["1e400", "1"], ["1_0", "2"], ["0x10", "2"], [1, None], [True, 2.5],
-     ["2024-01-31", "1"], [[1, 2], [3, 4]], [math.inf, 1], ["nan", "inf"], ["٣", "1"], []],
+     ["2024-01-31", "1"], [[1, 2], [3, 4]], [math.inf, 1], ["nan", "inf"], ["٣", "1"], [],
+     [np.datetime64("2024-01-31T12:00")], [np.timedelta64(1, "D"), 1], [10**400, 1]],
 )  # fmt: skip
 def test_cells_together_are_what_each_of_them_is(cells: list[Any]) -> None:
     alone = [quantity(cell, ",") for cell in cells]
@@ -506,9 +537,14 @@ def test_no_row_of_a_file_is_left_without_an_answer(tmp_path: Path) -> None:
         ([], "rows: got none; want one at least"),
         ({"size": 1, "day": 2}, "rows: no column is called 'colour'; Known: day, size."),
         ({"size": "x", "day": 2, "colour": 1}, "rows: column 'size': got 'x'; want a number"),
+        ({"size": 1, "day": 2, "colour": ["red", "blue"]},
+         "rows: got list in column 'colour'; want a value, or a list of rows"),
+        ({"size": 1, "day": 2, "colour": np.array(["red"])},
+         "rows: got ndarray in column 'colour'; want a value, or a list of rows"),
+        (Twice([{"size": 1}]), "rows: 2 columns are called 'size'; want one"),
         ("none.csv", "none.csv: cannot be read: No such file"),
     ],
-)
+)  # fmt: skip
 def test_what_is_no_row_is_told(raw: Any, told: str, tmp_path: Path) -> None:
     inputs = fitted(regression(written(tmp_path, table())))
     with pytest.raises(DataError) as caught:
@@ -1042,3 +1078,21 @@ def test_a_data_frame_is_a_table(tmp_path: Path) -> None:
     data = regression(kept(Frame([{**row, "target": float(row["target"])} for row in rows])))
     same = regression(written(tmp_path, table()))
     assert torch.equal(data.train.x.nan_to_num(), same.train.x.nan_to_num())
+
+
+def test_a_frame_that_was_searched_is_one_to_ask_about() -> None:
+    frame = Dated([{"size": float(n), "target": n % 7} for n in range(30)])
+    data = regression(kept(frame), valid=0.3)
+    inputs = Row().fit(data)
+    assert inputs.numbers == ("date", "size")
+    told = inputs.read(frame).x
+    assert isinstance(told, Tensor)
+    assert told.tolist() == [[19_723.0 + n, n] for n in range(30)]
+
+
+def test_truths_are_the_same_however_they_are_written(tmp_path: Path) -> None:
+    for true, false in (("TRUE", "FALSE"), ("true", "false"), ("True", "False")):
+        rows = [[true if n % 3 else false, n] for n in range(60)]
+        inputs = Row().fit(regression(written(tmp_path, rows, ["old", "target"])))
+        frame = Frame([{"old": n % 3 > 0} for n in range(60)])  # as pandas reads that file
+        assert torch.equal(inputs.read(frame).x, inputs.read(tmp_path / "t.csv").x)

@@ -35,6 +35,8 @@ STRAY = 0.1  # share of the cells of a column that are no numbers, where that is
 CLIP = 3.0  # quartile ranges from the median, about: what lies further off is drawn near
 FAR = 1e6  # of them: beyond, drawing near comes to the same, but squares may overflow
 DAY = 86_400  # seconds
+TIMES = {np.datetime64, np.timedelta64}  # of NumPy, numbers of whatever unit to itself
+TRUTHS = ("TRUE", "FALSE", "true", "false")
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[Finite, Field(gt=0)]
 Names = tuple[str, ...]
@@ -403,16 +405,20 @@ def rows(where: str, numbers: Names, named: Mapping[str, Names], cells: Words, m
         found.append(told)
     for name, words in named.items():
         places = {word: float(place) for place, word in enumerate(words)}
+        for one in TRUTHS:
+            if one in places:  # pandas makes `True` of it
+                places.setdefault(one.capitalize(), places[one])
         found.append([places.get(word(cell), math.nan) for cell in cells[name]])
     return tables.single(np.array(found).T, where)
 
 
 def quantities(cells: Sequence[Any], mark: str) -> NDArray[np.float64] | None:
     """What `quantity` says of each (N,), in a fraction of the time; None where one is neither."""
-    with contextlib.suppress(TypeError, ValueError):
-        told = np.array(cells, dtype=np.float64)
-        if told.ndim == 1 and np.isfinite(told).all():
-            return told
+    if TIMES.isdisjoint(map(type, cells)):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            told = np.array(cells, dtype=np.float64)
+            if told.ndim == 1 and np.isfinite(told).all():
+                return told
     found = [quantity(cell, mark) for cell in cells]
     return None if None in found else np.array(found, dtype=np.float64)
 
@@ -428,10 +434,14 @@ def quantity(cell: Any, mark: str) -> float | None:
         return math.nan
     if hasattr(cell, "isoformat"):
         return quantity(cell.isoformat(), mark)
+    if type(cell) in TIMES:
+        return quantity(str(cell), mark)
     try:
         told = float(cell)
-    except (TypeError, ValueError):
-        return math.nan if str(cell).lower() in tables.MISSING else None
+    except (TypeError, ValueError):  # a date in the words of others, as pandas has months
+        return quantity(str(cell), mark)
+    except OverflowError:
+        return None
     return None if math.isinf(told) else told
 
 
@@ -446,12 +456,20 @@ def word(cell: Any) -> str:
 def _cells(raw: Any) -> Words:
     """Of a data frame, a row or rows. Raises DataError."""
     if hasattr(raw, "columns") and hasattr(raw, "to_numpy"):  # as pandas and polars have
-        return {str(name): raw[name].tolist() for name in raw.columns}
+        columns = tables.frame("rows", raw)
+        return {
+            str(name): column.tolist() if hasattr(column, "tolist") else [*column]
+            for name, column in columns.items()
+        }
     given = [raw] if isinstance(raw, Mapping) or not isinstance(raw, Iterable) else [*raw]
     for row in given:
         if not isinstance(row, Mapping):
             want = "want a mapping of columns to values, several, a data frame or a table's path"
             raise DataError(f"rows: got {type(row).__name__}; {want}")
+        for name, cell in row.items():
+            if isinstance(cell, list | tuple) or getattr(cell, "ndim", False):
+                got = f"got {type(cell).__name__} in column {str(name)[:60]!r}"
+                raise DataError(f"rows: {got}; want a value, or a list of rows")
     if not given:
         raise DataError("rows: got none; want one at least")
     names = dict.fromkeys(name for row in given for name in row)
