@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 from automl.config import nearest
 from automl.errors import DataError
 
+Encoding = Literal["utf-8", "cp1252", "latin-1"]
 MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF16_LE: "utf-16",
@@ -34,10 +35,10 @@ BAD = 0.01  # share of the rows of a file that may be of no use
 MISSING = {"", "-", "?", "na", "n/a", "<na>", "nan", "nat", "none", "null"}  # in small letters
 
 
-def content(path: Path, encoding: str | None = None) -> str:
+def content(path: Path, encoding: str | None = None, *, fixed: bool = False) -> str:
     """The text of a file, by its byte order mark where it has one, else UTF-8 unless it is told.
 
-    Raises DataError.
+    `fixed`: nobody can tell another one. Raises DataError.
     """
     try:
         if path.stat().st_size > LARGEST:
@@ -48,7 +49,7 @@ def content(path: Path, encoding: str | None = None) -> str:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         got = f"got the byte 0x{error.object[error.start]:02x}; want {error.encoding} text"
-        got += ", or set encoding" if encoding else ""
+        got += ", or set encoding" if encoding and not fixed else ""
         raise DataError(f"{path}: line {line:,}: {got}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error

@@ -521,6 +521,23 @@ def test_rows_are_read_alike_from_wherever_they_come(tmp_path: Path) -> None:
     assert torch.equal(inputs.read(mappings[0]).x.nan_to_num(), whole[:1].nan_to_num())
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "latin-1"])
+def test_rows_of_a_file_are_in_the_encoding_of_the_table(encoding: str, tmp_path: Path) -> None:
+    text = "größe,target\n" + "".join(f"{'weiß' if n % 2 else 'grün'},{n}\n" for n in range(60))
+    path = tmp_path / "t.csv"
+    path.write_bytes(text.encode(encoding))
+    inputs = Row().fit(regression(path, encoding=encoding))
+    facts = json.dumps(inputs.facts())
+    assert Row().restore(facts, lambda _: "").read(path).x.tolist() == [[n % 2] for n in range(60)]
+    for other in ("utf-8-sig", "utf-16"):
+        path.write_bytes(text.encode(other))
+        assert inputs.read(path).x[1].tolist() == [1]
+    path.write_bytes(text.encode("cp1252") + b"\x81,3\n")
+    if encoding != "latin-1":  # which has all bytes
+        with pytest.raises(DataError, match=r"got the byte 0x[0-9a-f]+; want \S+ text$"):
+            inputs.read(path)
+
+
 def test_no_row_of_a_file_is_left_without_an_answer(tmp_path: Path) -> None:
     inputs = Row().fit(regression(written(tmp_path, table())))
     rows = table()

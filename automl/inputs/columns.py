@@ -128,6 +128,7 @@ class Table(Raw):
     numbers: Names  # columns
     named: Names  # columns of words
     words: tuple[Names, ...]  # of each, the most frequent first; "" where cells are empty
+    encoding: tables.Encoding = "utf-8"  # of files without a byte order mark
 
     @property
     def summary(self) -> str:
@@ -159,6 +160,7 @@ class Cells(Inputs):
     places: tuple[tuple[int, ...], ...]  # of each word, from 1; 0: training hardly has it
     mean: Finite | None = None  # of the target in training, where that is a number
     std: Positive | None = None
+    encoding: tables.Encoding = "utf-8"  # of files to read that have no byte order mark
 
     @property
     def summary(self) -> str:
@@ -228,11 +230,13 @@ class Cells(Inputs):
         """Rows as a table on disk, a data frame, a mapping for one of them or a list of mappings.
 
         Columns are found by their names, others are passed over. None and NaN are gaps. Raises
-        DataError, for a file with a row of more or fewer cells, too: each is to have an answer.
+        DataError, for a file with a row of more or fewer cells, too: each is to have an answer. A
+        file is in the encoding that the table to train with was in.
         """
         words = dict(zip(self.named, self.words, strict=True))
         if isinstance(raw, str | Path):
-            sheet = read(Path(raw), wanted=(*self.numbers, *self.named), every=True)
+            wanted = *self.numbers, *self.named
+            sheet = read(Path(raw), self.encoding, wanted, every=True)
             x = rows(str(raw), self.numbers, words, sheet.columns, sheet.mark)
         else:
             x = rows("rows", self.numbers, words, _cells(raw), ",")
@@ -309,6 +313,7 @@ class Row(Input):
             raw.words,
             tuple(self._places(*one) for one in zip(words.T, raw.words, strict=True)),
             *target,
+            raw.encoding,
         )
 
     def _places(self, column: Tensor, words: Names) -> tuple[int, ...]:
@@ -324,6 +329,7 @@ class Row(Input):
         assert isinstance(raw, Table)
         count = len(raw.numbers)
         places = (range(1, len(words) + 1) for words in raw.words)
+        mean, std = (0.0, 1.0) if raw.number else (None, None)
         return Cells(
             raw.target,
             raw.numbers,
@@ -333,7 +339,9 @@ class Row(Input):
             raw.named,
             raw.words,
             tuple(tuple(place * (place <= self.vocab) for place in some) for some in places),
-            *((0.0, 1.0) if raw.number else (None, None)),
+            mean,
+            std,
+            raw.encoding,
         )
 
     def restore(self, facts: str, read: Any) -> Cells:
@@ -367,7 +375,7 @@ def read(
     Up to one row in a hundred may have more or fewer cells, and is passed over, unless `every` row
     is wanted.
     """
-    text = tables.content(path, encoding)
+    text = tables.content(path, encoding, fixed=every)
     mark, header = tables.header(path, text, wanted)
     for name, count in Counter(filter(None, header)).items():
         if count > 1:

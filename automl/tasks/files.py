@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Literal
 
 from automl.errors import DataError
 from automl.places import here
@@ -16,7 +15,6 @@ log = logging.getLogger("automl")
 
 NAMES = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 
-Encoding = Literal["utf-8", "cp1252", "latin-1"]
 ENCODING = "of files without a byte order mark, such as Excel's Unicode text has"
 
 

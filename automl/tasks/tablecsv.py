@@ -26,7 +26,7 @@ from automl.data import Data, Metric, Split
 from automl.errors import DataError
 from automl.inputs.columns import Row, Sheet, Table, quantities, quantity, read, rows, word
 from automl.tasks.classes import ClassTask, drawn, fitting
-from automl.tasks.files import ENCODING, Encoding, parts, passed_over
+from automl.tasks.files import ENCODING, parts, passed_over
 from automl.tasks.source import (
     FORMAT,
     TEST,
@@ -78,7 +78,7 @@ class Rows(SourceTask):
     group: str | None = Field(
         None, description="column whose equal rows are never on two sides of a split: of one person"
     )
-    encoding: Encoding = Field("utf-8", description=ENCODING)
+    encoding: tables.Encoding = Field("utf-8", description=ENCODING)
 
     def shape(self, root: Path | None) -> tuple[Table, tuple[str, ...]]:
         path = parts(self.name, self.path, root, SUFFIXES)["train"]
@@ -364,7 +364,8 @@ def _found(task: Rows, path: Path, warn: Callable[[str], object]) -> Shape:
     sheet = task.sheet(path)
     others = [task.target, *([task.group] if task.group else [])]
     numbers, words = sheet.kinds(task.columns, task.names, others, warn)
-    table = Table(task.target, task.number, numbers, tuple(words), tuple(words.values()))
+    columns = numbers, tuple(words), tuple(words.values())
+    table = Table(task.target, task.number, *columns, encoding=task.encoding)
     if task.number:
         amounts = quantities(sheet.columns[task.target], sheet.mark)
         if amounts is not None and (lost := tables.rounded(amounts)):

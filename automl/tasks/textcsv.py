@@ -19,7 +19,7 @@ from automl.config import nearest
 from automl.data import Split
 from automl.errors import DataError
 from automl.inputs.text import Parallel, Texts, pack
-from automl.tasks.files import ENCODING, Encoding, parts, passed_over
+from automl.tasks.files import ENCODING, parts, passed_over
 from automl.tasks.pairs import PairTask, held_out, overlaps, packed
 from automl.tasks.source import Parts, Source, traces, with_test
 from automl.tasks.texts import TextTask
@@ -54,7 +54,7 @@ class TextCsv(TextTask):
     )
     text: str = Field("text", min_length=1, description="the column of texts")
     label: str = Field("label", min_length=1, description="the column of labels")
-    encoding: Encoding = Field("utf-8", description=ENCODING)
+    encoding: tables.Encoding = Field("utf-8", description=ENCODING)
 
     def shape(self, root: Path | None) -> tuple[Texts, tuple[str, ...]]:
         path = parts(self.name, self.path, root, SUFFIXES)["train"]
@@ -100,7 +100,7 @@ class TextPairs(PairTask):
     )
     source_column: str = Field("source", min_length=1, description="the column of sources")
     target_column: str = Field("target", min_length=1, description="the column of targets")
-    encoding: Encoding = Field("utf-8", description=ENCODING)
+    encoding: tables.Encoding = Field("utf-8", description=ENCODING)
     valid: float = Field(
         0.1, ge=0.01, le=0.4, description="share of the training pairs to validate, without a file"
     )
