@@ -898,6 +898,23 @@ def test_the_interval_holds_the_error_on_all_such_rows(
     assert held >= least
 
 
+@pytest.mark.parametrize("share", [0.05, 0.02, 0.0])
+def test_a_few_large_errors_leave_an_interval_that_says_something(share: float) -> None:
+    inputs = Cells("y", ("a",), (0.0,), (1.0,), (), (), (), (), 0.0, 1.0)
+    task = Task.of("regressioncsv")
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        scale = np.where(rng.random(100) < share, 1.0, 0.01 if share else 0.0)
+        errors = scale * rng.normal(size=100)
+        errors[0] = 1.0
+        split = Split(torch.zeros(100, 1), torch.from_numpy(errors).float())
+        judged = judge(Told(), split, inputs, task)
+        assert judged.interval is not None
+        score = judged.scores["rmse"]
+        assert score < judged.interval.high < 6 * score
+        assert 0 < judged.interval.low < score
+
+
 def test_many_rows_are_as_sure_as_they_are_many() -> None:
     inputs = Cells("y", ("a",), (0.0,), (1.0,), (), (), (), (), 0.0, 1.0)
     task, widths = Task.of("regressioncsv"), []
