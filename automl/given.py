@@ -107,10 +107,6 @@ def _cells(name: str, column: Any) -> list[str]:
         if isinstance(value, Iterable) and not isinstance(value, str):
             raise DataError(f"data: {name}: got a {type(value).__name__} in a column; want values")
     return [
-        value if isinstance(value, str) else "" if str(value).lower() in NOTHING else _told(value)
+        value if isinstance(value, str) else "" if str(value).lower() in NOTHING else str(value)
         for value in values
     ]
-
-
-def _told(value: Any) -> str:
-    return str(value.isoformat()) if hasattr(value, "isoformat") else str(value)

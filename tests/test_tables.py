@@ -10,7 +10,7 @@ import random
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,19 @@ class Month:
 
     def __str__(self) -> str:
         return "1970-02"
+
+
+class Span:
+    """What pandas has for a while, which calls itself by two names."""
+
+    def __init__(self, hours: int) -> None:
+        self.hours = hours
+
+    def isoformat(self) -> str:
+        return f"P0DT{self.hours}H0M0S"
+
+    def __str__(self) -> str:
+        return f"0 days {self.hours:02}:00:00"
 
 
 def classes(path: Path, **knobs: Any) -> Data:
@@ -1130,3 +1143,18 @@ def test_truths_are_the_same_however_they_are_written(tmp_path: Path) -> None:
         inputs = Row().fit(regression(written(tmp_path, rows, ["old", "target"])))
         frame = Frame([{"old": n % 3 > 0} for n in range(60)])  # as pandas reads that file
         assert torch.equal(inputs.read(frame).x, inputs.read(tmp_path / "t.csv").x)
+
+
+def test_words_of_a_frame_that_was_searched_are_those_of_the_frame() -> None:
+    rows = [
+        {"took": Span(n % 3), "day": date(2024, 1, 1 + n % 28), "old": n % 2 > 0, "target": n}
+        for n in range(60)
+    ]
+    path = kept(Frame(rows))
+    inputs = Row().fit(regression(path))
+    assert inputs.named == ("took", "old")
+    whole = inputs.read(path).x
+    assert isinstance(whole, Tensor)
+    assert not whole.isnan().any()
+    for raw in (Frame(rows), rows):
+        assert torch.equal(inputs.read(raw).x, whole)
