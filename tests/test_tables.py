@@ -426,7 +426,8 @@ def test_rows_that_chance_makes_equal_are_on_all_sides(
     rng = random.Random(0)
     rows = [[a, b, n if often < 10 else len(a)] for a, b in kinds for n in range(often)]
     rng.shuffle(rows)
-    path = written(tmp_path, rows, ["class", "who", "target"])
+    header = ["class", "who", "target"]
+    path = written(tmp_path, rows, header)
     part = Task.of({"name": task, "valid": 0.3})
     data, test = part.load(path), part.test(path)
     assert isinstance(data.train.x, Tensor)
@@ -435,6 +436,8 @@ def test_rows_that_chance_makes_equal_are_on_all_sides(
         assert isinstance(split.x, Tensor)
         again = [tuple(row) in seen for row in split.x.nan_to_num().tolist()]
         assert sum(again) > 0.6 * len(again)
+    if often > 10:
+        part.load(folder_of(tmp_path / "parts", header, train=rows, test=rows[:50]))
     assert "another split" not in caplog.text
 
 
