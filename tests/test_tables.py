@@ -522,6 +522,20 @@ def test_rare_words_share_a_place_and_so_does_what_is_no_word(tmp_path: Path) ->
     assert max(inputs.prepare(data.train.x)[:, 1]) < sum(inputs.sizes)
 
 
+def test_a_model_names_the_words_that_it_knows(tmp_path: Path) -> None:
+    words = [f"w{k}" for k in range(10) for _ in range(9 * 2 ** (9 - k))]
+    rows = [[word, n] for n, word in enumerate(words)]
+    data = regression(written(tmp_path, rows, ["x", "target"]), columns=["x"])
+    whole, some = (Row.of({"name": "row", "seen": 1, "vocab": most}).fit(data) for most in (99, 3))
+    assert len(whole.words[0]) == 10
+    assert some.words[0] == whole.words[0][:3]
+    x = torch.arange(10.0).unsqueeze(1)
+    assert whole.prepare(x).unique().tolist() == [*range(1, 11)]
+    assert some.prepare(x).flatten().tolist() == [*some.places[0], *[0] * 7]
+    frame = [{"x": word} for word in whole.words[0]]
+    assert some.prepare(some.read(frame).x).tolist() == some.prepare(x).tolist()
+
+
 def test_rows_are_read_alike_from_wherever_they_come(tmp_path: Path) -> None:
     rows = table(60)
     path = written(tmp_path, rows)

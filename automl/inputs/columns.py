@@ -156,7 +156,7 @@ class Cells(Inputs):
     scale: tuple[Positive, ...]  # between the quartiles
     gaps: tuple[int, ...]  # columns of numbers that have empty cells in training
     named: Names
-    words: tuple[Names, ...]  # as a task gives them
+    words: tuple[Names, ...]  # as a task gives them, up to the last that training has
     places: tuple[tuple[int, ...], ...]  # of each word, from 1; 0: training hardly has it
     mean: Finite | None = None  # of the target in training, where that is a number
     std: Positive | None = None
@@ -298,6 +298,7 @@ class Row(Input):
         assert isinstance(raw, Table)
         assert isinstance(x, Tensor)
         numbers, words = x.split([len(raw.numbers), len(raw.named)], 1)
+        places = tuple(self._places(*one) for one in zip(words.T, raw.words, strict=True))
         scales = [_scale(column) for column in numbers.double().T.numpy()]
         target: tuple[float | None, float | None] = None, None
         if raw.number:
@@ -310,20 +311,23 @@ class Row(Input):
             tuple(scale for _, scale in scales),
             tuple(numbers.isnan().any(0).nonzero().flatten().tolist()),
             raw.named,
-            raw.words,
-            tuple(self._places(*one) for one in zip(words.T, raw.words, strict=True)),
+            tuple(some[: len(of)] for some, of in zip(raw.words, places, strict=True)),
+            places,
             *target,
             raw.encoding,
         )
 
     def _places(self, column: Tensor, words: Names) -> tuple[int, ...]:
-        """Of the words of a column (N,), by how often they are met."""
+        """Of the words of a column (N,), by how often they are met; up to the last that is known.
+
+        A model is to name them all, and no file of weights has a header beyond 100 MB.
+        """
         met = column[~column.isnan()].long().bincount(minlength=len(words))
         known = met.argsort(descending=True, stable=True)[: self.vocab]
         known = known[met[known] >= self.seen]
         places = torch.zeros(len(words), dtype=torch.long)
         places[known] = torch.arange(1, len(known) + 1)
-        return tuple(places.tolist())
+        return tuple(places[: 1 + int(known.max())].tolist() if len(known) else ())
 
     def expect(self, raw: Raw) -> Cells:
         assert isinstance(raw, Table)
