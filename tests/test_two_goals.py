@@ -80,7 +80,7 @@ def test_the_front_is_found_sooner_than_by_chance_or_by_the_score_alone(tmp_path
         "random": SPACE.replace(both, "search: {sampler: random, pruner: none}"),
     }
     found = {
-        name: sum(shortfall(searched(tmp_path / f"{name}{i}", text, 30 * 9, i)) for i in range(3))
+        name: sum(shortfall(searched(tmp_path / f"{name}{i}", text, 30 * 9, i)) for i in range(6))
         for name, text in texts.items()
     }
     assert found["two goals"] < 0.7 * found["random"]
