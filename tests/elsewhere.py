@@ -61,6 +61,7 @@ CHANGES: dict[str, Any] = {
     "sounds": {"name": "spectrogram"},
 }
 IDS = [" ".join([name, reads, *map(str, knobs.values())]) for name, reads, knobs in CASES]
+ROW = {"a": 1, "b": 2, "c": None, "d": "x", "e": "?", "f": "p r"}
 TOLD = {  # what a model is asked, by what it reads
     "maps": lambda model: model.probabilities(np.full((2, 9, 9, 3), 100, np.uint8)),
     "sounds": lambda model: model.probabilities([torch.linspace(-1, 1, 4000)]),
@@ -68,8 +69,12 @@ TOLD = {  # what a model is asked, by what it reads
     "next tokens": lambda model: model.generate("abc", length=8, temperature=0),
     "pairs": lambda model: [model.translate("abc"), model.translate(["ab", "c"], beam=2)],
     "series": lambda model: model.forecast(np.linspace(0, 9, 60).reshape(30, 2)).values,
-    "columns": lambda model: model.probabilities({"a": 1, "b": 2, "c": None, "d": "x", "e": "?"}),
-    "numbers": lambda model: model.estimate({"a": 1, "b": 2, "c": None, "d": "x", "e": "?"}),
+    "columns": lambda model: model.probabilities(
+        {"a": 1, "b": 2, "c": None, "d": "x", "e": "?", "f": "p r"}
+    ),
+    "numbers": lambda model: model.estimate(
+        {"a": 1, "b": 2, "c": None, "d": "x", "e": "?", "f": "p r"}
+    ),
     "pictures": lambda model: model.detect(np.full((50, 70, 3), 90, np.uint8), least=0.0),
 }
 
@@ -99,7 +104,7 @@ def data_of(reads: str, folder: Path) -> Data:
             return test_series.data_of(test_series.waves(90), 4, 60, 30)
         case "columns":
             rows = test_tables.sorted_out(test_tables.table(40))
-            return test_tables.classes(test_tables.written(folder, rows))
+            return test_tables.classes(test_tables.written(folder, rows), texts=["name"])
         case "numbers":
             return test_tables.regression(test_tables.written(folder, test_tables.table(40)))
     return Task.of({"name": "digits", "per_class": 4}).load(None)
@@ -107,8 +112,8 @@ def data_of(reads: str, folder: Path) -> Data:
 
 def config_of(name: str, reads: str, **knobs: Any) -> Config:
     model = {"name": name} | SMALL.get(name, {}) | knobs
-    if "dropout" in Model.members()[name].model_fields:
-        model["dropout"] = 0.0
+    chances = {"dropout", "embedding_dropout"} & Model.members()[name].model_fields.keys()
+    model |= dict.fromkeys(chances, 0.0)
     return Config.of(
         {
             "task": PLACES[reads],

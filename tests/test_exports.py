@@ -112,8 +112,9 @@ def made(model: dict[str, Any], reads: str) -> Artifact:
     elif isinstance(config.input, Row):
         inputs = Cells(
             *("told", ("a", "b", "c"), (30.0, -2.0, 0.0), (4.0, 0.5, 1.0), (1, 2)),
-            *(("d", "e"), (("x", "y", ""), ("z",)), ((2, 1, 0), (1,))),
+            *(("d", "e"), (("x", "y", ""), ("z",), ("p", "q", "r")), ((2, 1, 0), (1,), (2, 0, 1))),
             *((900.0, 70.0) if reads == "numbers" else (None, None)),
+            *("utf-8", ("f",), (4,)),
         )
     elif isinstance(config.input, Window):
         inputs = Lookback(("a", "b"), (30.0, -2.0), (4.0, 0.5), 25, 7)
@@ -134,7 +135,7 @@ def raw(inputs: Any, count: int, length: int) -> Tensor:
         return x * (torch.arange(length) < ends.unsqueeze(1))
     if isinstance(inputs, Cells):
         numbers = torch.tensor([30.0, -2.0, 0.0]) + 3 * torch.randn(count, 3)
-        words = torch.randint(-1, 4, (count, 2)).float()
+        words = torch.randint(-1, 4, (count, 2 + 4)).float()
         x = torch.cat([numbers, words], 1)
         return torch.where(torch.rand(x.shape) < 0.2, torch.nan, x)
     recipe = inputs.recipe()

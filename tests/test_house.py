@@ -35,6 +35,7 @@ SHARED = {
     "automl.models.columns",
     "automl.models.layers",
     "automl.inputs.images",
+    "automl.inputs.text",
     "automl.models.fcos",
     "automl.tasks.annotations",
     "automl.tasks.boxes",

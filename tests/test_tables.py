@@ -134,7 +134,7 @@ def regression(path: Path, **knobs: Any) -> Data:
 
 def kinds(data: Data) -> tuple[Sequence[str], dict[str, Sequence[str]]]:
     assert isinstance(data.inputs, Table)
-    return data.inputs.numbers, dict(zip(data.inputs.named, data.inputs.words, strict=True))
+    return data.inputs.numbers, dict(zip(data.inputs.named, data.inputs.words, strict=False))
 
 
 # --- what is read
@@ -342,6 +342,190 @@ def test_what_columns_are_is_found_once_for_all_workers(
     written(tmp_path, table()[:-1])
     assert task.shape(path) == first
     assert len(reads) == 3
+
+
+# --- texts
+
+SAID = [
+    "The plot is great, the cast too",
+    "a GREAT film",
+    "dull plot",
+    "",
+    "But a dull film",
+]
+
+
+def spoken(count: int = 200) -> list[list[Any]]:
+    """A text of its own in every row, and one word of it says the class."""
+    rng, rows = random.Random(0), list[list[Any]]()
+    for number in range(count):
+        words = [f"word{rng.randrange(80)}" for _ in range(rng.randrange(3, 12))]
+        words.insert(rng.randrange(len(words)), "good" if number % 2 else "Bad!")
+        rows.append([rng.gauss(0, 1), " ".join(words), f"yes{number % 2}"])
+    return rows
+
+
+def told_of(path: Path, **knobs: Any) -> dict[str, int]:
+    """The columns of texts, and how many words are read of each."""
+    table = regression(path, **knobs).inputs
+    assert isinstance(table, Table)
+    return dict(zip(table.texts, table.lengths, strict=True))
+
+
+def test_a_column_in_which_words_are_met_again_is_of_texts(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    titles, names = ["Mr", "Mrs", "Miss", "Dr"], [f"Name{number}" for number in range(40)]
+    rows = [
+        [
+            f"{rng.choice(names)}{number}, {rng.choice(titles)}. {rng.choice(names)}",
+            f"id-{number:05}",
+            f"{number:x}{number * 7919:x}",
+            rng.choice(titles) + " and all",
+            number,
+        ]
+        for number in range(300)
+    ]
+    path = written(tmp_path, rows, ["name", "id", "hash", "title", "target"])
+    assert told_of(path) == {"name": 5}
+    assert kinds(regression(path))[1].keys() == {"title"}
+    assert told_of(path, texts=["title"]) == {"name": 5, "title": 3}
+    assert told_of(path, texts=["title", "id"], length=2) == {"name": 2, "id": 2, "title": 2}
+    assert told_of(path, names=["name"]) == {}
+    assert told_of(path, columns=["name", "id"]) == {"name": 5}
+    assert len(kinds(regression(path, columns=["name", "id"]))[1]["id"]) == 300
+    with pytest.raises(DataError, match=r"t\.csv: column 'id' is named as words and as a text$"):
+        regression(path, names=["id"], texts=["id"])
+    with pytest.raises(DataError, match="no column is called 'tilte'; did you mean 'title'"):
+        regression(path, texts=["tilte"])
+
+
+def test_of_a_text_the_first_words_that_training_has_are_read(tmp_path: Path) -> None:
+    rows = [[text, n] for n, text in enumerate(SAID * 9)]
+    path = written(tmp_path, rows, ["said", "target"])
+    data = regression(path, texts=["said"], length=4)
+    table = data.inputs
+    assert isinstance(table, Table)
+    (words,) = table.words
+    assert table.lengths == (4,)
+    assert {*words} == {
+        *("the", "plot", "is", "great", ",", "cast", "too", "a", "film", "dull", "but")
+    }
+    assert {*words[:5]} == {"plot", "great", "a", "film", "dull"}  # each in two texts of five
+    inputs = fitted(data)
+    told = inputs.read([{"said": text} for text in ["A new PLOT, great and dull film!", None, 7]])
+    assert isinstance(told.x, Tensor)
+    assert told.x[0].tolist() == [words.index(word) for word in ("a", "plot", ",", "great")]
+    assert told.x[1:].isnan().all()
+    places = inputs.prepare(told.x)
+    assert (places[0] > 0).tolist() == [True, True, False, True]  # no comma is among the first
+    assert not places[1:].any()
+    x = torch.arange(float(len(words))).unsqueeze(1).expand(-1, 4)
+    known = [word for word, place in zip(words, inputs.prepare(x)[:, 0], strict=True) if place]
+    assert {*known} == {"the", "plot", "is", "great", "a", "film", "dull", "but"}
+    assert inputs.prepare(x)[:, 0].unique().tolist() == [*range(9)]
+    assert inputs.terms == [8]
+    few = fitted(data, text_vocab=3)
+    assert few.prepare(x)[:, 0].unique().tolist() == [*range(4)]
+    rare = fitted(data, seen=12)
+    assert 0 < rare.terms[0] < 8
+    shown = table.described(torch.tensor([0.0, 2.0, math.nan, math.nan]))
+    assert shown == f"said {words[0]} {words[2]}"
+    assert table.described(torch.full((4,), math.nan)) == ""
+
+
+def test_places_of_words_and_of_texts_lie_one_behind_the_other() -> None:
+    x = torch.tensor([[1.0, -2.0, 0.0, 0.0, 0.0, 1.0, 2.0, math.nan, 0.0, 9.0]])
+    assert BOTH.prepare(x)[0, 3:].tolist() == [2, 4, 2, 0, 0, 0, 3, 0]
+
+
+def test_texts_are_read_alike_from_wherever_they_come(tmp_path: Path) -> None:
+    rows = [[text, n % 3, n] for n, text in enumerate([*SAID, "Ünwahr, 'so' — it's 3.50"] * 9)]
+    path = written(tmp_path, rows, ["said", "size", "target"])
+    data = regression(path, texts=["said"])
+    inputs = fitted(data)
+    again = Row().restore(json.dumps(inputs.facts()), lambda _: "")
+    whole = inputs.read(path).x
+    assert isinstance(whole, Tensor)
+    assert whole.shape == (54, 1 + 10)
+    held = [dict(zip(["said", "size"], row, strict=False)) for row in rows]
+    held[3]["said"] = None
+    for raw in (held, Frame(held)):
+        told = again.read(raw).x
+        assert isinstance(told, Tensor)
+        assert torch.equal(told.nan_to_num(-9.0), whole.nan_to_num(-9.0))
+    seen = {*map(tuple, data.train.x.nan_to_num(-9.0).tolist())}
+    assert seen <= {*map(tuple, whole.nan_to_num(-9.0).tolist())}
+
+
+@pytest.mark.parametrize("model", ["tabm", "ft-transformer"])
+def test_a_model_reads_words_in_any_order_and_no_empty_places(model: str) -> None:
+    net = stirred(built(model)).eval()
+    with torch.no_grad():
+        net.vectors.texts.table.weight[0] = 0  # where it begins, and what no gradient moves
+    x = drawn(BOTH, 6)
+
+    def told(*places: float) -> Tensor:
+        x[:, -6:] = torch.tensor(places)
+        answers: Tensor = net(x)
+        return answers
+
+    whole = told(1, 2, 0, 0, 3, 0)
+    assert torch.allclose(told(0, 2, 0, 1, 0, 3), whole, atol=1e-5)
+    assert not torch.allclose(told(0, 2, 0, 2, 0, 3), whole, atol=1e-3)
+
+
+@pytest.mark.parametrize("model", ["tabm", "ft-transformer"])
+def test_words_of_texts_are_zeroed_in_training(model: str) -> None:
+    net = stirred(built({"name": model, "embedding_dropout": 0.9, "dropout": 0.0})).train()
+    x = drawn(BOTH, 1).expand(20, -1).clone()
+    x[:, -6:] = torch.tensor([1.0, 2, 0, 0, 3, 0])
+    assert net(x).std(0).max() > 1e-3
+    x[:, -6:] = 0
+    assert net(x).std(0).max() < 1e-5
+
+
+@pytest.mark.parametrize("number", [False, True])
+def test_what_a_text_says_is_learned_and_the_baseline_knows_it(
+    number: bool, tmp_path: Path
+) -> None:
+    rows = [[*row[:2], row[2][-1] if number else row[2]] for row in spoken(400)]
+    path = written(tmp_path, rows, ["size", "review", "target"])
+    kind = "regressioncsv" if number else "tablecsv"
+    data, task = (regression if number else classes)(path), Task.of(kind)
+    assert data.inputs.summary == "rows of 1 number and 1 text, target to tell"
+    least = 0.35 if number else 0.95
+    assert task.metric.better(task.baseline(data)[1], least)
+    assert task.baseline(data) == task.baseline(data)
+    for model in ("tabm", "ft-transformer"):
+        part = {"name": model, "embedding_dropout": 0.3}
+        last = trained(data, kind, part, epochs=15)[-1].metrics[task.metric.name]
+        assert task.metric.better(last, least), model
+
+
+def test_a_text_is_mixed_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = classes(written(tmp_path, spoken(), ["size", "review", "target"]))
+    asked = list[Tensor]()
+
+    def evaluate(_model: nn.Module, split: Split, *_: Any) -> dict[str, float]:
+        assert isinstance(split.x, Tensor)
+        asked.append(split.x.nan_to_num(-1.0))
+        return {"accuracy": -float((asked[-1] != asked[0])[:, 1:].sum())}
+
+    monkeypatch.setattr(examples, "evaluate", evaluate)
+    config = Config.of({"task": "tablecsv", "model": VARIANTS["one"]})
+    model = Artifact(config, nn.Identity(), Row().fit(data), tuple(data.labels), {})
+    assert [one.column for one in examples.leaned(model, data)] == ["review"]
+    whole, size, review = asked
+    assert torch.equal(size[:, 1:], whole[:, 1:])
+    assert torch.equal(review[:, 0], whole[:, 0])
+    assert sorted(review[:, 1:].tolist()) == sorted(whole[:, 1:].tolist())
+
+
+def test_classes_beyond_those_of_a_linear_model_and_texts_without_a_word(tmp_path: Path) -> None:
+    rows = [[f"w{n % 60} and w{n % 7}", "." if n < 3 else "", f"c{n % 60}"] for n in range(600)]
+    path = written(tmp_path, rows, ["a", "b", "target"])
+    data = classes(path, texts=["a", "b"])
+    assert Task.of("tablecsv").baseline(data)[1] > 0.5
 
 
 # --- splits
@@ -607,6 +791,8 @@ FAULTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a place below": lambda facts: facts["places"][0].__setitem__(0, -1),
     "fewer places": lambda facts: facts["places"][0].pop(),
     "no words": lambda facts: facts.update(words=[]),
+    "a text without a length": lambda facts: facts.update(texts=["name"]),
+    "a length without a text": lambda facts: facts.update(lengths=[3]),
     "nothing": lambda facts: facts.update(
         numbers=[], middle=[], scale=[], gaps=[], named=[], words=[], places=[]
     ),
@@ -636,17 +822,27 @@ VARIANTS: dict[str, Any] = {name: name for name in FAMILIES} | {
 variants = pytest.mark.parametrize("model", VARIANTS.values(), ids=list(VARIANTS))
 BOTH = Cells(
     *("told", ("a", "b"), (3.0, -2.0), (4.0, 0.5), (1,)),
-    *(("d", "e"), (("x", "y", ""), ("z",)), ((2, 1, 0), (1,))),
+    *(("d", "e"), (("x", "y", ""), ("z",), ("p", "q"), ("r",)), ((2, 1, 0), (1,), (2, 0), (1,))),
+    texts=("f", "g"),
+    lengths=(4, 2),
 )
-ONLY_NUMBERS = replace(BOTH, named=(), words=(), places=())
-ONLY_WORDS = replace(BOTH, numbers=(), middle=(), scale=(), gaps=())
+ONLY_NUMBERS = replace(BOTH, named=(), words=(), places=(), texts=(), lengths=())
+ONLY_WORDS = replace(BOTH, numbers=(), middle=(), scale=(), gaps=(), texts=(), lengths=())
+ONLY_WORDS = replace(ONLY_WORDS, words=BOTH.words[:2], places=BOTH.places[:2])
+ONLY_TEXTS = replace(BOTH, numbers=(), middle=(), scale=(), gaps=(), named=())
+ONLY_TEXTS = replace(ONLY_TEXTS, words=BOTH.words[2:], places=BOTH.places[2:])
+
+
+STILL = {"dropout": 0.0, "embedding_dropout": 0.0}
 
 
 def drawn(inputs: Cells, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(count, inputs.features, generator=generator)
     words = torch.randint(0, max(1, sum(inputs.sizes)), (count, 2), generator=generator)
-    return torch.cat([x, words[:, : len(inputs.named)].float()], 1)
+    texts = torch.randint(0, 4, (count, 6), generator=generator)
+    told = words[:, : len(inputs.named)], texts[:, : sum(inputs.lengths)]
+    return torch.cat([x, *told], 1)
 
 
 def built(model: Any, inputs: Cells = BOTH, outputs: int = 5) -> nn.Module:
@@ -655,7 +851,7 @@ def built(model: Any, inputs: Cells = BOTH, outputs: int = 5) -> nn.Module:
 
 
 @variants
-@pytest.mark.parametrize("inputs", [BOTH, ONLY_NUMBERS, ONLY_WORDS])
+@pytest.mark.parametrize("inputs", [BOTH, ONLY_NUMBERS, ONLY_WORDS, ONLY_TEXTS])
 def test_a_row_gives_one_logit_a_class(model: Any, inputs: Cells) -> None:
     net = built(model, inputs).eval()
     assert net(drawn(inputs, 7)).shape == (7, 5)
@@ -716,7 +912,7 @@ def test_biases_and_scales_do_not_decay(model: Any) -> None:
 
 
 def test_members_learn_each_for_itself_and_answer_by_the_mean_of_their_shares() -> None:
-    net = stirred(built({"name": "tabm", "ensemble": 3, "dropout": 0.0}))
+    net = stirred(built({"name": "tabm", "ensemble": 3, **STILL}))
     x, y = drawn(BOTH, 8), torch.arange(8) % 5
     each = net.train()(x)
     assert each.shape == (8, 3, 5)
@@ -724,7 +920,9 @@ def test_members_learn_each_for_itself_and_answer_by_the_mean_of_their_shares() 
     loss = Task.of("tablecsv").loss(each, y, 0.1)
     alone = [Task.of("tablecsv").loss(each[:, k], y, 0.1) for k in range(3)]
     assert torch.allclose(loss, torch.stack(alone).mean())
-    number = stirred(built({"name": "tabm", "ensemble": 3}, replace(BOTH, mean=0.0, std=1.0), 1))
+    number = stirred(
+        built({"name": "tabm", "ensemble": 3, **STILL}, replace(BOTH, mean=0.0, std=1.0), 1)
+    )
     each = number.train()(x)
     assert torch.allclose(number.eval()(x), each.mean(1), atol=1e-6)
     task, came = Task.of("regressioncsv"), torch.randn(8)

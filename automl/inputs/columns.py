@@ -1,4 +1,4 @@
-"""Tables: cells to numbers and words, and a row of these to what a model reads.
+"""Tables: cells to numbers, words and texts, and a row of these to what a model reads.
 
 Knows no tasks.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC
 from functools import cached_property
-from itertools import accumulate, chain, compress
+from itertools import accumulate, chain, compress, repeat
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -28,9 +28,12 @@ from automl.amounts import plural
 from automl.config import Input
 from automl.data import Data, Inputs, Raw, Split
 from automl.errors import DataError
+from automl.inputs.text import NORMAL, PIECE
 
 MOST = 10_000  # words of a column that are told apart
 FEW = 20  # rows, of which a column may have a word for each
+EVERYWHERE = 0.9  # share of the texts of a column beyond which a word tells nothing
+LONGEST = 1024  # words of a text
 STRAY = 0.1  # share of the cells of a column that are no numbers, where that is said
 CLIP = 3.0  # quartile ranges from the median, about: what lies further off is drawn near
 FAR = 1e6  # of them: beyond, drawing near comes to the same, but squares may overflow
@@ -63,20 +66,25 @@ class Sheet:
         self,
         wanted: Collection[str],
         named: Collection[str],
+        spoken: Collection[str],
         others: Collection[str],
         warn: Callable[[str], object],
-    ) -> tuple[Names, dict[str, Names]]:
-        """The columns of numbers or dates, and those of words with these, the most frequent first.
+    ) -> tuple[Names, dict[str, Names], dict[str, tuple[Names, int]]]:
+        """The columns of numbers or dates, and those of words and of texts with their words.
 
-        Those that are `wanted`, else all but what tells nothing: columns without a cell, and those
-        in which nearly every row has a word of its own. Columns that are `named` are of words
-        whatever they hold, and `others` are none of either. `warn` is told what may surprise.
-        Raises DataError.
+        Words come the most frequent first; of texts is said how many the longest has. Those that
+        are `wanted`, else all but what tells nothing: columns without a cell, and those in which
+        nearly every row has a word of its own, which are texts if their words are met again.
+        Columns that are `named` are of words and those `spoken` of texts whatever they hold, and
+        `others` are none of these. `warn` is told what may surprise. Raises DataError.
         """
-        for name in (*wanted, *named, *others):
+        for name in (*wanted, *named, *spoken, *others):
             if name not in self.columns:
                 raise tables.no_column(str(self.path), name, [*self.columns])
-        numbers, words, passed = list[str](), dict[str, Names](), list[str]()
+        if both := {*named} & {*spoken}:
+            raise DataError(f"{self.path}: column {min(both)!r} is named as words and as a text")
+        numbers, passed = list[str](), list[str]()
+        words, texts = dict[str, Names](), dict[str, tuple[Names, int]]()
         asked = {*wanted, *named}
         for name, cells in self.columns.items():
             if name in others or (wanted and name not in wanted):
@@ -85,6 +93,9 @@ class Sheet:
             known = sum(1 for cell in counts if word(cell))
             if not known:
                 passed.append(name)
+                continue
+            if name in spoken:
+                texts[name], _ = _said(counts)
                 continue
             if name not in named:
                 amounts = quantities([*counts], self.mark)
@@ -95,7 +106,13 @@ class Sheet:
                     continue
                 if stray := self._stray(name, counts):
                     warn(f"column {name[:60]!r} is not read as numbers: {stray}")
-            if name not in asked and FEW <= len(cells) < 2 * known:
+            own = FEW <= len(cells) < 2 * known
+            if own and name not in named:
+                said, again = _said(counts)
+                if again:
+                    texts[name] = said
+                    continue
+            if own and name not in asked:
                 passed.append(name)
             else:
                 found = Counter[str]()
@@ -105,9 +122,9 @@ class Sheet:
         if passed:
             told = "nothing but empty cells, or a word of its own in nearly every row"
             warn(f"passing over {', '.join(map(repr, passed))[:200]}: {told}")
-        if not numbers and not words:
+        if not numbers and not words and not texts:
             raise DataError(f"{self.path}: got no column to read; want one at least")
-        return tuple(numbers), words
+        return tuple(numbers), words, texts
 
     def _stray(self, name: str, counts: Mapping[str, int]) -> str:
         """The first cell of a column that is no number, where nearly all are; else nothing."""
@@ -121,7 +138,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Table(Raw):
-    """Rows of numbers and words, of which another column is to be told."""
+    """Rows of numbers, words and texts, of which another column is to be told."""
 
     target: str
     number: bool  # whether that is one
@@ -129,20 +146,21 @@ class Table(Raw):
     named: Names  # columns of words
     words: tuple[Names, ...]  # of each, the most frequent first; "" where cells are empty
     encoding: tables.Encoding = "utf-8"  # of files without a byte order mark
+    texts: Names = ()  # columns, whose words are behind those of `named`
+    lengths: tuple[int, ...] = ()  # words of each that are read, the first
 
     @property
     def summary(self) -> str:
-        return f"rows of {_counted(self.numbers, self.named)}, {self.target} to tell"
+        return f"rows of {_counted(self)}, {self.target} to tell"
 
     def described(self, row: Tensor) -> str:
         """A row (columns,) as people read it; what is not known is left out."""
-        cells = zip((*self.numbers, *self.named), row.tolist(), strict=True)
-        words = dict(zip(self.named, self.words, strict=True))
-        known = ((name, cell) for name, cell in cells if not math.isnan(cell))
-        told = (
-            f"{name} {words[name][int(cell)] if name in words else f'{cell:.6g}'}"
-            for name, cell in known
-        )
+        lists, told = _lists(self), list[str]()
+        for name, place in spans(self).items():
+            cells = [cell for cell in row[place].tolist() if not math.isnan(cell)]
+            words = lists.get(name)
+            if shown := [words[int(cell)] if words else f"{cell:.6g}" for cell in cells]:
+                told.append(f"{name} {' '.join(shown)}")
         return ", ".join(told)
 
 
@@ -161,10 +179,12 @@ class Cells(Inputs):
     mean: Finite | None = None  # of the target in training, where that is a number
     std: Positive | None = None
     encoding: tables.Encoding = "utf-8"  # of files to read that have no byte order mark
+    texts: Names = ()  # columns, whose words and places are behind those of `named`
+    lengths: tuple[Annotated[int, Field(ge=1, le=LONGEST)], ...] = ()  # words that are read
 
     @property
     def summary(self) -> str:
-        return f"rows of {_counted(self.numbers, self.named)}"
+        return f"rows of {_counted(self)}"
 
     @property
     def features(self) -> int:
@@ -174,7 +194,12 @@ class Cells(Inputs):
     @property
     def sizes(self) -> list[int]:
         """Words of each column that a model can tell apart, the unknown one too."""
-        return [max(places, default=0) + 1 for places in self.places]
+        return [max(places, default=0) + 1 for places in self.places[: len(self.named)]]
+
+    @property
+    def terms(self) -> list[int]:
+        """Words of each column of texts that a model can tell apart."""
+        return [max(places, default=0) for places in self.places[len(self.named) :]]
 
     def encode(self, split: Split) -> Split:
         """Targets that are numbers come to mean 0 and deviation 1 of the training split."""
@@ -184,22 +209,23 @@ class Cells(Inputs):
         return Split(split.x, y.float(), split.groups)
 
     def prepare(self, x: Tensor) -> Tensor:
-        """float32 (N, columns) in, (N, features + named) out.
+        """float32 (N, columns) in, (N, features + named + lengths) out.
 
         Of a number its distance from the median in quartile ranges, drawn near beyond about three
         (Holzmüller et al. 2024), 0 where it is not known; of a word its place among those of all
-        columns, one behind the other.
+        columns, one behind the other, and of the words of texts the same from 1, 0 where training
+        hardly has them.
         """
         if x.device not in self._ready:
             self._ready[x.device] = self._constants(x.device)
         middle, scale, first, last, places, gaps = self._ready[x.device]
-        numbers, words = x.split([len(self.numbers), len(self.named)], 1)
+        numbers, words = x.tensor_split([len(self.numbers)], 1)
         empty = numbers.isnan()
         off = ((numbers - middle) / scale).masked_fill(empty, 0.0).clamp(-FAR, FAR)
         parts = [off / (1 + (off / CLIP).square()).sqrt()]
         if self.gaps:
             parts.append(empty[:, gaps].float())
-        if self.named:
+        if self.places:
             place = torch.where(words.isnan() | (words < 0), last, first + words)
             parts.append(places[torch.minimum(place, last).long()])
         return torch.cat(parts, 1)
@@ -214,14 +240,18 @@ class Cells(Inputs):
 
         The last of each list is the place of what is none of its words.
         """
-        before = accumulate([0, *self.sizes])
+        before = [*accumulate([0, *self.sizes])][:-1], [*accumulate([0, *self.terms])][:-1]
         lists = [
-            [of + place for place in (*places, 0)]
-            for of, places in zip(before, self.places, strict=False)
+            [of + place if place or number < len(self.named) else 0 for place in (*places, 0)]
+            for number, (of, places) in enumerate(zip(chain(*before), self.places, strict=True))
         ]
         ends = [*accumulate(map(len, lists))]
+        often = [1] * len(self.named) + [*self.lengths]
         first = [end - len(places) for end, places in zip(ends, lists, strict=True)]
-        rows = self.middle, self.scale, first, [end - 1 for end in ends], [*chain(*lists)]
+        firsts, lasts = (
+            [*chain(*map(repeat, of, often))] for of in (first, [end - 1 for end in ends])
+        )
+        rows = self.middle, self.scale, firsts, lasts, [*chain(*lists)]
         with torch.inference_mode(False):  # for what trains, too
             told = [torch.tensor(row, dtype=torch.float, device=device) for row in rows]
             return *told, torch.tensor(self.gaps, dtype=torch.long, device=device)
@@ -233,13 +263,11 @@ class Cells(Inputs):
         DataError, for a file with a row of more or fewer cells, too: each is to have an answer. A
         file is in the encoding that the table to train with was in.
         """
-        words = dict(zip(self.named, self.words, strict=True))
         if isinstance(raw, str | Path):
-            wanted = *self.numbers, *self.named
-            sheet = read(Path(raw), self.encoding, wanted, every=True)
-            x = rows(str(raw), self.numbers, words, sheet.columns, sheet.mark)
+            sheet = read(Path(raw), self.encoding, [*spans(self)], every=True)
+            x = rows(str(raw), self, sheet.columns, sheet.mark)
         else:
-            x = rows("rows", self.numbers, words, _cells(raw), ",")
+            x = rows("rows", self, _cells(raw), ",")
         return Split(x, torch.zeros(len(x), dtype=torch.long))
 
     @property
@@ -258,29 +286,39 @@ class Cells(Inputs):
         return (told - self.mean) / self.std
 
     def example(self, count: int) -> Tensor:
-        return torch.zeros(count, self.features + len(self.named))
+        return torch.zeros(count, self.features + len(self.named) + sum(self.lengths))
 
     def recipe(self) -> dict[str, Any]:
-        told = {
+        words = _lists(self)
+        told: dict[str, Any] = {
             "dtype": "float32",
-            "shape": ["N", len(self.numbers) + len(self.named)],
+            "shape": ["N", len(self.numbers) + len(self.named) + sum(self.lengths)],
             "how": "of each row the columns of numbers named here, a date as its days since 1970;"
             " then of each column of words the place of the word in its list, from 0, an empty cell"
             " being the word of no letters; NaN where a number is not known or a word not listed",
             "numbers": self.numbers,
-            "words": dict(zip(self.named, self.words, strict=True)),
+            "words": {name: words[name] for name in self.named},
         }
+        if self.texts:
+            told["how"] += (
+                "; then of each text the places of its first words that are listed, as many as"
+                " `lengths` has for its column, and NaN behind the last: what `pieces` finds in it"
+                " in small letters and NFC, without the space around each"
+            )
+            told["texts"] = {name: words[name] for name in self.texts}
+            told["lengths"] = dict(zip(self.texts, self.lengths, strict=True))
+            told["pieces"] = PIECE.pattern
         if self.mean is None:
             return told
         return told | {"out": f"float32 (N, 1): {self.target}", "std": self.std}
 
     @property
     def floats(self) -> int:
-        return 512 + 64 * (self.features + len(self.named))
+        return 512 + 64 * (self.features + len(self.named) + sum(self.lengths))
 
 
 class Row(Input):
-    """Numbers and words of a row, as training has them."""
+    """Numbers, words and texts of a row, as training has them."""
 
     name: Literal["row"] = "row"
     turns: ClassVar[dict[str, str]] = {"records": "columns"}
@@ -289,16 +327,19 @@ class Row(Input):
     vocab: int = Field(
         1000, ge=1, le=MOST, description="words of a column that are told apart, the most frequent"
     )
+    text_vocab: int = Field(
+        MOST, ge=1, le=MOST, description="words of a column of texts that are told apart"
+    )
     seen: int = Field(
-        2, ge=1, le=1000, description="rows to train with that have a word; a rarer one is unknown"
+        2, ge=1, le=1000, description="times that training has a word; a rarer one is unknown"
     )
 
     def fit(self, data: Data) -> Cells:
         raw, x, y = data.inputs, data.train.x, data.train.y
         assert isinstance(raw, Table)
         assert isinstance(x, Tensor)
-        numbers, words = x.split([len(raw.numbers), len(raw.named)], 1)
-        places = tuple(self._places(*one) for one in zip(words.T, raw.words, strict=True))
+        numbers, *words = x.split([len(raw.numbers), *[1] * len(raw.named), *raw.lengths], 1)
+        places = tuple(map(self._places, words, raw.words, self._most(raw)))
         scales = [_scale(column) for column in numbers.double().T.numpy()]
         target: tuple[float | None, float | None] = None, None
         if raw.number:
@@ -315,15 +356,21 @@ class Row(Input):
             places,
             *target,
             raw.encoding,
+            raw.texts,
+            raw.lengths,
         )
 
-    def _places(self, column: Tensor, words: Names) -> tuple[int, ...]:
-        """Of the words of a column (N,), by how often they are met; up to the last that is known.
+    def _most(self, of: Table | Cells) -> list[int]:
+        """Words of each column of words or texts that are told apart."""
+        return [self.vocab] * len(of.named) + [self.text_vocab] * len(of.texts)
+
+    def _places(self, column: Tensor, words: Names, most: int) -> tuple[int, ...]:
+        """Of the words of a column (N, L), by how often they are met; up to the last that is known.
 
         A model is to name them all, and no file of weights has a header beyond 100 MB.
         """
         met = column[~column.isnan()].long().bincount(minlength=len(words))
-        known = met.argsort(descending=True, stable=True)[: self.vocab]
+        known = met.argsort(descending=True, stable=True)[:most]
         known = known[met[known] >= self.seen]
         places = torch.zeros(len(words), dtype=torch.long)
         places[known] = torch.arange(1, len(known) + 1)
@@ -333,6 +380,7 @@ class Row(Input):
         assert isinstance(raw, Table)
         count = len(raw.numbers)
         places = (range(1, len(words) + 1) for words in raw.words)
+        known = zip(places, self._most(raw), strict=True)
         mean, std = (0.0, 1.0) if raw.number else (None, None)
         return Cells(
             raw.target,
@@ -342,24 +390,27 @@ class Row(Input):
             tuple(range(count)),
             raw.named,
             raw.words,
-            tuple(tuple(place * (place <= self.vocab) for place in some) for some in places),
+            tuple(tuple(place * (place <= most) for place in some) for some, most in known),
             mean,
             std,
             raw.encoding,
+            raw.texts,
+            raw.lengths,
         )
 
     def restore(self, facts: str, read: Any) -> Cells:
         told = super().restore(facts, read)
         assert isinstance(told, Cells)
-        count, named = len(told.numbers), len(told.named)
-        pairs = [*zip(told.words, told.places, strict=False)]
+        count, listed = len(told.numbers), len(told.named) + len(told.texts)
+        lists = [*zip(told.words, told.places, self._most(told), strict=False)]
         if not (
             count == len(told.middle) == len(told.scale)
-            and named == len(told.words) == len(told.places)
-            and count + named > 0
+            and listed == len(told.words) == len(told.places)
+            and len(told.texts) == len(told.lengths)
+            and count + listed > 0
             and all(0 <= gap < count for gap in told.gaps)
-            and all(len(words) == len(places) for words, places in pairs)
-            and all(0 <= place <= self.vocab for _, places in pairs for place in places)
+            and all(len(words) == len(places) for words, places, _ in lists)
+            and all(0 <= place <= most for _, places, most in lists for place in places)
             and (told.mean is None) == (told.std is None)
         ):
             raise DataError("row: what is told of numbers and words does not fit together")
@@ -400,28 +451,51 @@ def read(
     return Sheet(path, lines, told, mark)
 
 
-def rows(where: str, numbers: Names, named: Mapping[str, Names], cells: Words, mark: str) -> Tensor:
-    """float32 (N, numbers + named) of cells by column: a number, or the place of a word.
+def spans(of: Table | Cells) -> dict[str, slice]:
+    """Where each column lies in a row as a task gives it."""
+    widths = [*repeat(1, len(of.numbers) + len(of.named)), *of.lengths]
+    ends = zip((*of.numbers, *of.named, *of.texts), accumulate(widths), widths, strict=True)
+    return {name: slice(end - width, end) for name, end, width in ends}
 
-    NaN where nothing is known, and for a word that is none of its column's. Raises DataError.
+
+def pieces(cell: Any) -> list[str]:
+    """The words and marks of a text, as the input `words` cuts it."""
+    text = word(cell)
+    text = text.lower() if text.isascii() else NORMAL.normalize_str(text)
+    return [piece.strip() for piece in PIECE.findall(text) if not piece.isspace()]
+
+
+def rows(where: str, of: Table | Cells, cells: Words, mark: str) -> Tensor:
+    """float32 (N, columns) of cells by column: a number, the place of a word, those of a text.
+
+    NaN where nothing is known, for a word that is none of its column's, and behind a text, whose
+    words that are none of them are passed over. Raises DataError.
     """
-    for name in (*numbers, *named):
+    for name in spans(of):
         if name not in cells:
             raise tables.no_column(where, name, [*cells])
-    found = list[Sequence[float] | NDArray[np.float64]]()
-    for name in numbers:
+    lists, found = _lists(of), list[Sequence[float] | NDArray[np.float64]]()
+    for name in of.numbers:
         told = quantities(cells[name], mark)
         if told is None:
             odd = next(cell for cell in cells[name] if quantity(cell, mark) is None)
             raise DataError(f"{where}: column {name[:60]!r}: got {str(odd)[:60]!r}; want a number")
         found.append(told)
-    for name, words in named.items():
-        places = {word: float(place) for place, word in enumerate(words)}
+    for name in of.named:
+        places = {word: float(place) for place, word in enumerate(lists[name])}
         for one in TRUTHS:
             if one in places:  # pandas makes `True` of it
                 places.setdefault(one.capitalize(), places[one])
         found.append([places.get(word(cell), math.nan) for cell in cells[name]])
-    return tables.single(np.array(found).T, where)
+    parts = [tables.single(np.array(found).T, where)] if found else []
+    for name, length in zip(of.texts, of.lengths, strict=True):
+        places = {word: float(place) for place, word in enumerate(lists[name])}
+        x = torch.full((len(cells[name]), length), math.nan)
+        for row, cell in zip(x, cells[name], strict=True):
+            known = [places[piece] for piece in pieces(cell) if piece in places][:length]
+            row[: len(known)] = torch.tensor(known)
+        parts.append(x)
+    return torch.cat(parts, 1)
 
 
 def quantities(cells: Sequence[Any], mark: str) -> NDArray[np.float64] | None:
@@ -497,8 +571,26 @@ def _scale(column: NDArray[np.float64]) -> tuple[float, float]:
     return middle, (third - first) or (high - low) / 2 or 1.0
 
 
-def _counted(numbers: Names, named: Names) -> str:
-    told = [
-        plural(len(some), what) for some, what in ((numbers, "number"), (named, "word")) if some
-    ]
-    return " and ".join(told)
+def _lists(of: Table | Cells) -> dict[str, Names]:
+    """The words of each column of words or texts."""
+    return dict(zip((*of.named, *of.texts), of.words, strict=True))
+
+
+def _said(counts: Mapping[str, int]) -> tuple[tuple[Names, int], bool]:
+    """The words of texts, those that most have first, and how many the longest has; whether they
+    are met again: whether a text has one in the mean that others have, and not nearly all.
+    """
+    met, known, longest = Counter[str](), 0, 0
+    for cell, count in counts.items():
+        found = pieces(cell)
+        longest = max(longest, len(found))
+        known += count * bool(found)
+        for piece in dict.fromkeys(found):
+            met[piece] += count
+    again = sum(count for count in met.values() if 1 < count <= EVERYWHERE * known)
+    return (tuple(piece for piece, _ in met.most_common(MOST)), longest), again >= known
+
+
+def _counted(of: Table | Cells) -> str:
+    kinds = (of.numbers, "number"), (of.named, "word"), (of.texts, "text")
+    return " and ".join(plural(len(some), what) for some, what in kinds if some)

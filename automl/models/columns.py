@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from automl.config import Part
 from automl.data import Inputs, Split
 from automl.inputs.columns import Cells
+from automl.models.layers import Embedding
 
 MOST = 100_000  # training rows that bins are learned from
 
@@ -132,28 +133,39 @@ class Piecewise(Encoding):
 
 
 class Vectors(nn.Module):
-    """A row as a vector for each number, for each sign of an empty cell and for each word.
+    """A row as a vector for each number, each sign of an empty cell, each word and each text.
 
-    Without an `encoding` numbers stay what they are, one each.
+    Without an `encoding` numbers stay what they are, one each. Of a text it is the sum of its
+    words over the square root of their number, `spoken` wide, and `dropout` of them are zeroed in
+    training.
     """
 
-    def __init__(self, inputs: Cells, encoding: Encoding | None, width: int) -> None:
+    def __init__(
+        self, inputs: Cells, encoding: Encoding | None, width: int, spoken: int, dropout: float
+    ) -> None:
         super().__init__()
         numbers, gaps, named = len(inputs.numbers), len(inputs.gaps), len(inputs.named)
-        self.counts = numbers, gaps, named
+        self.counts, self.lengths = (numbers, gaps, named, sum(inputs.lengths)), inputs.lengths
         self.encoded = encoding.build(numbers, width) if encoding and numbers else None
         self.gaps = Separate(gaps, 1, width) if encoding and gaps else None
         self.words = nn.Embedding(sum(inputs.sizes), width) if named else None
         if self.words:
             nn.init.normal_(self.words.weight, std=1 / math.sqrt(width))
+        self.texts = Embedding(1 + sum(inputs.terms), spoken, dropout) if self.lengths else None
 
     def parts(self, x: Tensor) -> list[Tensor]:
-        """Each (N, columns, width), or (N, columns) of numbers that stay what they are."""
-        numbers, gaps, words = x.split(self.counts, 1)
+        """Each (N, columns, its width), or (N, columns) of numbers that stay what they are."""
+        numbers, gaps, words, texts = x.split(self.counts, 1)
         found = [self.encoded(numbers) if self.encoded else numbers]
         found.append(self.gaps(gaps.unsqueeze(2)) if self.gaps else gaps)
         if self.words:
             found.append(self.words(words.long()))
+        if self.texts:
+            said = self.texts(texts.long()).split(self.lengths, 1)
+            counts = [known.sum(1, keepdim=True) for known in (texts > 0).split(self.lengths, 1)]
+            pairs = zip(said, counts, strict=True)
+            means = [words.sum(1) / count.clamp_min(1).sqrt() for words, count in pairs]
+            found.append(torch.stack(means, 1))
         return [part for part in found if part.shape[1]]
 
     def begin(self, inputs: Inputs, split: Split) -> None:

@@ -21,8 +21,8 @@ class Net(nn.Module):
     def __init__(self, form: FtTransformer, inputs: Cells, outputs: int) -> None:
         super().__init__()
         width = form.heads * form.head
-        self.vectors = Vectors(inputs, form.numbers, width)
-        columns = inputs.features + len(inputs.named)
+        self.vectors = Vectors(inputs, form.numbers, width, width, form.embedding_dropout)
+        columns = inputs.features + len(inputs.named) + len(inputs.texts)
         self.asked = nn.Parameter(torch.zeros(width))  # who hears all and answers
         self.places = nn.Parameter(torch.randn(columns, width) / width**0.5)
         self.layers = nn.ModuleList(
@@ -46,7 +46,7 @@ class FtTransformer(Model):
 
     name: Literal["ft-transformer"] = "ft-transformer"
     reads: ClassVar[frozenset[str]] = frozenset({"columns"})
-    free: ClassVar[set[str]] = {"dropout"}
+    free: ClassVar[set[str]] = {"dropout", "embedding_dropout"}
 
     heads: int = Field(4, ge=1, le=32, description="of attention, in each layer")
     head: Literal[4, 8, 16, 32, 64] = Field(
@@ -58,6 +58,9 @@ class FtTransformer(Model):
         default_factory=lambda: Encoding.of("linear"), description="to vectors"
     )
     dropout: float = Field(0.1, ge=0, le=0.9, description="share of units zeroed in training")
+    embedding_dropout: float = Field(
+        0.7, ge=0, le=0.95, description="share of the words of texts zeroed in training"
+    )
 
     def build(self, inputs: Inputs, outputs: int) -> nn.Module:
         """(N, columns) in, (N, outputs) out."""

@@ -46,10 +46,12 @@ class Net(nn.Module):
 
     def __init__(self, form: TabM, inputs: Cells, outputs: int) -> None:
         super().__init__()
-        self.vectors = Vectors(inputs, form.numbers, form.embedding)
+        self.vectors = Vectors(
+            inputs, form.numbers, form.embedding, form.texts, form.embedding_dropout
+        )
         self.members, self.classes = form.ensemble, inputs.mean is None
         width = inputs.features * (form.embedding if form.numbers else 1)
-        width += len(inputs.named) * form.embedding
+        width += len(inputs.named) * form.embedding + len(inputs.texts) * form.texts
         self.layers = nn.ModuleList()
         for number in range(form.depth):
             self.layers.append(self.linear(width, form.width, first=number == 0))
@@ -88,7 +90,7 @@ class TabM(Model):
 
     name: Literal["tabm"] = "tabm"
     reads: ClassVar[frozenset[str]] = frozenset({"columns"})
-    free: ClassVar[set[str]] = {"dropout"}
+    free: ClassVar[set[str]] = {"dropout", "embedding_dropout"}
 
     ensemble: int = Field(
         16, ge=1, le=64, description="members, which share weights; 1: one plain perceptron"
@@ -103,8 +105,12 @@ class TabM(Model):
     embedding: int = Field(
         16, ge=1, le=256, description="width of the vector of a word, and of a number that has one"
     )
+    texts: int = Field(32, ge=1, le=1024, description="width of the vector of a text")
     dropout: float = Field(
         0.0, ge=0, le=0.9, description="share of hidden units zeroed in training"
+    )
+    embedding_dropout: float = Field(
+        0.7, ge=0, le=0.95, description="share of the words of texts zeroed in training"
     )
 
     def build(self, inputs: Inputs, outputs: int) -> nn.Module:

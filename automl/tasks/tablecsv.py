@@ -18,13 +18,25 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 from torch import Tensor
+from torch.nn import functional as F
 
 from automl import cache, tables
 from automl.amounts import plural
 from automl.config import nearest
 from automl.data import Data, Metric, Split
 from automl.errors import DataError
-from automl.inputs.columns import Row, Sheet, Table, quantities, quantity, read, rows, word
+from automl.inputs.columns import (
+    LONGEST,
+    Row,
+    Sheet,
+    Table,
+    quantities,
+    quantity,
+    read,
+    rows,
+    spans,
+    word,
+)
 from automl.tasks.classes import ClassTask, drawn, fitting
 from automl.tasks.files import ENCODING, parts, passed_over
 from automl.tasks.source import (
@@ -52,6 +64,9 @@ BASELINE = "gradient boosting"
 ALIKE = 1e-12  # share of the squares of numbers that rounding may take for their variance
 TREES = 1000  # of all classes together, a hundred for each at most
 LEAF = 20  # rows, or a tenth of few
+TOPICS = 30  # of a column of texts
+LINEAR = 50  # classes that ridge regression tells apart by texts
+FOLDS = 5
 OFTEN = 10  # times that a row is there in the mean, where chance makes rows equal
 TOLD = 255  # words of a column that gradient boosting can tell apart, none for those left
 
@@ -75,6 +90,12 @@ class Rows(SourceTask):
     names: list[str] = Field(
         default=[], max_length=tables.COLUMNS, description="columns of words that look like numbers"
     )
+    texts: list[str] = Field(
+        default=[], max_length=tables.COLUMNS, description="columns read word by word; none: found"
+    )
+    length: int = Field(
+        128, ge=1, le=LONGEST, description="words of a text that are read, the first"
+    )
     group: str | None = Field(
         None, description="column whose equal rows are never on two sides of a split: of one person"
     )
@@ -93,7 +114,8 @@ class Rows(SourceTask):
             read = {part: self.split(path, table, labels) for part, path in found.items()}
             return self.held_out(found["train"], read, labels)
 
-        knobs = [self.target, self.columns, self.names, self.group, self.encoding, OFTEN]
+        knobs = [self.target, self.columns, self.names, self.texts, self.length]
+        knobs += [self.group, self.encoding, OFTEN]
         return Source([knobs, traces(found.values())], decode)
 
     def held_out(self, place: Path, splits: Parts, labels: Sequence[str]) -> Parts:
@@ -144,8 +166,7 @@ class Rows(SourceTask):
 
     def split(self, path: Path, table: Table, labels: Sequence[str]) -> Split:
         sheet = self.sheet(path, log.warning)
-        words = dict(zip(table.named, table.words, strict=True))
-        x = rows(str(path), table.numbers, words, sheet.columns, sheet.mark)
+        x = rows(str(path), table, sheet.columns, sheet.mark)
         cells = sheet.columns[self.target]
         if self.number:
             told = quantities(cells, sheet.mark)
@@ -170,7 +191,8 @@ class TableCsv(Rows, ClassTask):
     """A CSV or TSV file with a row for each example, of which one column is the class.
 
     Or a folder with `train.csv` and, if you have them, `valid.csv` and `test.csv`. Columns of
-    numbers and ISO dates are read as such, all others as words. Where there is no file to validate,
+    numbers and ISO dates are read as such, all others as words, or as texts where nearly all cells
+    differ and their words are met again. Where there is no file to validate,
     a share of the training rows takes its place. Where there is none to test, 15 % of each class,
     drawn once with seed 0 whatever `split_seed` says, are the test split.
     """
@@ -182,7 +204,10 @@ class TableCsv(Rows, ClassTask):
         return stratified(split, TEST, 0, labels, self.copies(split))
 
     def baseline(self, data: Data) -> tuple[str, float]:
-        """Boosted trees (Friedman 2001; Ke et al. 2017) of at most 50,000 rows."""
+        """Boosted trees (Friedman 2001; Ke et al. 2017) of at most 50,000 rows.
+
+        Of a text they read topics, and what a linear model foretells, see `_foretold`.
+        """
         from sklearn.ensemble import HistGradientBoostingClassifier
 
         train = data.train[drawn(data.train.y, BOOSTED)]
@@ -193,8 +218,9 @@ class TableCsv(Rows, ClassTask):
             **_knobs(data, train),
         )
         with fitting():
-            trees.fit(_boosted(data, train), train.y.numpy())
-            answers = torch.from_numpy(trees.predict(_boosted(data, data.valid)))
+            x, valid = _boosted(data, train)
+            trees.fit(x, train.y.numpy())
+            answers = torch.from_numpy(trees.predict(valid))
         return BASELINE, self.judged(answers, data.valid.y)
 
 
@@ -202,7 +228,8 @@ class RegressionCsv(Rows):
     """A CSV or TSV file with a row for each example, of which one column of numbers is told.
 
     Or a folder with `train.csv` and, if you have them, `valid.csv` and `test.csv`. Columns of
-    numbers and ISO dates are read as such, all others as words. Where there is no file to validate
+    numbers and ISO dates are read as such, all others as words, or as texts where nearly all cells
+    differ and their words are met again. Where there is no file to validate
     or to test, a share of the training rows takes its place, drawn once; copies of a row are on one
     side. Errors are of a target with mean 0 and deviation 1 in training: 1 is about what telling
     the mean costs.
@@ -253,7 +280,8 @@ class RegressionCsv(Rows):
         else:
             place = parts(self.name, self.path, root, SUFFIXES)["train"]
             train, valid = self._apart(place, train, self.valid, self.split_seed)
-        known = [about["digests"], self.target, table.numbers, table.named, cache.digest(valid)]
+        listed = *table.named, *table.texts
+        known = [about["digests"], self.target, table.numbers, listed, cache.digest(valid)]
         return Data(
             train=train,
             valid=valid,
@@ -302,7 +330,10 @@ class RegressionCsv(Rows):
         return f"telling the {name}", self.judged(told.expand(len(data.valid)), data)
 
     def baseline(self, data: Data) -> tuple[str, float]:
-        """Boosted trees (Friedman 2001; Ke et al. 2017) of at most 50,000 rows."""
+        """Boosted trees (Friedman 2001; Ke et al. 2017) of at most 50,000 rows.
+
+        Of a text they read topics, and what a linear model foretells, see `_foretold`.
+        """
         from sklearn.ensemble import HistGradientBoostingRegressor
 
         order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
@@ -310,8 +341,9 @@ class RegressionCsv(Rows):
         loss = "squared_error" if self.score == "rmse" else "absolute_error"
         trees = HistGradientBoostingRegressor(loss=loss, **_knobs(data, train))
         with fitting():
-            trees.fit(_boosted(data, train), train.y.numpy())
-            told = torch.from_numpy(trees.predict(_boosted(data, data.valid)))
+            x, valid = _boosted(data, train)
+            trees.fit(x, train.y.numpy())
+            told = torch.from_numpy(trees.predict(valid))
         return BASELINE, self.judged(told, data)
 
     def judged(self, told: Tensor, data: Data) -> float:
@@ -328,22 +360,65 @@ def _few(first: Tensor) -> bool:
 def _knobs(data: Data, train: Split) -> dict[str, Any]:
     """Of gradient boosting: which columns are of words, and how few rows a leaf may hold."""
     assert isinstance(data.inputs, Table)
-    count, named = len(data.inputs.numbers), len(data.inputs.named)
+    before = len(data.inputs.numbers)
     return {
-        "categorical_features": [False] * count + [True] * named,
+        "categorical_features": [*range(before, before + len(data.inputs.named))],
         "min_samples_leaf": max(1, min(LEAF, len(train) // 10)),
         "random_state": 0,
     }
 
 
-def _boosted(data: Data, split: Split) -> NDArray[np.float64]:
-    """Rows as gradient boosting reads them: rare words are none."""
-    assert isinstance(data.inputs, Table)
-    assert isinstance(split.x, Tensor)
-    x = split.x.double().clone()
-    words = x[:, len(data.inputs.numbers) :]
-    words[words >= TOLD] = math.nan
-    told: NDArray[np.float64] = x.numpy()
+def _boosted(data: Data, train: Split) -> list[NDArray[np.float64]]:
+    """Rows to train and to validate as gradient boosting reads them: rare words are none."""
+    table, sides = data.inputs, list[Tensor]()
+    assert isinstance(table, Table)
+    for split in (train, data.valid):
+        assert isinstance(split.x, Tensor)
+        sides.append(split.x)
+    count, parts = len(table.numbers) + len(table.named), list[list[NDArray[np.float64]]]()
+    for x in sides:
+        cells = x[:, :count].double().numpy()
+        words = cells[:, len(table.numbers) :]
+        words[words >= TOLD] = math.nan
+        parts.append([cells])
+    y = train.y.double() if table.number else F.one_hot(train.y, len(data.labels)).double()
+    for name, said in zip(table.texts, table.words[len(table.named) :], strict=True):
+        seen, unseen = (_counts(x[:, spans(table)[name]], len(said)) for x in sides)
+        for part, told in zip(parts, _foretold(seen, unseen, y.numpy()), strict=True):
+            part.extend(told)
+    return [np.concatenate(part, 1) for part in parts]
+
+
+def _counts(x: Tensor, size: int) -> Any:  # scipy has no types
+    """How often each text (N, L) has each of its words: a sparse matrix (N, size)."""
+    from scipy.sparse import csr_matrix
+
+    rows, places = (~x.isnan()).nonzero(as_tuple=True)
+    words = x[rows, places].long()
+    return csr_matrix((np.ones(len(rows)), (rows.numpy(), words.numpy())), (len(x), size))
+
+
+def _foretold(train: Any, valid: Any, y: NDArray[np.float64]) -> tuple[list[Any], list[Any]]:
+    """Of texts, to train and to validate: their topics (Deerwester et al. 1990), and what ridge
+    regression on their words makes of a target that it has not seen.
+    """
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfTransformer
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import KFold, cross_val_predict
+
+    weights = TfidfTransformer(sublinear_tf=True)
+    train, valid = weights.fit_transform(train), weights.transform(valid)
+    if train.shape[1] > TOPICS:
+        topics = TruncatedSVD(TOPICS, random_state=0)
+        told = [topics.fit_transform(train)], [topics.transform(valid)]
+    else:
+        told = [train.toarray()], [valid.toarray()]
+    if len(y) >= FOLDS and (y.ndim == 1 or y.shape[1] <= LINEAR):
+        ridge, folds = Ridge(solver="sparse_cg"), KFold(FOLDS, shuffle=True, random_state=0)
+        unseen = cross_val_predict(ridge, train, y, cv=folds)
+        for part, linear in zip(told, (unseen, ridge.fit(train, y).predict(valid)), strict=True):
+            part.append(linear.reshape(len(linear), -1))
     return told
 
 
@@ -369,9 +444,17 @@ def _shape(kind: type[Rows], knobs: str, path: Path, changed: str) -> Shape:
 def _found(task: Rows, path: Path, warn: Callable[[str], object]) -> Shape:
     sheet = task.sheet(path)
     others = [task.target, *([task.group] if task.group else [])]
-    numbers, words = sheet.kinds(task.columns, task.names, others, warn)
-    columns = numbers, tuple(words), tuple(words.values())
-    table = Table(task.target, task.number, *columns, encoding=task.encoding)
+    numbers, words, texts = sheet.kinds(task.columns, task.names, task.texts, others, warn)
+    table = Table(
+        task.target,
+        task.number,
+        numbers,
+        tuple(words),
+        (*words.values(), *(said for said, _ in texts.values())),
+        task.encoding,
+        tuple(texts),
+        tuple(min(longest, task.length) for _, longest in texts.values()),
+    )
     if task.number:
         amounts = quantities(sheet.columns[task.target], sheet.mark)
         if amounts is not None and (lost := tables.rounded(amounts)):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from automl.config import clipped
 from automl.data import Data, Ragged, Split
-from automl.inputs.columns import Cells, Table
+from automl.inputs.columns import Cells, Table, spans
 from automl.inputs.sound import Sounds
 from automl.inputs.text import paired, unpack
 from automl.results.artifact import LEAST, Artifact
@@ -161,15 +161,17 @@ def leaned(model: Artifact, data: Data) -> list[Leaned]:
     split = data.valid[_drawn(data)]
     assert isinstance(split.x, Tensor)
     task, generator = model.config.task, torch.Generator().manual_seed(0)
-    metric, names = task.metric, (*model.inputs.numbers, *model.inputs.named)
+    metric, lying = task.metric, spans(model.inputs)
+    names, cells = [*lying], torch.arange(split.x.shape[1])
 
     def scored(x: Tensor) -> float:
         encoded = model.inputs.encode(Split(x, split.y))
         return evaluate(model.model, encoded, model.inputs, task)[metric.name]
 
-    def mixed(places: Tensor) -> float:
+    def mixed(columns: Tensor) -> float:
         assert isinstance(split.x, Tensor)
         x = split.x.clone()
+        places = torch.cat([cells[lying[names[column]]] for column in columns.tolist()])
         x[:, places] = x[torch.randperm(len(x), generator=generator)][:, places]
         return scored(x)
 
