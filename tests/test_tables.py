@@ -472,6 +472,9 @@ def test_a_model_reads_words_in_any_order_and_no_empty_places(model: str) -> Non
     whole = told(1, 2, 0, 0, 3, 0)
     assert torch.allclose(told(0, 2, 0, 1, 0, 3), whole, atol=1e-5)
     assert not torch.allclose(told(0, 2, 0, 2, 0, 3), whole, atol=1e-3)
+    vectors, embedded = net.vectors.parts(x)[-1], net.vectors.texts.table.weight
+    assert torch.allclose(vectors[:, 0], embedded[2] * math.sqrt(2))
+    assert torch.allclose(vectors[:, 1], embedded[3])
 
 
 @pytest.mark.parametrize("model", ["tabm", "ft-transformer"])
@@ -519,6 +522,16 @@ def test_a_text_is_mixed_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(size[:, 1:], whole[:, 1:])
     assert torch.equal(review[:, 0], whole[:, 0])
     assert sorted(review[:, 1:].tolist()) == sorted(whole[:, 1:].tolist())
+
+
+def test_a_baseline_does_not_believe_what_it_made_of_words_that_it_had_seen(tmp_path: Path) -> None:
+    rng, rows = random.Random(0), list[list[Any]]()
+    for _ in range(600):
+        words = (f"w{rng.randrange(600)}" for _ in range(8))
+        size = rng.gauss(0, 1)
+        rows.append([size, " ".join(words), "large" if size + rng.gauss(0, 0.3) > 0 else "small"])
+    data = classes(written(tmp_path, rows, ["size", "said", "target"]), valid=0.3)
+    assert Task.of("tablecsv").baseline(data)[1] > 0.85
 
 
 def test_classes_beyond_those_of_a_linear_model_and_texts_without_a_word(tmp_path: Path) -> None:
@@ -791,17 +804,19 @@ FAULTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a place below": lambda facts: facts["places"][0].__setitem__(0, -1),
     "fewer places": lambda facts: facts["places"][0].pop(),
     "no words": lambda facts: facts.update(words=[]),
-    "a text without a length": lambda facts: facts.update(texts=["name"]),
-    "a length without a text": lambda facts: facts.update(lengths=[3]),
+    "a place of a text beyond": lambda facts: facts["places"][1].__setitem__(0, 10**9),
+    "a text without a length": lambda facts: facts.update(lengths=[]),
+    "a length without a text": lambda facts: facts.update(texts=[]),
     "nothing": lambda facts: facts.update(
-        numbers=[], middle=[], scale=[], gaps=[], named=[], words=[], places=[]
+        **dict.fromkeys(("numbers", "middle", "scale", "gaps"), []),
+        **dict.fromkeys(("named", "texts", "lengths", "words", "places"), []),
     ),
 }
 
 
 @pytest.mark.parametrize("case", FAULTS)
 def test_facts_that_do_not_fit_together_are_refused(case: str, tmp_path: Path) -> None:
-    inputs = fitted(regression(written(tmp_path, table())))
+    inputs = fitted(regression(written(tmp_path, table()), texts=["name"]))
     facts = json.loads(json.dumps(inputs.facts()))
     assert Row().restore(json.dumps(facts), lambda _: "") == inputs
     FAULTS[case](facts)
