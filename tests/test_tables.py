@@ -349,7 +349,7 @@ def test_what_columns_are_is_found_once_for_all_workers(
 SAID = [
     "The plot is great, the cast too",
     "a GREAT film",
-    "dull plot",
+    "dull  plot",
     "",
     "But a dull film",
 ]
@@ -436,6 +436,11 @@ def test_of_a_text_the_first_words_that_training_has_are_read(tmp_path: Path) ->
 def test_places_of_words_and_of_texts_lie_one_behind_the_other() -> None:
     x = torch.tensor([[1.0, -2.0, 0.0, 0.0, 0.0, 1.0, 2.0, math.nan, 0.0, 9.0]])
     assert BOTH.prepare(x)[0, 3:].tolist() == [2, 4, 2, 0, 0, 0, 3, 0]
+    told = BOTH.recipe()
+    assert told["shape"] == ["N", 10]
+    assert told["words"] == {"d": ("x", "y", ""), "e": ("z",)}
+    assert told["texts"] == {"f": ("p", "q"), "g": ("r",)}
+    assert told["lengths"] == {"f": 4, "g": 2}
 
 
 def test_texts_are_read_alike_from_wherever_they_come(tmp_path: Path) -> None:
@@ -808,8 +813,8 @@ FAULTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a text without a length": lambda facts: facts.update(lengths=[]),
     "a length without a text": lambda facts: facts.update(texts=[]),
     "nothing": lambda facts: facts.update(
-        **dict.fromkeys(("numbers", "middle", "scale", "gaps"), []),
-        **dict.fromkeys(("named", "texts", "lengths", "words", "places"), []),
+        **{name: [] for name in ("numbers", "middle", "scale", "gaps", "named")},
+        **{name: [] for name in ("texts", "lengths", "words", "places")},
     ),
 }
 
