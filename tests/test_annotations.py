@@ -1,4 +1,4 @@
-"""Boxes that people drew: read from VOC and COCO as they are, and refused where they cannot be."""
+"""Boxes that people drew: read from VOC, COCO and YOLO, and refused where they cannot be."""
 
 from __future__ import annotations
 
@@ -103,6 +103,29 @@ def coco(place: Path, what: Any, name: str = "mine.json", **knobs: Any) -> Any:
     return Task.of({"name": "coco", "path": str(place / name), "size": 64, **knobs})
 
 
+LINES = "1 0.265625 0.2916667 0.46875 0.4166667\n0 0.234375 0.5208333 0.15625 0.625\n"
+NAMED = "train: ../train/images\nnames: [dog, cat]\n"  # the boxes of CAT and DOG
+LAYOUTS = {
+    "ultralytics": "{kind}/{part}",
+    "official": "{kind}/{part}2017",
+    "roboflow": "{part}/{kind}",
+}
+
+
+def yolo(place: Path, files: Mapping[str, str | bytes], count: int = 10, **knobs: Any) -> Any:
+    """The task of a folder with these files, and with pictures 0 to 9 in images/."""
+    for number in range(count):
+        files = {f"images/{number}.png": picture(number), **files}
+    for name, content in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    return Task.of({"name": "yolo", "path": str(place), "size": 64, **knobs})
+
+
+def lined(count: int, lines: str = LINES) -> dict[str, str | bytes]:
+    return {f"labels/{number}.txt": lines for number in range(count)}
+
+
 def drawn(split: Split) -> set[bytes]:
     assert isinstance(split.x, torch.Tensor)
     return {x.numpy().tobytes() for x in split.x}
@@ -111,9 +134,11 @@ def drawn(split: Split) -> set[bytes]:
 # What is read
 
 
-@pytest.mark.parametrize("kind", ["voc", "coco"])
+@pytest.mark.parametrize("kind", ["voc", "coco", "yolo"])
 def test_boxes_are_told_in_pixels_of_the_canvas(kind: str, tmp_path: Path) -> None:
-    if kind == "voc":
+    if kind == "yolo":
+        task = yolo(tmp_path, {"data.yaml": NAMED, **lined(8)}, 8)
+    elif kind == "voc":
         task = voc(tmp_path, marked(8) | lists(train=range(4), val=range(4, 6), test=range(6, 8)))
     else:
         boxes = [
@@ -132,7 +157,8 @@ def test_boxes_are_told_in_pixels_of_the_canvas(kind: str, tmp_path: Path) -> No
         assert split.x.dtype == torch.uint8
         assert tuple(split.x.shape) == (len(split), 3, 96, 128)
         assert split.y.dtype == torch.float32
-        assert split.y[0].tolist() == [[0, 4, 8, 64, 48, 1], [1, 20, 20, 40, 80, 1]]
+        wanted = torch.tensor([[0.0, 4, 8, 64, 48, 1], [1, 20, 20, 40, 80, 1]])
+        assert torch.allclose(split.y[0], wanted, atol=1e-4 if kind == "yolo" else 0)
 
 
 def test_a_picture_keeps_its_proportions_top_left_on_a_canvas_for_all(tmp_path: Path) -> None:
@@ -300,7 +326,135 @@ def test_coco_is_found_as_it_is_spread(layout: str, tmp_path: Path) -> None:
     assert tuple(data.labels) == ("cat",)  # of dogs there are none
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_yolo_is_found_as_it_is_spread(layout: str, tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {"data.yaml": NAMED}
+    other = "valid" if layout == "roboflow" else "val"
+    for part, numbers in (("train", range(4)), (other, range(4, 6)), ("test", range(6, 9))):
+        for number in numbers:
+            images, labels = (LAYOUTS[layout].format(kind=k, part=part) for k in KINDS)
+            files |= {f"{images}/{number}.png": picture(number), f"{labels}/{number}.txt": LINES}
+    task = yolo(tmp_path, files, 0)
+    data = task.load(None)
+    assert [len(data.train), len(data.valid), len(task.test(None))] == [4, 2, 3]
+    assert tuple(data.labels) == ("cat", "dog")
+    (tmp_path / images.replace("test", "train9")).mkdir(parents=True)
+    if layout != "roboflow":
+        with pytest.raises(
+            DataError, match=r"holds both images/train.* and images/train[0-9]+; want"
+        ):
+            task.load(None)
+
+
+@pytest.mark.parametrize(
+    ("files", "labels"),
+    [
+        ({"data.yaml": "names: {1: big cat, 0: dog}"}, ("big cat", "dog")),
+        ({"data.yaml": "names:\n  0: dog\n  1: *a"}, None),
+        ({"data.yaml": "a: &a cat\nnames: [dog, *a]"}, ("cat", "dog")),
+        ({"classes.txt": "dog\ncat\n\n"}, ("cat", "dog")),
+        ({"obj.names": "dog\r\ncat"}, ("cat", "dog")),
+        ({}, ("0", "1")),
+    ],
+)
+def test_classes_are_called_as_the_file_has_it(
+    files: dict[str, str | bytes], labels: tuple[str, ...] | None, tmp_path: Path
+) -> None:
+    task = yolo(tmp_path, files | lined(10))
+    if labels is None:
+        with pytest.raises(DataError, match=r"data\.yaml: is no YAML: found undefined alias"):
+            task.shape(None)
+        return
+    assert task.shape(None)[1] == labels
+
+
+def test_all_may_lie_side_by_side(tmp_path: Path) -> None:
+    files = {f"{n}.png": picture(n) for n in range(9)} | {f"{n}.txt": LINES for n in range(9)}
+    data = yolo(tmp_path, {**files, "classes.txt": "dog\ncat"}, 0).load(None)
+    assert len(data.train) + len(data.valid) + data.sealed == 9
+
+
+def test_an_outline_is_the_box_around_it(tmp_path: Path) -> None:
+    corners = "0 0.25 0.25 0.75 0.25 0.5 0.75"
+    task = yolo(tmp_path, lined(10, corners))
+    y = task.load(None).train.y
+    assert y[:, 0].tolist() == [[0, 16, 12, 48, 36, 1]] * len(y)
+
+
+def test_shares_are_of_the_picture_as_it_stands(tmp_path: Path) -> None:
+    """Turned by EXIF, and grey: its first number is not its width."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    images = list[bytes]()
+    for grey in (50, 90, 130):
+        file = io.BytesIO()
+        Image.fromarray(np.full((64, 32), grey, np.uint8)).save(file, "JPEG", exif=turned)
+        images.append(file.getvalue())
+    lines = {f"labels/{n}.txt": "0 0.5 0.5 1 0.5" for n in range(3)}
+    files = {f"images/{n}.jpg": raw for n, raw in enumerate(images)}
+    task = yolo(tmp_path, {**files, **lines}, 0)
+    assert task.shape(None)[0].shape == (3, 32, 64)
+    assert task.load(None).train.y[0].tolist() == [[0, 0, 8, 64, 24, 1]]
+
+
+def test_a_picture_without_a_file_has_nothing_in_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = yolo(tmp_path, {**lined(8), "labels/9.txt": "\n"}).load(None)
+    counts = [(split.y[:, :, 5] > 0).sum().item() for split in (data.train, data.valid)]
+    assert len(data.train) + len(data.valid) + data.sealed == 10
+    assert sum(counts) <= 16
+    assert "1 of 10 pictures have no file in labels/, so that nothing is in them, the first: 8" in (
+        caplog.text
+    )
+
+
+def test_one_unreadable_picture_in_a_hundred_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = yolo(tmp_path, {**lined(101), "images/7.png": b"\x89PNG"}, 101)
+    data = task.load(None)
+    assert len(data.train) + len(data.valid) + data.sealed == 100
+    assert "images: 1 of 101 pictures cannot be read, the first: 7.png: " in caplog.text
+    (tmp_path / "images/8.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"2 of 101 pictures cannot .* is none of .*; want at most"):
+        task.load(None)
+
+
 # What is refused, in one line
+
+
+KINDS = ("images", "labels")
+YOLO: dict[str, tuple[dict[str, str | bytes], str]] = {
+    "four cells": ({"labels/0.txt": "0 1 2 3"}, r"labels/0\.txt:1: got 4 cells; want 5, or 7, 9"),
+    "a confidence": ({"labels/0.txt": "0 1 1 1 1 0.9"}, "0.txt:1: got 6 cells; want 5"),
+    "no number": ({"labels/0.txt": "\n0 1 x 1 1"}, r"0\.txt:2: could not convert .* 'x'; want"),
+    "no class": ({"labels/0.txt": "cat 1 1 1 1"}, r":1: invalid literal .* 'cat'; want a class"),
+    "not finite": ({"labels/0.txt": "0 1 1 nan 1"}, "got '0 1 1 nan 1'; want finite numbers$"),
+    "below": ({"labels/0.txt": "-1 1 1 1 1"}, "got the class -1, which has no name$"),
+    "without a name": ({"labels/0.txt": "2 1 1 1 1"}, "got the class 2, which has no name$"),
+    "pixels": ({"labels/0.txt": "0 30 20 5 5"}, "1 of 19 boxes have no area in their picture"),
+    "no picture": ({"labels/x.txt": LINES}, r"labels/x\.txt: got no picture of that name in "),
+    "two pictures": ({"images/0.jpg": picture(0)}, "images: got several pictures called '0'; want"),
+    "no text": ({"labels/0.txt": b"\xff"}, r"0\.txt cannot be read to its end"),
+    "no YAML": ({"data.yaml": "names: [a"}, r"data\.yaml: is no YAML: while parsing"),
+    "YAML that is deep": ({"data.yaml": "[" * 100_000}, r"yaml: is no YAML: maximum recursion"),
+    "no names": ({"data.yaml": "nc: 3"}, r"got no names of classes; want names: \[...\]$"),
+    "a list of lists": ({"data.yaml": "names: [[a]]"}, "names: '0': want a number and its name$"),
+    "no numbers": ({"data.yaml": "names: {a: b}"}, "names: 'a': want a number and its name$"),
+    "a name twice": ({"data.yaml": "names: [a, a]"}, "a class or a name twice; want each once$"),
+    "an empty name": ({"data.yaml": "names: ['', a]"}, "class 0: name: got ''; want 1 to 100"),
+    "a large file": ({"data.yaml": "#" * 2**19}, r"data\.yaml: got more than 262,144 bytes; want"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", YOLO)
+def test_files_of_yolo_that_cannot_be_read_are_one_line(case: str, tmp_path: Path) -> None:
+    files, line = YOLO[case]
+    with pytest.raises(DataError, match=line) as caught:
+        yolo(tmp_path, {"data.yaml": NAMED, **lined(10), **files}).load(None)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
 
 
 VOC: dict[str, tuple[dict[str, str | bytes], str]] = {
@@ -414,10 +568,10 @@ def test_a_picture_that_is_missing_is_one_line(tmp_path: Path) -> None:
         task.load(None)
 
 
-@pytest.mark.parametrize("kind", ["voc", "coco"])
+@pytest.mark.parametrize("kind", ["voc", "coco", "yolo"])
 def test_a_folder_without_annotations_is_one_line(kind: str, tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=f"{kind}: no (folder Annotations/|train.json, .*) in .*; want"
+        DataError, match=f"{kind}: no (folder Annotations/|train.json, .*|images/.*) in .*; want"
     ):
         Task.of({"name": kind, "path": str(tmp_path)}).load(tmp_path)
 

@@ -64,7 +64,7 @@ ONLY_IN = {
     "soundfile": {"inputs"},
     "tokenizers": {"inputs"},
     "torchvision": {"tasks"},
-    "yaml": {"reader"},
+    "yaml": {"reader", "tasks"},
 }
 LATE = {"onnx", "onnxruntime", "onnxscript", "plotly", "scipy", "sklearn", "torchvision"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "print", "input"}

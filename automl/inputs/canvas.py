@@ -76,6 +76,13 @@ def fitting(width: float, height: float, shape: tuple[int, int, int]) -> tuple[i
     return max(1, round(width * share)), max(1, round(height * share))
 
 
+def upright(file: bytes | Path) -> tuple[int, int]:
+    """Width and height of an image file as `placed` has it. Raises one of UNREADABLE."""
+    with opened(file) as image:
+        turned = image.getexif().get(ORIENTATION) in TURNED
+        return image.size[::-1] if turned else image.size
+
+
 def framed(file: bytes | Path, shape: tuple[int, int, int]) -> tuple[Tensor, tuple[int, int]]:
     """An image file as `placed` has it. Raises one of UNREADABLE."""
     with opened(file) as image:

@@ -1,4 +1,4 @@
-"""Boxes that people drew in pictures, as VOC's XML has them and COCO's JSON, to splits.
+"""Boxes that people drew in pictures, to splits: VOC's XML, COCO's JSON and YOLO's lines.
 
 Such files are a stranger's: all that is read is checked here. Knows no models and no terminal.
 """
@@ -10,7 +10,8 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,6 +19,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor
 
@@ -25,7 +27,7 @@ from automl.boxes import PADDING
 from automl.config import nearest
 from automl.data import Split
 from automl.errors import DataError
-from automl.inputs.canvas import STEP, fitting, framed
+from automl.inputs.canvas import STEP, fitting, framed, upright
 from automl.inputs.images import UNREADABLE
 from automl.places import regular
 from automl.tasks.boxes import held_out
@@ -34,7 +36,13 @@ from automl.tasks.source import PURPOSES, TEST, Parts, readable, repeated
 log = logging.getLogger("automl")
 
 SIDE = 2**16  # pixels of a picture, at most
-LARGEST = {".xml": 2**20, ".txt": 2**26, ".json": 2**29}  # bytes of a file
+LARGEST = {
+    ".xml": 2**20,
+    ".txt": 2**26,
+    ".json": 2**29,
+    ".yaml": 2**18,
+    ".names": 2**18,
+}  # bytes of a file
 BOXES = 1000  # of a picture, and classes of a data set, at most
 LISTS = {"train": "train", "valid": "val", "test": "test"}  # of names in VOC's ImageSets/Main
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -142,6 +150,83 @@ def coco(path: Path, folder: Path) -> list[Picture]:
     return [_picture(*images[key], boxes[key]) for key in images]
 
 
+def yolo(where: str, lines: str, file: Path, names: Mapping[int, str] | None) -> Picture:
+    """What a text file of YOLO tells of a picture: a line for each box, see `Yolo`.
+
+    Classes that have no `names` are called by their numbers. Raises DataError, and one of
+    UNREADABLE where the picture is.
+    """
+    width, height = upright(file)
+    boxes = list[Box]()
+    for line, cells in enumerate(map(str.split, lines.splitlines()), 1):
+        if not cells:
+            continue
+        here = f"{where}:{line}"
+        outline = len(cells) >= 7 and len(cells) % 2
+        if len(cells) != 5 and not outline:
+            want = "want 5, or 7, 9 and so on of an outline"
+            raise DataError(f"{here}: got {len(cells)} cells; {want}")
+        try:
+            number, told = int(cells[0]), [float(cell) for cell in cells[1:]]
+        except ValueError as error:
+            raise DataError(f"{here}: {str(error)[:100]}; want a class and numbers") from error
+        if not all(map(math.isfinite, told)):
+            raise DataError(f"{here}: got {' '.join(cells)[:60]!r}; want finite numbers")
+        if number < 0 or (names is not None and number not in names):
+            raise DataError(f"{here}: got the class {cells[0][:60]}, which has no name")
+        if outline:
+            x1, x2, y1, y2 = min(told[::2]), max(told[::2]), min(told[1::2]), max(told[1::2])
+        else:
+            x, y, w, h = told
+            x1, x2, y1, y2 = x - w / 2, x + w / 2, y - h / 2, y + h / 2
+        label = str(number) if names is None else names[number]
+        boxes.append((label, (x1 * width, y1 * height, x2 * width, y2 * height), True))
+    return _picture(where, file, (width, height), boxes)
+
+
+def classes(path: Path, told: str) -> dict[int, str]:
+    """The names of classes by number: lines of a text, or `names` of YAML. Raises DataError."""
+    if path.suffix != ".yaml":
+        lines = [line.strip() for line in told.splitlines()]
+        pairs = [(number, name) for number, name in enumerate(lines) if name]
+    else:
+        pairs = _named(path, told)
+    names = {number: _label(f"{path}: class {number}", name) for number, name in pairs}
+    if len({*names.values()}) < len(pairs):
+        raise DataError(f"{path}: got a class or a name twice; want each once")
+    return names
+
+
+def _named(path: Path, told: str) -> list[tuple[int, str]]:
+    """`names` of a YAML file, a list or a mapping, of which nothing else is made."""
+    try:
+        top = yaml.compose(told, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        line = " ".join(str(error).split())[:100]
+        raise DataError(f"{path}: is no YAML: {line}") from error
+    held = top.value if isinstance(top, yaml.MappingNode) else []
+    names = next((value for key, value in held if key.value == "names"), None)
+    if isinstance(names, yaml.SequenceNode):
+        pairs = [(str(number), node) for number, node in enumerate(names.value)]
+    elif isinstance(names, yaml.MappingNode):
+        pairs = [(str(key.value), node) for key, node in names.value]
+    else:
+        raise DataError(f"{path}: got no names of classes; want names: [...]")
+    for number, node in pairs:
+        if not number.isdecimal() or not isinstance(node, yaml.ScalarNode):
+            raise DataError(f"{path}: names: {number[:60]!r}: want a number and its name")
+    return [(int(number), node.value) for number, node in pairs]
+
+
+def visible(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files of these kinds that are not hidden, sorted. Raises DataError."""
+    try:
+        found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes]
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
 def content(path: Path) -> bytes:
     """A file of one of these kinds. Raises DataError."""
     most = LARGEST[path.suffix.lower()]
@@ -192,9 +277,7 @@ def splits(
     _useless(place, whole)
 
     x = torch.empty((len(whole), *shape), dtype=torch.uint8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # odd, but readable
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with looking():
         given = {picture.where: picture for picture in whole}
         threads = os.cpu_count() or 1
         x, fine = readable(
@@ -219,6 +302,15 @@ def splits(
         made["train"], made["test"] = held_out(made["train"], TEST, 0)
     repeated(place, made)
     return made
+
+
+@contextmanager
+def looking() -> Iterator[None]:
+    """Where pictures are read: a bomb is unreadable, and of what is odd nothing is said."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
 
 
 def _drawn(picture: Picture, shape: tuple[int, int, int]) -> Tensor:

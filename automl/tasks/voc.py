@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +21,7 @@ from automl.tasks.annotations import (
     labels,
     listed,
     splits,
+    visible,
     voc,
 )
 from automl.tasks.boxes import BoxTask
@@ -79,13 +79,13 @@ class Voc(BoxTask):
 @functools.lru_cache(maxsize=2)  # asked for often, and it takes reading all files
 def _parts(place: Path, _changed: str) -> dict[str, list[Picture]]:
     pictures = dict[str, Path]()
-    for path in _visible(place / "JPEGImages", SUFFIXES):
+    for path in visible(place / "JPEGImages", SUFFIXES):
         if path.stem in pictures:
             both = f"{pictures[path.stem].name} and {path.name}"
             raise DataError(f"{path.parent}: got both {both}; want one picture of a name")
         pictures[path.stem] = path
     told = dict[str, Picture]()
-    for path in _visible(place / "Annotations", (".xml",)):
+    for path in visible(place / "Annotations", (".xml",)):
         if path.stem not in pictures:
             want = f"want {path.stem}{SUFFIXES[0]}, or {', '.join(SUFFIXES[1:])}"
             raise DataError(f"{path}: got no picture of that name in JPEGImages/; {want}")
@@ -102,19 +102,10 @@ def _parts(place: Path, _changed: str) -> dict[str, list[Picture]]:
 
 def _files(place: Path) -> list[Path]:
     """All that is read."""
-    annotations = _visible(place / "Annotations", (".xml",))
-    return [*annotations, *_visible(place / "JPEGImages", SUFFIXES), *_lists(place).values()]
+    annotations = visible(place / "Annotations", (".xml",))
+    return [*annotations, *visible(place / "JPEGImages", SUFFIXES), *_lists(place).values()]
 
 
 def _lists(place: Path) -> dict[str, Path]:
     files = {part: place / f"ImageSets/Main/{name}.txt" for part, name in LISTS.items()}
     return {part: path for part, path in files.items() if path.exists()}
-
-
-def _visible(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """The files of these kinds that are not hidden, sorted. Raises DataError."""
-    try:
-        found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes]
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
-    return sorted(path for path in found if not path.name.startswith("."))

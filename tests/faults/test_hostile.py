@@ -27,6 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from PIL import Image
+from test_annotations import picture as drawn
 from test_annotations import xml
 from test_text_tasks import GOOD, own
 from test_training import sealed
@@ -40,7 +41,7 @@ from automl.inputs.sound import sound
 from automl.searching.study import folder
 from automl.space import Space
 from automl.tables import COLUMNS
-from automl.tasks.annotations import coco, voc
+from automl.tasks.annotations import classes, coco, voc, yolo
 from automl.training import checkpoint
 from automl.training.checkpoint import packed
 
@@ -155,7 +156,7 @@ def test_a_variable_that_names_no_place_is_one_line(
 
 
 OWN = ["textcsv", "textfile", "textpairs", "tablecsv", "regressioncsv", "seriescsv"]
-OWN += ["imagefolder", "audiofolder", "voc", "coco"]
+OWN += ["imagefolder", "audiofolder", "voc", "coco", "yolo"]
 
 
 @pytest.mark.parametrize("task", OWN)
@@ -235,7 +236,9 @@ def test_any_box_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None
     boxes = [{"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4.5], "iscrowd": 0}]
     kinds = [{"id": 2, "name": "cat"}]
     json_ = json.dumps({"images": images, "annotations": boxes, "categories": kinds})
-    base = data.draw(st.sampled_from([json_, xml(("cat", 1, 2, 3, 4.5))]))
+    lines = "0 0.5 0.5 1 0.25\n1 0 0 0.5 1 1 0.5\n"
+    named = "names: {0: cat, 1: &a 'dog'}\nnc: *a\n"
+    base = data.draw(st.sampled_from([json_, xml(("cat", 1, 2, 3, 4.5)), lines, named]))
     at = data.draw(st.integers(0, len(base)))
     gone = data.draw(st.integers(0, 20))
     put = data.draw(st.text(max_size=6) | ODD)
@@ -247,6 +250,11 @@ def test_any_box_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None
     try:
         if base == json_:
             coco(tmp_path / "boxes.json", tmp_path)
+        elif base == lines:
+            (tmp_path / "a.png").write_bytes(drawn(0))
+            yolo("a.txt", raw.decode(errors="replace"), tmp_path / "a.png", {0: "cat", 1: "dog"})
+        elif base == named:
+            classes(tmp_path / "data.yaml", raw.decode(errors="replace"))
         else:
             voc("a.xml", raw, b"")
     except DataError as error:
