@@ -45,7 +45,7 @@ spaces = typer.Typer(
 )
 app.add_typer(spaces, name="space")
 portfolios = typer.Typer(
-    help="Configs that are tried first.", no_args_is_help=True, rich_markup_mode=None
+    help="Build portfolios: configs to try first.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(portfolios, name="portfolio")
 
@@ -76,9 +76,9 @@ def search(
     context: typer.Context,
     space: SpaceName,
     trials: Annotated[
-        int, typer.Option(help="trials in all; the same command goes on to that number")
+        int, typer.Option(help="trials in all, counting those of earlier runs of this command")
     ] = 100,
-    time: Annotated[str | None, typer.Option(help="end by then: 90s, 30m, 8h, 1h30m")] = None,
+    time: Annotated[str | None, typer.Option(help="end within: 90s, 30m, 8h, 1h30m")] = None,
     name: Annotated[
         str | None, typer.Option(help="name of the study; else that of the space")
     ] = None,
@@ -86,33 +86,33 @@ def search(
     data: DataPath = None,
     device: Device = "auto",
     workers: Annotated[
-        int | None, typer.Option(help="processes; else one a core, or as many as share the GPUs")
+        int | None, typer.Option(help="processes; else one per core, or as many as share the GPUs")
     ] = None,
     workers_per_gpu: Annotated[
         int | None, typer.Option(help="processes on each GPU; else up to 8, by cores and memory")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="of the proposals, weights and batches")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="seed of proposals, weights and batches")] = 0,
     start_from: Annotated[
         str | None,
-        typer.Option("--from", help="a study, or a portfolio's file, whose best is tried first"),
+        typer.Option("--from", help="a study, or a portfolio file, whose best configs come first"),
     ] = None,
     finalists: Annotated[
-        int, typer.Option(help="best configs that are trained again at the end; 0: none")
+        int, typer.Option(help="best configs to train again at the end; 0: none")
     ] = 3,
     seeds: Annotated[int, typer.Option(help="fresh trainings of each finalist")] = 3,
     refit: Annotated[
-        bool, typer.Option("--refit", help="train the winner on the validation split, too")
+        bool, typer.Option("--refit", help="train the winner again, on the validation split too")
     ] = False,
     disk: Annotated[
-        str | None, typer.Option(help="of the study, at most: 500MB, 5GB; the worst weights go")
+        str | None, typer.Option(help="most a study may take: 500MB, 5GB; the worst weights go")
     ] = None,
     plugin: Plugins = None,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print the result only")] = False,
 ) -> None:
-    """Search a space for the best model. The same command again goes on where it was.
+    """Search a space for the best model. The same command goes on where it stopped.
 
-    Status 1 where there is no model in the end, 130 where it was stopped.
+    Ctrl-C once saves the epochs under way, twice stops now. Exit status 1: no model, 130: stopped.
     """
     begun = context.with_resource(early())  # it imports while this process does
 
@@ -308,14 +308,14 @@ def verify(
 @app.command()
 def reproduce(
     name: StudyName,
-    trial: Annotated[int, typer.Option(help="its number on the leaderboard")],
+    trial: Annotated[int, typer.Option(help="number of the trial, as in the leaderboard")],
     studies: Studies = Path("studies"),
     data: DataPath = None,
     device: Device = "auto",
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
-    """Train a trial again: is it what the study says? Status 1 where it is not."""
+    """Train a trial again and compare it with the study. Exit status 1: it differs."""
     from automl.searching.reproduction import Reproduction
     from automl.searching.study import Study
     from automl.training.precision import pick
@@ -344,7 +344,7 @@ def forecast(
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
-    """Tell the rows that come next with the best model of a study, as CSV."""
+    """Forecast the next rows with the best model of a study, as CSV."""
     import csv
 
     from automl.config import printable
@@ -367,13 +367,13 @@ def translate(
         list[str] | None, typer.Argument(help="texts; else each line of standard input is one")
     ] = None,
     beam: Annotated[
-        int, typer.Option(help="beginnings kept at a time; 1: the likeliest token each time")
+        int, typer.Option(help="candidates kept at each step; 1: the likeliest token each time")
     ] = 1,
     studies: Studies = Path("studies"),
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
-    """Make of texts what the best model of a study has learned to, a line for each."""
+    """Translate texts with the best model of a study, a line for each."""
     from automl.config import printable
     from automl.searching.study import load_best
 
@@ -401,15 +401,17 @@ def _lines() -> list[str]:
 @app.command()
 def generate(
     name: StudyName,
-    prompt: Annotated[str, typer.Option(help="the text to go on with")] = "",
+    prompt: Annotated[str, typer.Option(help="the text to continue")] = "",
     length: Annotated[int, typer.Option(help="characters to write")] = 400,
     temperature: Annotated[
         float,
         typer.Option(help="below 1 more of the likely, above 1 more of the rare; 0: likeliest"),
     ] = 0.8,
-    top_k: Annotated[int, typer.Option(help="draw from so many tokens at most; 0: all")] = 0,
-    top_p: Annotated[float, typer.Option(help="draw from the likeliest with this share")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="of the draws")] = 0,
+    top_k: Annotated[int, typer.Option(help="draw from the k likeliest tokens; 0: all")] = 0,
+    top_p: Annotated[
+        float, typer.Option(help="draw from the likeliest that hold this share")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the draws")] = 0,
     studies: Studies = Path("studies"),
     plugin: Plugins = None,
 ) -> None:
@@ -544,9 +546,10 @@ def dashboard(
     name: StudyName,
     studies: Studies = Path("studies"),
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="else 8080, or any that is free")
+        int | None,
+        typer.Option(min=1, max=65535, help="port of the page; else 8080, or any that is free"),
     ] = None,
-    show: Annotated[bool, typer.Option("--open/--no-open", help="in your browser")] = True,
+    show: Annotated[bool, typer.Option("--open/--no-open", help="open it in your browser")] = True,
 ) -> None:
     """Look at a study in optuna-dashboard, on this machine only."""
     import webbrowser
