@@ -276,7 +276,11 @@ def answer(best: dict[str, Any], unit: str) -> list[str]:
         )
     elif (seen := best.get("search", {}).get("score")) is not None:
         seen = f"{name} {seen:.4f} in the search"
-        told.append(f"trial {best['trial']}: {seen}, not trained again: some of it may be luck")
+        kept, last = best["epochs"], best["search"].get("epochs", 0)
+        older = f"; its weights are of epoch {kept}, that score of {last}" if kept < last else ""
+        told.append(
+            f"trial {best['trial']}: {seen}, not trained again: some of it may be luck{older}"
+        )
     on = f"{best['test_examples']:,} {unit}"
     told.append(f"test {name} {best['test'][name]:.4f} ({sure(best)}) on {on}")
     if bleu := best.get("bleu"):

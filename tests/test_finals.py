@@ -776,6 +776,11 @@ def test_luck_is_said_where_there_was_some(study: Study, search: float, luck: st
     assert line.endswith(f"trained again from 2 seeds{luck}")
     line, *_ = answer(study.best.metrics | {"finalists": []}, "examples")
     assert line.endswith(" in the search, not trained again: some of it may be luck")
+    epochs = study.best.metrics["epochs"]
+    assert study.best.metrics["search"]["epochs"] == epochs
+    ahead = {"finalists": [], "search": study.best.metrics["search"] | {"epochs": epochs + 1}}
+    line, *_ = answer(study.best.metrics | ahead, "examples")
+    assert line.endswith(f"; its weights are of epoch {epochs}, that score of {epochs + 1}")
     unscored = {"finalists": [], "search": study.best.metrics["search"] | {"score": None}}
     assert answer(study.best.metrics | unscored, "examples")[0].startswith("test accuracy")
 

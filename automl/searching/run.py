@@ -260,6 +260,7 @@ def deliver(
     finalists = [one.told() for one in decided.finalists]
     about = {
         "score": trial.score,
+        "epochs": trial.epochs,
         "trials": len(rows),
         "states": dict(Counter(row.state for row in rows)),
         "device_seconds": round(sum(row.seconds for row in rows), 1),
