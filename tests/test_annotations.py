@@ -335,6 +335,7 @@ def test_yolo_is_found_as_it_is_spread(layout: str, tmp_path: Path) -> None:
             images, labels = (LAYOUTS[layout].format(kind=k, part=part) for k in KINDS)
             files |= {f"{images}/{number}.png": picture(number), f"{labels}/{number}.txt": LINES}
     task = yolo(tmp_path, files, 0)
+    (tmp_path / "images/training").mkdir(parents=True, exist_ok=True)  # none of ours
     data = task.load(None)
     assert [len(data.train), len(data.valid), len(task.test(None))] == [4, 2, 3]
     assert tuple(data.labels) == ("cat", "dog")
@@ -375,10 +376,15 @@ def test_all_may_lie_side_by_side(tmp_path: Path) -> None:
 
 
 def test_an_outline_is_the_box_around_it(tmp_path: Path) -> None:
-    corners = "0 0.25 0.25 0.75 0.25 0.5 0.75"
+    corners = "0 0.25 0.25 0.75 0.25 0.5 0.5"
     task = yolo(tmp_path, lined(10, corners))
     y = task.load(None).train.y
-    assert y[:, 0].tolist() == [[0, 16, 12, 48, 36, 1]] * len(y)
+    assert y[:, 0].tolist() == [[0, 16, 12, 48, 24, 1]] * len(y)
+
+
+def test_a_class_without_a_name_has_a_number(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"labels/0\.txt:1: got the class -1, which has no name$"):
+        yolo(tmp_path, lined(10, "-1 0.5 0.5 0.5 0.5")).load(None)
 
 
 def test_shares_are_of_the_picture_as_it_stands(tmp_path: Path) -> None:
