@@ -462,7 +462,7 @@ def pieces(cell: Any) -> list[str]:
     """The words and marks of a text, as the input `words` cuts it."""
     text = word(cell)
     text = text.lower() if text.isascii() else NORMAL.normalize_str(text)
-    return [piece.strip() for piece in PIECE.findall(text) if not piece.isspace()]
+    return [told for piece in PIECE.findall(text) if (told := piece.strip())]
 
 
 def rows(where: str, of: Table | Cells, cells: Words, mark: str) -> Tensor:
@@ -490,11 +490,11 @@ def rows(where: str, of: Table | Cells, cells: Words, mark: str) -> Tensor:
     parts = [tables.single(np.array(found).T, where)] if found else []
     for name, length in zip(of.texts, of.lengths, strict=True):
         places = {word: float(place) for place, word in enumerate(lists[name])}
-        x = torch.full((len(cells[name]), length), math.nan)
+        x = np.full((len(cells[name]), length), math.nan, dtype=np.float32)
         for row, cell in zip(x, cells[name], strict=True):
             known = [places[piece] for piece in pieces(cell) if piece in places][:length]
-            row[: len(known)] = torch.tensor(known)
-        parts.append(x)
+            row[: len(known)] = known
+        parts.append(torch.from_numpy(x))
     return torch.cat(parts, 1)
 
 
