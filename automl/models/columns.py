@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from automl.config import Part
+from automl.config import Model, Part
 from automl.data import Inputs, Split
 from automl.inputs.columns import Cells
 from automl.models.layers import Embedding
@@ -173,3 +173,18 @@ class Vectors(nn.Module):
         assert isinstance(split.x, Tensor)
         if isinstance(self.encoded, Bins):
             self.encoded.fit(inputs.prepare(split.x[:MOST])[:, : self.counts[0]])
+
+
+class RowModel(Model):
+    """One whose network turns a row to vectors first: it has them as `vectors`."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"columns"})
+    free: ClassVar[set[str]] = {"dropout", "embedding_dropout"}
+
+    embedding_dropout: float = Field(
+        0.7, ge=0, le=0.95, description="share of the words of texts zeroed in training"
+    )
+
+    def begin(self, model: nn.Module, inputs: Inputs, split: Split) -> None:
+        assert isinstance(model.vectors, Vectors)
+        model.vectors.begin(inputs, split)

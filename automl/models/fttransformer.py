@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, SerializeAsAny
 from torch import Tensor, nn
 
-from automl.config import Model
-from automl.data import Inputs, Split
+from automl.data import Inputs
 from automl.inputs.columns import Cells
-from automl.models.columns import Encoding, Vectors
+from automl.models.columns import Encoding, RowModel, Vectors
 from automl.models.layers import Attention, Dropout
 
 
@@ -41,12 +40,10 @@ class Net(nn.Module):
         return told
 
 
-class FtTransformer(Model):
+class FtTransformer(RowModel):
     """Self-attention among the columns of a row, each a vector (Gorishniy et al. 2021)."""
 
     name: Literal["ft-transformer"] = "ft-transformer"
-    reads: ClassVar[frozenset[str]] = frozenset({"columns"})
-    free: ClassVar[set[str]] = {"dropout", "embedding_dropout"}
 
     heads: int = Field(4, ge=1, le=32, description="of attention, in each layer")
     head: Literal[4, 8, 16, 32, 64] = Field(
@@ -58,15 +55,8 @@ class FtTransformer(Model):
         default_factory=lambda: Encoding.of("linear"), description="to vectors"
     )
     dropout: float = Field(0.1, ge=0, le=0.9, description="share of units zeroed in training")
-    embedding_dropout: float = Field(
-        0.7, ge=0, le=0.95, description="share of the words of texts zeroed in training"
-    )
 
     def build(self, inputs: Inputs, outputs: int) -> nn.Module:
         """(N, columns) in, (N, outputs) out."""
         assert isinstance(inputs, Cells)
         return Net(self, inputs, outputs)
-
-    def begin(self, model: nn.Module, inputs: Inputs, split: Split) -> None:
-        assert isinstance(model, Net)
-        model.vectors.begin(inputs, split)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, SerializeAsAny
 from torch import Tensor, nn
 
-from automl.config import Model
-from automl.data import Inputs, Split
+from automl.data import Inputs
 from automl.inputs.columns import Cells
-from automl.models.columns import Encoding, Vectors
+from automl.models.columns import Encoding, RowModel, Vectors
 from automl.models.layers import Activation, Dropout, activation
 
 
@@ -82,15 +81,13 @@ class Net(nn.Module):
         return told.float().log_softmax(2).logsumexp(1) - math.log(self.members)
 
 
-class TabM(Model):
+class TabM(RowModel):
     """A perceptron over all columns, or many in one (Gorishniy et al. 2025).
 
     Members share their matrices, learn each for itself and answer by the mean of their shares.
     """
 
     name: Literal["tabm"] = "tabm"
-    reads: ClassVar[frozenset[str]] = frozenset({"columns"})
-    free: ClassVar[set[str]] = {"dropout", "embedding_dropout"}
 
     ensemble: int = Field(
         16, ge=1, le=64, description="members, which share weights; 1: one plain perceptron"
@@ -109,15 +106,8 @@ class TabM(Model):
     dropout: float = Field(
         0.0, ge=0, le=0.9, description="share of hidden units zeroed in training"
     )
-    embedding_dropout: float = Field(
-        0.7, ge=0, le=0.95, description="share of the words of texts zeroed in training"
-    )
 
     def build(self, inputs: Inputs, outputs: int) -> nn.Module:
         """(N, columns) in, (N, outputs) out; of several members (N, members, outputs) to train."""
         assert isinstance(inputs, Cells)
         return Net(self, inputs, outputs)
-
-    def begin(self, model: nn.Module, inputs: Inputs, split: Split) -> None:
-        assert isinstance(model, Net)
-        model.vectors.begin(inputs, split)
