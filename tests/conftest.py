@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import forked as forks
 import pytest
 import torch
 from hypothesis import settings
@@ -19,6 +24,7 @@ from playwright.sync_api import Browser, sync_playwright
 from automl import cli
 
 Command = Callable[..., tuple[object, str, str]]
+BEGINNERS = ("automl.launch", "automl.searching.run")  # where processes of a search are begun
 
 settings.load_profile("ci")  # no test looks at a clock, and each tries the same cases again
 
@@ -41,6 +47,59 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("AUTOML_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(urllib.request, "urlopen", refused)
+
+
+@pytest.fixture(scope="session")
+def parent() -> Iterator[Path | None]:
+    """Where processes answer that have imported PyTorch, for others to be forked from."""
+    if sys.platform != "linux":  # PyTorch may not outlive a fork: all begin as usual
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as place:  # the address of a socket has to be short
+        words = [sys.executable, "-P", forks.__file__, place]
+        surroundings, ends = os.environ | {"OMP_NUM_THREADS": "1"}, subprocess.PIPE
+        with subprocess.Popen(
+            words, stdin=ends, stdout=ends, env=surroundings, start_new_session=True
+        ) as process:
+            assert process.stdout is not None
+            assert [process.stdout.readline() for _ in range(2)] == [b"ready\n"] * 2
+            yield Path(place)
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+def _forking(place: Path | None) -> Iterator[None]:
+    if place is None:
+        yield
+        return
+    own = SimpleNamespace(
+        Popen=partial(forks.Forked, place=place),
+        PIPE=subprocess.PIPE,
+        DEVNULL=subprocess.DEVNULL,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for module in BEGINNERS:
+            patch.setattr(f"{module}.subprocess", own)
+        yield
+
+
+@pytest.fixture
+def forked(parent: Path | None) -> Iterator[None]:
+    """Searches begin their processes in a tenth of the time, see forked.py."""
+    yield from _forking(parent)
+
+
+@pytest.fixture(scope="module")
+def all_forked(parent: Path | None) -> Iterator[None]:
+    """The same for all searches of a file, and for those that its tests share."""
+    yield from _forking(parent)
+
+
+@pytest.fixture
+def unforked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a test among others that are forked: processes are children of this one."""
+    for module in BEGINNERS:
+        monkeypatch.setattr(f"{module}.subprocess", subprocess)
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,9 @@ Command = Callable[..., Ended]
 
 
 @pytest.fixture
-def automl(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+def automl(
+    forked: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Command:
     """Run a command in this process, as its entry point does."""
 
     def run(*words: object) -> Ended:

@@ -30,6 +30,8 @@ from automl.searching.finals import Finals
 from automl.searching.study import Manifest, Study, begin
 from automl.space import Space
 
+pytestmark = pytest.mark.usefixtures("all_forked")
+
 
 @dataclass(frozen=True)
 class Served:

@@ -36,6 +36,8 @@ from automl.tasks.bccd import Bccd
 from automl.tasks.boxes import PLACES, BoxTask, losses, windows
 from automl.training import checkpoint, train
 
+pytestmark = pytest.mark.usefixtures("all_forked")
+
 CPU = torch.device("cpu")
 SHAPE = (3, 64, 96)
 LABELS = ("red", "blue")

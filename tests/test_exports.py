@@ -38,6 +38,8 @@ from automl.results import artifact
 from automl.results.artifact import Artifact
 from automl.results.delivery import fit
 
+pytestmark = pytest.mark.usefixtures("all_forked")
+
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 SIZE = 30  # tokens
 

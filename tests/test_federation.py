@@ -29,6 +29,8 @@ from automl.training.loop import encoded
 from automl.training.rounds import Local, Rounds, sent
 from automl.training.run import Run
 
+pytestmark = pytest.mark.usefixtures("all_forked")
+
 DATA = os.environ.get("AUTOML_DATA")
 
 

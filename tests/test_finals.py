@@ -55,6 +55,8 @@ from automl.searching.study import Study, read_manifest
 from automl.training import checkpoint
 from automl.training.loop import ended
 
+pytestmark = pytest.mark.usefixtures("all_forked")
+
 DIGITS = Task.of("digits")
 
 
@@ -852,6 +854,7 @@ def test_a_search_that_goes_on_says_so_of_the_same_model(study: Study, tmp_path:
     assert f"Found among {trials} trials" in card
 
 
+@pytest.mark.usefixtures("unforked")
 def test_an_end_that_was_cut_short_is_made_up_for_without_a_second_test(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,8 @@ from automl.inputs.series import Columns
 from automl.inputs.text import unpack
 from automl.tasks.arrays import LARGEST
 
+pytestmark = pytest.mark.usefixtures("all_forked")
+
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,8 @@ from automl.size import Size, weigh
 from automl.space import Space, find, measure, prove
 from automl.training.cost import Memory, latency_ms
 
+pytestmark = pytest.mark.usefixtures("all_forked")
+
 
 def limited(*limits: str, sampler: str = "random") -> str:
     told = ", ".join([f"sampler: {sampler}", "pruner: none", *limits])

@@ -29,6 +29,8 @@ from automl.searching.run import run
 from automl.searching.study import Manifest, Study, begin
 from automl.space import Space, shipped
 
+pytestmark = pytest.mark.usefixtures("all_forked")
+
 SPACES = {file.stem: Space.load(file) for file in sorted(shipped()[-1].glob("*.yaml"))}
 few = settings(max_examples=10)
 seeds = st.integers(0, 10**6)

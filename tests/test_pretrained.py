@@ -24,6 +24,8 @@ from automl.results import artifact
 from automl.training import checkpoint, train
 from automl.training.loop import evaluate
 
+pytestmark = pytest.mark.usefixtures("all_forked")
+
 INPUTS = Images((3, 64, 64), (0.5, 0.4, 0.3), (0.3, 0.2, 0.1))
 REAL = Path(os.environ.get("AUTOML_DATA") or "/nowhere")  # conftest hides it from the tests
 

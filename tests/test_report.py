@@ -43,6 +43,8 @@ from automl.searching.study import Manifest, Study, storage, versions
 from automl.space import Space
 from automl.tasks.digits import Digits
 
+pytestmark = pytest.mark.usefixtures("all_forked")
+
 DIGITS = """
 task: {name: digits, per_class: 30, valid: 0.2}
 model: {name: mlp, widths: [{int: [8, 64]}], dropout: {float: [0, 0.5]}}

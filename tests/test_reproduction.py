@@ -17,6 +17,8 @@ from automl.searching.finals import Finals
 from automl.searching.study import Study
 from automl.training import Diverged
 
+pytestmark = pytest.mark.usefixtures("all_forked")
+
 
 @pytest.fixture
 def again(command: Command) -> Command:

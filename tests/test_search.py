@@ -195,6 +195,7 @@ def test_the_page_of_a_search_is_written_at_its_end(searched: Searched) -> None:
     assert f"{searched.study.best.metrics['test']['accuracy']:.4f}" in page.read_text()
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_search_that_scored_nothing_has_a_page_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,6 +210,7 @@ def test_a_search_that_scored_nothing_has_a_page_too(
     assert str(tmp_path / "s" / "report.html") in shown
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(("disk", "warned"), [(10**9, False), (10**4, True)])
 def test_a_study_that_takes_more_than_it_may_says_so(
     disk: int, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -238,6 +240,7 @@ def test_a_leaderboard_says_what_a_model_is_however_narrow_the_terminal(
         assert max(map(len, shown.splitlines())) <= width
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(("hole", "count"), [("{choice: [8, 16]}", 2), ("16", 1)])
 def test_a_search_ends_when_all_configs_are_tried(hole: str, count: int, tmp_path: Path) -> None:
     text = SPACE.replace("{int: [8, 64]}", hole).replace("{float: [1e-3, 3e-2], log: true}", "0.01")
@@ -321,6 +324,7 @@ def test_a_search_from_python_takes_what_the_command_takes(
         automl.search(space, name="s", studies=tmp_path, **option)
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_search_does_not_fail_for_want_of_a_page(
     searched: Searched,
     tmp_path: Path,
@@ -453,6 +457,7 @@ def test_the_same_call_again_trains_nothing_and_leaves_the_model_as_it_is(
     assert study.best.metrics == searched.study.best.metrics
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_model_is_not_tested_on_what_it_was_trained_on_where_data_came_meanwhile(
     tmp_path: Path,
 ) -> None:
@@ -484,6 +489,7 @@ def searched_order(searched: Searched) -> list[int]:
     return [row.trial for row in searched.study.leaderboard]
 
 
+@pytest.mark.usefixtures("forked")
 def test_more_trials_go_on_where_the_search_was(searched: Searched, tmp_path: Path) -> None:
     studies = searched.copy(tmp_path)
     events = go(studies, trials=TRIALS + 1, workers=1)
@@ -497,6 +503,7 @@ def test_more_trials_go_on_where_the_search_was(searched: Searched, tmp_path: Pa
     assert study.best.metrics["trial"] == study.leaderboard[0].trial
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_study_whose_weights_were_deleted_trains_its_finalists_again(
     searched: Searched, tmp_path: Path
 ) -> None:
@@ -513,6 +520,7 @@ def test_a_study_whose_weights_were_deleted_trains_its_finalists_again(
     assert snapshot(studies / "s" / "best") == before
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_best_model_that_a_crash_left_behind_is_brought_up_to_date(
     searched: Searched, tmp_path: Path
 ) -> None:
@@ -558,6 +566,7 @@ def workers() -> list[int]:
     return [pid for pid in children(os.getpid()) if is_worker(pid)]
 
 
+@pytest.mark.usefixtures("forked")
 def test_what_the_driver_computes_beside_its_workers_has_one_thread(tmp_path: Path) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -626,6 +635,7 @@ class Slow(automl.Model):
 """
 
 
+@pytest.mark.usefixtures("forked")  # what this process begins; drivers begin their own
 def test_however_a_driver_ends_the_same_command_goes_on_as_if_nothing_had_been(
     tmp_path: Path,
 ) -> None:
@@ -713,6 +723,7 @@ def test_a_study_is_not_gone_on_with_by_another_search(
     assert snapshot(studies) == before
 
 
+@pytest.mark.usefixtures("forked")
 def test_comments_and_priors_may_change_while_a_study_goes_on(
     searched: Searched, tmp_path: Path
 ) -> None:
@@ -893,6 +904,7 @@ def test_a_folder_that_is_not_there_is_one_error(tmp_path: Path) -> None:
         automl.load(tmp_path / "nowhere")
 
 
+@pytest.mark.usefixtures("forked")
 def test_when_time_runs_out_before_a_trial_ends_the_best_so_far_is_delivered(
     tmp_path: Path,
 ) -> None:

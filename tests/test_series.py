@@ -31,6 +31,8 @@ from automl.results.judgement import judge
 from automl.training import train
 from automl.training.step import counting
 
+pytestmark = pytest.mark.usefixtures("all_forked")
+
 FAMILIES = [name for name, family in Model.members().items() if "series" in family.reads]
 NOTHING = torch.zeros(0, dtype=torch.long)
 CPU = torch.device("cpu")

@@ -39,6 +39,8 @@ from automl.results.report import examples
 from automl.tasks import tablecsv
 from automl.training import train
 
+pytestmark = pytest.mark.usefixtures("all_forked")
+
 CPU = torch.device("cpu")
 HEADER = ["size", "colour", "day", "empty", "name", "target"]
 

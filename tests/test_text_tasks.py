@@ -35,6 +35,8 @@ from automl.tasks.trec import Trec
 from automl.training import train
 from automl.training.loop import encoded
 
+pytestmark = pytest.mark.usefixtures("all_forked")
+
 CLASSES = [name for name, task in Task.members().items() if issubclass(task, TextTask)]
 PROSE = [name for name, task in Task.members().items() if issubclass(task, ProseTask)]
 WORDS = ["good", "bad", "fine", "poor", "film", "plot", "the", "a", "of", "is"]

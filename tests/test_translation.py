@@ -34,6 +34,8 @@ from automl.tasks.texts import TokenTask
 from automl.training import checkpoint, train
 from automl.training.loop import evaluate
 
+pytestmark = pytest.mark.usefixtures("all_forked")
+
 CPU = torch.device("cpu")
 REAL = os.environ.get("AUTOML_DATA")  # conftest hides it from the tests themselves
 FAMILIES = {

@@ -30,6 +30,8 @@ from automl.searching.run import search
 from automl.searching.surrogate import LOOKED, Surrogate
 from automl.space import COSTS, Space
 
+pytestmark = pytest.mark.usefixtures("all_forked")
+
 SPACE = """
 task: digits
 search: {metric: [accuracy, params]}
