@@ -75,8 +75,8 @@ def whole_or_stopped(folder: Path, count: int) -> None:
 def test_paused_trials_go_on_in_their_own_rows(sampler: str, slots: int, tmp_path: Path) -> None:
     text = SPACE + f"search: {{sampler: {sampler}}}"
     table = Table(rising, slots=slots)
-    events = list(opened(tmp_path / "s", table, 60, text=text).run())
-    whole_or_stopped(tmp_path / "s", 60)
+    events = list(opened(tmp_path / "s", table, 30, text=text).run())
+    whole_or_stopped(tmp_path / "s", 30)
     finished = {e.row.trial for e in events if isinstance(e, Closed) and e.row.state == "finished"}
     for trial in trials(tmp_path / "s"):
         epochs = len(trial.intermediate_values)
@@ -88,7 +88,7 @@ def test_paused_trials_go_on_in_their_own_rows(sampler: str, slots: int, tmp_pat
     for number, count in jobs.items():  # taken up once for every pause that did not end it
         assert count == told[number] + (number in finished or number not in told)
         went_on += count > 1
-    assert went_on or sampler == "auto", "none of those that paused went on"
+    assert went_on, "none of those that paused went on"
 
 
 @pytest.mark.parametrize("slots", [1, 2])
