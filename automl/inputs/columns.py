@@ -83,6 +83,9 @@ class Sheet:
                 raise tables.no_column(str(self.path), name, [*self.columns])
         if both := {*named} & {*spoken}:
             raise DataError(f"{self.path}: column {min(both)!r} is named as words and as a text")
+        if wanted and (left := {*named, *spoken} - {*wanted}):
+            told = "is named as words or as a text; want it among those to read, too"
+            raise DataError(f"{self.path}: column {min(left)!r} {told}")
         numbers, passed = list[str](), list[str]()
         words, texts = dict[str, Names](), dict[str, tuple[Names, int]]()
         asked = {*wanted, *named}

@@ -457,6 +457,9 @@ def _found(task: Rows, path: Path, warn: Callable[[str], object]) -> Shape:
     )
     if task.number:
         amounts = quantities(sheet.columns[task.target], sheet.mark)
+        if amounts is not None and (amounts == amounts[0]).all():
+            told = f"got {amounts[0]:g} in each row of column {task.target[:60]!r}"
+            raise DataError(f"{path}: {told}; want numbers that differ")
         if amounts is not None and (lost := tables.rounded(amounts)):
             warn(f"column {task.target[:60]!r}: {lost}")
         return table, ()
