@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from automl.results.artifact import Artifact, Detection
+    from automl.searching.study import Study
     from automl.space import Space
 
 app = typer.Typer(
@@ -216,10 +217,8 @@ def predict(
     from dataclasses import asdict
 
     from automl.config import printable
-    from automl.searching.study import load_best
 
-    _load(plugin)
-    model = load_best(name, studies=studies)
+    model = _study(name, studies, plugin).best
     if model.config.task.tells == "boxes":
         _boxes(inputs, model.detect(inputs), as_json=as_json)
         return
@@ -284,11 +283,9 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Load the best model and evaluate it on the validation split: is it what was trained?"""
-    from automl.searching.study import Study
     from automl.training.precision import pick
 
-    _load(plugin)
-    study = Study.open(name, studies)
+    study = _study(name, studies, plugin)
     model = study.model(str(pick(device)))
     metric = study.task.metric.name
     now = model.evaluate(study.data(root(data)).valid)[metric]
@@ -317,11 +314,9 @@ def reproduce(
 ) -> None:
     """Train a trial again and compare it with the study. Exit status 1: it differs."""
     from automl.searching.reproduction import Reproduction
-    from automl.searching.study import Study
     from automl.training.precision import pick
 
-    _load(plugin)
-    study = Study.open(name, studies)
+    study = _study(name, studies, plugin)
     again = Reproduction.of(study, trial, root=root(data), device=pick(device))
     row, metric = again.row, again.metric.name
     _note(f"trial {trial}, {row.state}, epoch {row.epochs}: {row.summary}")
@@ -348,10 +343,8 @@ def forecast(
     import csv
 
     from automl.config import printable
-    from automl.searching.study import load_best
 
-    _load(plugin)
-    told = load_best(name, studies=studies).forecast(history)
+    told = _study(name, studies, plugin).best.forecast(history)
     if as_json:
         print(json.dumps({column: told[column].tolist() for column in told.columns}))
         return
@@ -375,10 +368,8 @@ def translate(
 ) -> None:
     """Translate texts with the best model of a study, a line for each."""
     from automl.config import printable
-    from automl.searching.study import load_best
 
-    _load(plugin)
-    model = load_best(name, studies=studies)
+    model = _study(name, studies, plugin).best
     given = texts or _lines()
     told = model.translate(given, beam=beam) if given else []
     if as_json:
@@ -416,10 +407,7 @@ def generate(
     plugin: Plugins = None,
 ) -> None:
     """Write text with the best model of a study, as it is drawn."""
-    from automl.searching.study import load_best
-
-    _load(plugin)
-    model = load_best(name, studies=studies)
+    model = _study(name, studies, plugin).best
     pieces = model.stream(
         prompt, length=length, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
     )
@@ -482,10 +470,8 @@ def leaderboard(
 
     from automl.results.leaderboard import counted
     from automl.screen import table
-    from automl.searching.study import Study
 
-    _load(plugin)
-    study = Study.open(name, studies)
+    study = _study(name, studies, plugin)
     rows = study.leaderboard
     if as_json:
         print(json.dumps([asdict(row) for row in rows[:top]]))
@@ -502,10 +488,7 @@ def report(
     plugin: Plugins = None,
 ) -> None:
     """Write a study as one page that opens anywhere, offline: report.html in its folder."""
-    from automl.searching.study import Study
-
-    _load(plugin)
-    study = Study.open(name, studies)
+    study = _study(name, studies, plugin)
     try:
         found, absent = study.task.load(root(data)), ""
     except DataError as error:  # the page has much to say without examples
@@ -659,6 +642,13 @@ def _space(name: str, plugins: list[Path] | None) -> Space:
 
     _load(plugins)
     return Space.load(find(name))
+
+
+def _study(name: str, studies: Path, plugins: list[Path] | None) -> Study:
+    from automl.searching.study import Study
+
+    _load(plugins)
+    return Study.open(name, studies)
 
 
 def _load(plugins: list[Path] | None) -> None:

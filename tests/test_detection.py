@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -655,7 +656,7 @@ def test_a_picture_in_which_nothing_is_found_is_told(
 ) -> None:
     noise = torch.randint(60, 120, SHAPE, generator=torch.Generator().manual_seed(0))
     enlarged(noise.to(torch.uint8), 96, 64).save(file := tmp_path / "empty.png")
-    monkeypatch.setattr("automl.searching.study.load_best", lambda *_, **__: model)
+    monkeypatch.setattr("automl.cli._study", lambda *_: SimpleNamespace(best=model))
     assert command("predict", "any", file) == (0, f"{file}  nothing\n", "")
     _, out, _ = command("predict", "any", file, "--json")
     assert json.loads(out) == [{"input": str(file), "boxes": []}]
