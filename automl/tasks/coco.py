@@ -11,10 +11,9 @@ from pydantic import Field
 
 from automl.errors import DataError
 from automl.inputs.canvas import Canvas
-from automl.places import here
 from automl.tasks.annotations import Picture, canvas, coco, labels, splits
 from automl.tasks.boxes import BoxTask
-from automl.tasks.source import Parts, Source, elsewhere, traces
+from automl.tasks.source import Parts, Source, elsewhere, sought, traces
 
 PARTS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 
@@ -59,8 +58,7 @@ class Coco(BoxTask):
 
     def _files(self, root: Path | None) -> tuple[Path, dict[str, tuple[Path, Path]]]:
         """What was found, and of each part the file and the folder of its pictures."""
-        given = here(self.path, f"{self.name}: path", DataError)
-        places = [*([root / given] if root else []), given]
+        places = sought(self.name, self.path, root)
         for place in places:
             if place.is_file():
                 if place.suffix.lower() != ".json":

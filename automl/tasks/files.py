@@ -7,9 +7,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from automl.errors import DataError
-from automl.places import here
 from automl.tasks.folders import SPLITS
-from automl.tasks.source import elsewhere
+from automl.tasks.source import elsewhere, sought
 
 log = logging.getLogger("automl")
 
@@ -32,8 +31,7 @@ def passed_over(
 
 def parts(task: str, named: str, root: Path | None, suffixes: Sequence[str]) -> dict[str, Path]:
     """Part to file, of those that exist. Raises DataError."""
-    given = here(named, f"{task}: path", DataError)
-    places = [*([root / given] if root else []), given]
+    places = sought(task, named, root)
     for place in places:
         if place.is_file():
             if place.suffix.lower() not in suffixes:

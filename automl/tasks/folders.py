@@ -11,8 +11,7 @@ from torch import Tensor
 
 from automl.data import Split
 from automl.errors import DataError
-from automl.places import here
-from automl.tasks.source import Parts, with_test
+from automl.tasks.source import Parts, sought, with_test
 
 log = logging.getLogger("automl")
 
@@ -21,8 +20,7 @@ SPLITS = ("val", "dev", "eval", "test")  # so begin names of folders that are ta
 
 def home(task: str, path: str, root: Path | None, want: str) -> Path:
     """The folder that holds train/; a path counts from the data folder or the working folder."""
-    given = here(path, f"{task}: path", DataError)
-    places = [*([root / given] if root else []), given]
+    places = sought(task, path, root)
     for place in places:
         if (place / "train").is_dir():
             return place

@@ -369,10 +369,17 @@ def _whole_groups(groups: Tensor, y: Tensor, share: float, seed: int) -> Tensor:
     )
 
 
+def sought(task: str, named: str, root: Path | None) -> list[Path]:
+    """Where a path may lead: below --data, then from the working folder on. Raises DataError."""
+    path = here(named, f"{task}: path", DataError)
+    return [*([root / path] if root else []), path]
+
+
 def one_file(task: str, named: str, root: Path | None, want: str) -> Path:
     """The file below --data, --data itself, or the one in the working folder. Raises DataError."""
-    path = here(named, f"{task}: path", DataError)
-    places = [*([root / path, root] if root else []), path]
+    places = sought(task, named, root)
+    if root:
+        places.insert(1, root)
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise DataError(f"{task}: no file {' or '.join(map(str, places))}; want {want}")

@@ -12,7 +12,6 @@ from pydantic import Field
 
 from automl.errors import DataError
 from automl.inputs.canvas import Canvas
-from automl.places import here
 from automl.tasks.annotations import (
     LISTS,
     Picture,
@@ -26,7 +25,7 @@ from automl.tasks.annotations import (
 )
 from automl.tasks.boxes import BoxTask
 from automl.tasks.images import SUFFIXES
-from automl.tasks.source import Parts, Source, elsewhere, text, traces
+from automl.tasks.source import Parts, Source, elsewhere, sought, text, traces
 
 log = logging.getLogger("automl")
 
@@ -67,8 +66,7 @@ class Voc(BoxTask):
         return Source([inputs.shape, changed], decode)
 
     def _place(self, root: Path | None) -> Path:
-        given = here(self.path, f"{self.name}: path", DataError)
-        places = [*([root / given] if root else []), given]
+        places = sought(self.name, self.path, root)
         for place in places:
             if (place / "Annotations").is_dir():
                 return place

@@ -13,7 +13,6 @@ from pydantic import Field
 from automl.errors import DataError
 from automl.inputs.canvas import Canvas
 from automl.inputs.images import UNREADABLE
-from automl.places import here
 from automl.tasks.annotations import (
     BAD,
     Picture,
@@ -28,7 +27,7 @@ from automl.tasks.annotations import (
 )
 from automl.tasks.boxes import BoxTask
 from automl.tasks.images import SUFFIXES
-from automl.tasks.source import Parts, Source, elsewhere, text, traces
+from automl.tasks.source import Parts, Source, elsewhere, sought, text, traces
 
 log = logging.getLogger("automl")
 
@@ -77,8 +76,7 @@ class Yolo(BoxTask):
 
     def _folders(self, root: Path | None) -> tuple[Path, dict[str, Folders]]:
         """What was found, and of each part the folders."""
-        given = here(self.path, f"{self.name}: path", DataError)
-        places = [*([root / given] if root else []), given]
+        places = sought(self.name, self.path, root)
         for place in places:
             if "train" in (found := _found(place)):
                 return place, found
