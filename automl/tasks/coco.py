@@ -13,9 +13,7 @@ from automl.errors import DataError
 from automl.inputs.canvas import Canvas
 from automl.tasks.annotations import Picture, canvas, coco, labels, splits
 from automl.tasks.boxes import BoxTask
-from automl.tasks.source import Parts, Source, elsewhere, sought, traces
-
-PARTS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
+from automl.tasks.source import SPELLED, Source, elsewhere, sought, traces
 
 
 class Coco(BoxTask):
@@ -50,11 +48,9 @@ class Coco(BoxTask):
         parts = _read(files)
         pictures = [one.file for part in parts.values() for one in part]
         paths = [path for path, _ in files.values()] + [p for p in pictures if isinstance(p, Path)]
-
-        def decode() -> Parts:
-            return splits(place, parts, known, inputs.shape)
-
-        return Source([inputs.shape, traces(paths)], decode)
+        return Source(
+            [inputs.shape, traces(paths)], lambda: splits(place, parts, known, inputs.shape)
+        )
 
     def _files(self, root: Path | None) -> tuple[Path, dict[str, tuple[Path, Path]]]:
         """What was found, and of each part the file and the folder of its pictures."""
@@ -77,7 +73,7 @@ class Coco(BoxTask):
 def _found(place: Path) -> dict[str, tuple[Path, Path]]:
     """Of each part that lies in a folder the file and the folder of its pictures."""
     parts = dict[str, tuple[Path, Path]]()
-    for part, names in PARTS.items():
+    for part, names in SPELLED.items():
         found = list[tuple[Path, Path]]()
         for name in names:
             known = [

@@ -8,11 +8,9 @@ from pathlib import Path
 
 from automl.errors import DataError
 from automl.tasks.folders import SPLITS
-from automl.tasks.source import elsewhere, sought
+from automl.tasks.source import SPELLED, elsewhere, sought
 
 log = logging.getLogger("automl")
-
-NAMES = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 
 ENCODING = "of files without a byte order mark, such as Excel's Unicode text has"
 
@@ -39,7 +37,7 @@ def parts(task: str, named: str, root: Path | None, suffixes: Sequence[str]) -> 
                 raise DataError(f"{place}: {got}; want {', '.join(suffixes)}")
             return {"train": place}
         found: dict[str, Path] = {}
-        for part, names in NAMES.items():
+        for part, names in SPELLED.items():
             files = [place / f"{name}{suffix}" for name in names for suffix in suffixes]
             files = [file for file in files if file.is_file()]
             if len(files) > 1:

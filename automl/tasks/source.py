@@ -43,6 +43,7 @@ LARGEST = 2**28  # bytes of a download
 TEST = 0.15  # share of the training examples of a user who has none to test
 CORRUPT = 0.01  # share of the files of a set that may be unreadable
 PURPOSES = {"train": "train with", "valid": "validate with", "test": "test with"}  # of parts
+SPELLED = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}  # parts, by users
 FORMAT = 6  # of the cache; raise it when the same files are to give other examples
 
 Parts = dict[str, Split]  # "train", "test" and, where the data comes with one, "valid"

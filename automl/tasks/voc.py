@@ -25,7 +25,7 @@ from automl.tasks.annotations import (
 )
 from automl.tasks.boxes import BoxTask
 from automl.tasks.images import SUFFIXES
-from automl.tasks.source import Parts, Source, elsewhere, sought, text, traces
+from automl.tasks.source import Source, elsewhere, sought, text, traces
 
 log = logging.getLogger("automl")
 
@@ -59,11 +59,7 @@ class Voc(BoxTask):
         inputs, known = self.shape(root)
         changed = traces(_files(place))
         parts = _parts(place, json.dumps(changed))
-
-        def decode() -> Parts:
-            return splits(place, parts, known, inputs.shape)
-
-        return Source([inputs.shape, changed], decode)
+        return Source([inputs.shape, changed], lambda: splits(place, parts, known, inputs.shape))
 
     def _place(self, root: Path | None) -> Path:
         places = sought(self.name, self.path, root)

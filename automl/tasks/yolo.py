@@ -27,11 +27,10 @@ from automl.tasks.annotations import (
 )
 from automl.tasks.boxes import BoxTask
 from automl.tasks.images import SUFFIXES
-from automl.tasks.source import Parts, Source, elsewhere, sought, text, traces
+from automl.tasks.source import SPELLED, Source, elsewhere, sought, text, traces
 
 log = logging.getLogger("automl")
 
-PARTS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 NAMES = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names")  # files with those of classes
 
 Folders = tuple[Path, Path]  # of pictures, and of the text files that tell of them
@@ -68,11 +67,8 @@ class Yolo(BoxTask):
         elsewhere(self.name, root, Path(self.path), place)
         inputs, known = self.shape(root)
         parts = _parts(place, folders)
-
-        def decode() -> Parts:
-            return splits(place, parts, known, inputs.shape)
-
-        return Source([inputs.shape, traces(_files(place, folders))], decode)
+        identity = [inputs.shape, traces(_files(place, folders))]
+        return Source(identity, lambda: splits(place, parts, known, inputs.shape))
 
     def _folders(self, root: Path | None) -> tuple[Path, dict[str, Folders]]:
         """What was found, and of each part the folders."""
@@ -90,7 +86,7 @@ class Yolo(BoxTask):
 def _found(place: Path) -> dict[str, Folders]:
     """Of each part the folders."""
     parts = dict[str, Folders]()
-    for part, names in PARTS.items():
+    for part, names in SPELLED.items():
         found = list[Folders]()
         for name in names:
             known = [place / name / "images", *sorted(place.glob(f"images/{name}*"))]
