@@ -159,11 +159,10 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     try:
         with (
-            warnings.catch_warnings(),
+            warnings.catch_warnings(action="ignore"),
             redirect_stdout(io.StringIO()),
             redirect_stderr(io.StringIO()),
         ):
-            warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(logging.NOTSET)

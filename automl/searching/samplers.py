@@ -78,11 +78,10 @@ class Tpe(Sampler):
     startup: int = Field(default=10, ge=1, le=1000, description="random trials before the model")
 
     def build(self, seed: int, space: Space, ledger: Ledger) -> BaseSampler:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # multivariate and group
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             return optuna.samplers.TPESampler(
                 seed=seed,
-                multivariate=True,
+                multivariate=True,  # experimental, as group is
                 group=True,
                 constant_liar=not space.search.pruner.pauses,  # paused trials would repel it
                 n_startup_trials=self.startup,
@@ -99,8 +98,7 @@ class Gp(Sampler):
     name: Literal["gp"] = "gp"
 
     def build(self, seed: int, space: Space, ledger: Ledger) -> BaseSampler:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             return Seeing(seed, ledger)
 
 
@@ -156,8 +154,7 @@ class Cmaes(Sampler):
 
     def build(self, seed: int, space: Space, ledger: Ledger) -> BaseSampler:
         warnings.filterwarnings("ignore", "Constraints have been set, but Cma")  # as said above
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             return Feasible(seed=seed, warn_independent_sampling=False, consider_pruned_trials=True)
 
 
@@ -207,8 +204,7 @@ class Qmc(Sampler):
     name: Literal["qmc"] = "qmc"
 
     def build(self, seed: int, space: Space, ledger: Ledger) -> BaseSampler:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             return optuna.samplers.QMCSampler(
                 seed=seed, scramble=True, warn_independent_sampling=False
             )

@@ -337,8 +337,7 @@ def begin(
     if not file.exists():
         study.set_user_attr("space", manifest.space)
         names = [metric.name, *([space.search.cost] if space.search.cost else [])]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # since Optuna 3.2
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             study.set_metric_names(names)  # as the dashboard shall call them
         for values in space.beginnings():
             study.enqueue_trial(values, {"from": "the space"}, skip_if_exists=True)

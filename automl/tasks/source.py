@@ -357,8 +357,8 @@ def _whole_groups(groups: Tensor, y: Tensor, share: float, seed: int) -> Tensor:
     if number < 2:
         raise DataError("all training examples are of one group; want at least 2, to hold one out")
     folds = StratifiedGroupKFold(min(number, round(1 / share)), shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a class with fewer examples than folds
+    # a class with fewer examples than folds
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
         for stays, held in folds.split(y, y, groups):
             if len(y[stays].unique()) == len(y.unique()):
                 drawn = torch.zeros(len(y), dtype=torch.bool)

@@ -75,8 +75,7 @@ def importance(
         ranges = {name: one.trial.distributions[name] for name in known}
         study.add_trial(create_trial(params=known, distributions=ranges, value=one.score))
     judge = PedAnovaImportanceEvaluator(target_quantile=max(TOP, FEWEST / len(scored)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of knobs that few trials have: they come out small
+    with warnings.catch_warnings(action="ignore"):  # of knobs that few trials have: small ones
         found = judge.evaluate(study)
     total = sum(found.values())
     ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
