@@ -6,7 +6,8 @@ import io
 import math
 import struct
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -145,14 +146,20 @@ def taken(raw: Any, file: Callable[[bytes | Path], T], image: Callable[[Image.Im
     try:
         if not isinstance(raw, str | Path | bytes):
             return image(raw if isinstance(raw, Image.Image) else drawn(raw))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # odd, but readable
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with looking():
             return file(raw if isinstance(raw, bytes) else Path(raw))
     except UNREADABLE as error:
         named = isinstance(raw, str | Path)
         where = f"{raw}: cannot be read as an image" if named else "image"
         raise DataError(f"{where}: {error}") from error
+
+
+@contextmanager
+def looking() -> Iterator[None]:
+    """Where image files are read: a bomb is unreadable, and of what is odd nothing is said."""
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
 
 
 def opened(file: bytes | Path) -> Image.Image:

@@ -9,9 +9,7 @@ import json
 import logging
 import math
 import os
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,7 +18,6 @@ from xml.parsers import expat
 
 import torch
 import yaml
-from PIL import Image
 from torch import Tensor
 
 from automl.boxes import PADDING
@@ -28,7 +25,7 @@ from automl.config import nearest
 from automl.data import Split
 from automl.errors import DataError
 from automl.inputs.canvas import STEP, fitting, framed, upright
-from automl.inputs.images import UNREADABLE
+from automl.inputs.images import UNREADABLE, looking
 from automl.places import regular
 from automl.tasks.boxes import held_out
 from automl.tasks.source import PURPOSES, TEST, Parts, readable, repeated
@@ -302,15 +299,6 @@ def splits(
         made["train"], made["test"] = held_out(made["train"], TEST, 0)
     repeated(place, made)
     return made
-
-
-@contextmanager
-def looking() -> Iterator[None]:
-    """Where pictures are read: a bomb is unreadable, and of what is odd nothing is said."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
 
 
 def _drawn(picture: Picture, shape: tuple[int, int, int]) -> Tensor:

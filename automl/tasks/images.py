@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from automl.data import Data, Raw, Rows, Split, pieces
-from automl.inputs.images import UNREADABLE, Images, picture
+from automl.inputs.images import UNREADABLE, Images, looking, picture
 from automl.tasks.classes import ClassTask
 from automl.tasks.source import Published, readable
 
@@ -66,8 +64,6 @@ def pictures(
     Threads halve the time of photographs on 2 cores, and double that of 32x32 pixels.
     """
     x = torch.empty((len(images), *shape), dtype=torch.uint8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # odd, but readable
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with looking():
         read = partial(picture, shape=shape)
         return readable(place, "images", images, x, read, UNREADABLE, threads)

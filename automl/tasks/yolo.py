@@ -12,7 +12,7 @@ from pydantic import Field
 
 from automl.errors import DataError
 from automl.inputs.canvas import Canvas
-from automl.inputs.images import UNREADABLE
+from automl.inputs.images import UNREADABLE, looking
 from automl.tasks.annotations import (
     BAD,
     Picture,
@@ -20,7 +20,6 @@ from automl.tasks.annotations import (
     classes,
     content,
     labels,
-    looking,
     splits,
     visible,
     yolo,
