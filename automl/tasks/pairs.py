@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -10,13 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from automl.data import UNSCORED, Data, Pairs, Split
+from automl.data import UNSCORED, Data, Pairs, Rows, Split
 from automl.errors import DataError
 from automl.inputs.text import BETWEEN, pack, paired
-from automl.tasks.source import PURPOSES, Parts, apart, firsts
+from automl.tasks.source import apart, firsts
 from automl.tasks.texts import ORDER, TokenTask, by_frequency, by_ngrams
-
-log = logging.getLogger("automl")
 
 
 class PairTask(TokenTask):
@@ -61,6 +58,10 @@ def _targets(split: Split) -> str:
     return "".join(target + BETWEEN for _, target in paired(split.x))
 
 
+def sources(x: Rows) -> list[str]:
+    return [source for source, _ in paired(x)]
+
+
 def packed(pairs: Sequence[tuple[str, str]]) -> Split:
     """Pairs as a split holds them."""
     rows = pack(f"{source}{BETWEEN}{target}" for source, target in pairs)
@@ -72,19 +73,8 @@ def held_out(place: Path, split: Split, share: float, seed: int) -> tuple[Split,
 
     Raises DataError where there is but one source, or one is left.
     """
-    first = firsts(pack(source for source, _ in paired(split.x)))
+    first = firsts(pack(sources(split.x)))
     if len(first.unique()) < 2:
         told = "got too few sources; want one to train with and one for each part without a file"
         raise DataError(f"{place}: {told}")
     return apart(split, first, share, seed)
-
-
-def overlaps(place: Path, parts: Parts) -> None:
-    """Counts in one line of the log what is in two parts: a score on it says little."""
-    seen = set[str]()
-    for part in (part for part in PURPOSES if part in parts):
-        found = [source for source, _ in paired(parts[part].x)]
-        if again := sum(source in seen for source in found):
-            told = f"{again:,} of {len(found):,} sources to {PURPOSES[part]} are in another split"
-            log.warning("%s: %s, too: no score on them tells of new ones", place, told)
-        seen.update(found)

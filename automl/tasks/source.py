@@ -335,13 +335,18 @@ def with_test(place: Path, parts: Parts, labels: Sequence[str]) -> Parts:
     return parts
 
 
-def repeated(place: Path, parts: Parts) -> None:
+def repeated(
+    place: Path,
+    parts: Parts,
+    what: str = "examples",
+    told_by: Callable[[Rows], Sequence[Any]] = digests,
+) -> None:
     """Counts in one line of the log what is in two parts: a score on it says little."""
-    seen = set[bytes]()
+    seen = set[Any]()
     for part in (part for part in PURPOSES if part in parts):
-        found = digests(parts[part].x)
+        found = told_by(parts[part].x)
         if again := sum(one in seen for one in found):
-            told = f"{again:,} of {len(found):,} examples to {PURPOSES[part]} are in another split"
+            told = f"{again:,} of {len(found):,} {what} to {PURPOSES[part]} are in another split"
             log.warning("%s: %s, too: no score on them tells of new ones", place, told)
         seen.update(found)
 

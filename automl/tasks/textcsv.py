@@ -20,8 +20,8 @@ from automl.data import Split
 from automl.errors import DataError
 from automl.inputs.text import Parallel, Texts, pack
 from automl.tasks.files import ENCODING, parts, passed_over
-from automl.tasks.pairs import PairTask, held_out, overlaps, packed
-from automl.tasks.source import Parts, Source, traces, with_test
+from automl.tasks.pairs import PairTask, held_out, packed, sources
+from automl.tasks.source import Parts, Source, repeated, traces, with_test
 from automl.tasks.texts import TextTask
 
 log = logging.getLogger("automl")
@@ -123,7 +123,7 @@ class TextPairs(PairTask):
                 if part not in splits:
                     held = held_out(found["train"], splits["train"], share, seed)
                     splits["train"], splits[part] = held
-            overlaps(found["train"], splits)
+            repeated(found["train"], splits, "sources", sources)
             return splits
 
         passed_over(self.name, self.path, root, found, SUFFIXES)
