@@ -128,7 +128,7 @@ def _compare(own: Run, run: Run, split: Split, inputs: Inputs, task: Task) -> Co
     """All examples, of which some come again in batches of other shapes. Raises ExportError."""
     if isinstance(task, BoxTask):
         return _compare_boxes(own, run, split, inputs, task)
-    sums: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
+    tallies: list[dict[str, Tensor]] = [{}, {}]
     answers, equal, difference = 0, 0, 0.0
     exact = task.tells in ("rows", "numbers")
     for x, y in _batches(split, inputs):
@@ -148,10 +148,9 @@ def _compare(own: Run, run: Run, split: Split, inputs: Inputs, task: Task) -> Co
         same = (off <= NEAR).view(y.shape) if exact else a.argmax(-1) == b.argmax(-1)
         answers += int(counted.sum())
         equal += int(same[counted].sum())
-        for total, one in zip(sums, logits, strict=True):
-            for name, value in task.tally(one, y).items():
-                total[name] = total.get(name, 0) + value
-    was, score = (task.scores(total, split)[task.metric.name] for total in sums)
+        more = [task.tally(one, y) for one in logits]
+        tallies = [task.joined(*both) for both in zip(tallies, more, strict=True)]
+    was, score = (task.scores(tally, split)[task.metric.name] for tally in tallies)
     numbers = task.tells if exact else "probabilities"
     return Compared(answers, equal / answers, numbers, difference, was, score)
 

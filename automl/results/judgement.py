@@ -132,11 +132,11 @@ def judge(
             continue
         for block, some, targets in _blocks(split, index, logits, y):
             key = (0, block) if isinstance(split.x, Spans) else (number, block)
-            before, now = tallies.get(key, {}), task.tally(some, targets)
+            now = task.tally(some, targets)
             if isinstance(inputs, Tokens):
                 told = targets[targets != UNSCORED].cpu()
                 now["characters"] = torch.tensor(inputs.characters(told))
-            tallies[key] = {name: before.get(name, 0) + value for name, value in now.items()}
+            tallies[key] = task.joined(tallies.get(key, {}), now)
     if task.tells == "boxes":
         return _of_pictures(joined, split, task)
     if not kept:

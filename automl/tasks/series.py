@@ -153,8 +153,7 @@ class SeriesTask(Unlabelled):
         sums = dict[str, Tensor]()
         encoded = inputs.encode(split)
         for _, x, y in encoded.sweep(PIECE // inputs.floats):
-            for name, value in self.tally(told(inputs.prepare(x)).expand_as(y), y).items():
-                sums[name] = sums.get(name, 0) + value
+            sums = self.joined(sums, self.tally(told(inputs.prepare(x)).expand_as(y), y))
         return self.scores(sums, encoded)[self.metric.name]
 
 
