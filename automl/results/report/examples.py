@@ -75,8 +75,7 @@ class Translation:
 
 def translations(model: Artifact, data: Data) -> list[Translation]:
     """Of a few validation pairs, drawn once and for all."""
-    drawn = torch.randperm(len(data.valid), generator=torch.Generator().manual_seed(0))
-    pairs = paired(data.valid[drawn[:TRANSLATED].sort().values].x)
+    pairs = paired(data.valid[_drawn(data, TRANSLATED)].x)
     told = model.translate([source for source, _ in pairs])
     return [
         Translation(*(clipped(text, LETTERS) for text in (source, said, target)))
@@ -113,9 +112,8 @@ class Detected:
 
 def detections(model: Artifact, data: Data) -> list[Detected]:
     """In a few validation pictures, drawn once and for all; what it is sure enough of to tell."""
-    drawn = torch.randperm(len(data.valid), generator=torch.Generator().manual_seed(0))
-    split = data.valid[drawn[:DETECTED].sort().values]
-    numbers = drawn[:DETECTED].sort().values.tolist()
+    drawn = _drawn(data, DETECTED)
+    split = data.valid[drawn]
     sums = model.judge(split).sums
     assert sums is not None
     assert isinstance(split.x, Tensor)
@@ -129,7 +127,7 @@ def detections(model: Artifact, data: Data) -> list[Detected]:
         return Box(model.labels[int(label)], x1, y1, x2 - x1, y2 - y1, **more)
 
     told = []
-    for place, number in enumerate(numbers):
+    for place, number in enumerate(drawn.tolist()):
         rows, right = sums["rows"][place].tolist(), sums["right"][place, :, 0].tolist()
         found = [
             box(*row[:5], score=row[5], verdict=VERDICTS[verdict])
@@ -190,17 +188,16 @@ def leaned(model: Artifact, data: Data) -> list[Leaned]:
 
 def numbers(model: Artifact, data: Data) -> tuple[list[float], list[float]]:
     """What is told of validation rows, and what came, in its unit."""
-    drawn = _drawn(data)
-    split = data.valid[drawn]
+    split = data.valid[_drawn(data)]
     batches = predict(model.model, model.inputs.encode(split), model.inputs)
     told = model.inputs.told(torch.cat([rows for _, rows, _ in batches])).squeeze(1)
     return told.tolist(), split.y.tolist()
 
 
-def _drawn(data: Data) -> Tensor:
-    """Which validation examples are looked at: at most SEEN, once and for all."""
+def _drawn(data: Data, most: int = SEEN) -> Tensor:
+    """Which validation examples are looked at, once and for all."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randperm(len(data.valid), generator=generator)[:SEEN].sort().values
+    return torch.randperm(len(data.valid), generator=generator)[:most].sort().values
 
 
 def look(model: Artifact, data: Data) -> Looked:
