@@ -72,12 +72,12 @@ class Row:
         return math.inf if value is None else float(value)
 
 
-def row(trial: FrozenTrial, rank: int = 0) -> Row:
+def row(trial: FrozenTrial) -> Row:
     curve = curve_of(trial)
     state = "infeasible" if any(v > 0 for v in trial.constraints.values()) else STATES[trial.state]
     told = trial.user_attrs
     return Row(
-        rank=rank,
+        rank=0,  # known among others only
         front=False,
         trial=trial.number,
         score=curve[-1] if curve else None,

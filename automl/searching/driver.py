@@ -499,7 +499,8 @@ class Driver:
             self.top, self.pace = self.sign * score, seconds / max(1, len(self.data.valid))
         if epoch.number == epochs:
             self._release(slot)
-            yield self._finish(active, score)
+            self._tell(active, TrialState.COMPLETE, score)
+            yield self._ended(number)
             return
         active.decided = max(active.decided, epoch.number)
         reason = self.pruner.stop(entry, self.ledger) if undecided else None
@@ -545,10 +546,6 @@ class Driver:
         active = self._release(slot)
         self._note_seconds(active)
         self._refuse(active.trial, reason, detail)
-        return self._ended(active.trial.number)
-
-    def _finish(self, active: Active, score: float) -> Closed:
-        self._tell(active, TrialState.COMPLETE, score)
         return self._ended(active.trial.number)
 
     def _stop(self, active: Active, reason: str) -> Closed:
