@@ -17,7 +17,6 @@ import traceback
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
 import torch
 
@@ -91,11 +90,11 @@ def main() -> None:
     die_with_parent()
     wire = Wire()
 
-    def told(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> None:
-        traceback.print_exception(kind, error, tb)
+    def told(_kind: object, error: BaseException, _tb: object) -> None:
+        traceback.print_exception(error)
         if isinstance(error, torch.AcceleratorError):  # nothing can be done with this process
             os._exit(OUTGROWN if "out of memory" in str(error) else 1)
-        wire.send(Broken("".join(traceback.format_exception(kind, error, tb))))
+        wire.send(Broken("".join(traceback.format_exception(error))))
 
     sys.excepthook = told  # a bug ends the worker; the driver hears why
     setup = wire.receive()
