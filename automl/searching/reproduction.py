@@ -64,17 +64,14 @@ class Reproduction:
 
     def train(self) -> Iterator[tuple[int, float, float]]:
         """Epoch, score in the study, score now; as many epochs as the trial has."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads(self.device))  # sums are in another order with more
-        try:
-            epochs = train(self.config, self.data, device=self.device, until=len(self.was))
-            for epoch, was in zip(epochs, self.was, strict=False):
-                self.now.append(epoch.metrics[self.metric.name])
-                yield epoch.number, was, self.now[-1]
-        except Diverged as error:
-            self.fault = str(error)
-        finally:
-            torch.set_num_threads(before)
+        with precision.on_threads(threads(self.device)):  # sums are in another order with more
+            try:
+                epochs = train(self.config, self.data, device=self.device, until=len(self.was))
+                for epoch, was in zip(epochs, self.was, strict=False):
+                    self.now.append(epoch.metrics[self.metric.name])
+                    yield epoch.number, was, self.now[-1]
+            except Diverged as error:
+                self.fault = str(error)
 
     @property
     def equal(self) -> bool:

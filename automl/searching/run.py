@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,10 @@ def run(
             leave=leave,
         )
         crowded = stack.enter_context(contextlib.ExitStack())
-        crowded.enter_context(one_thread())
+        # Beside workers, which have the cores, several threads wait at each step for the one that
+        # has none just then: on two cores that six to eight processes wanted a proposal took 13 to
+        # 48 s, and with one thread 0.6 to 2.4. Where the cores are free a search takes the same.
+        crowded.enter_context(precision.on_threads(1))
         done, resumed = driver.done, len(driver.waiting) + len(driver.paused)
         heard: list[Trained | Paused | Closed] = []
         if not driver.over:
@@ -397,22 +400,6 @@ def search(
     ):
         pass
     return Study.open(name, studies)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """For what the driver computes beside its workers, which have the cores.
-
-    Several threads wait at each step for the one that has no core just then: on two cores that six
-    to eight processes wanted a proposal took 13 to 48 s, and with one thread 0.6 to 2.4. Where the
-    cores are free a search takes the same.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def threads(device: torch.device) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from automl.data import Inputs
+from automl.training.precision import on_threads
 
 BATCHES = 1, 64  # examples at once that latencies are told of
 RUNS, FEWEST, ENOUGH = 20, 3, 0.5  # of a timing: at most, at least, and seconds after which it ends
@@ -28,7 +29,7 @@ def latency_ms(model: nn.Module, inputs: Inputs, count: int, device: torch.devic
     """
     with device:
         x = inputs.example(count)
-    was_training, threads = model.training, torch.get_num_threads()
+    was_training = model.training
     model.eval()
 
     def run() -> None:
@@ -37,11 +38,9 @@ def latency_ms(model: nn.Module, inputs: Inputs, count: int, device: torch.devic
             torch.cuda.synchronize(device)
 
     try:
-        if device.type == "cpu":
-            torch.set_num_threads(1)
-        return fastest_ms(run)
+        with on_threads(1 if device.type == "cpu" else torch.get_num_threads()):
+            return fastest_ms(run)
     finally:
-        torch.set_num_threads(threads)
         model.train(was_training)
 
 

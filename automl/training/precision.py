@@ -1,10 +1,11 @@
-"""Which device, and which number format is fast on it."""
+"""Which device, how many threads, and which number format is fast."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,17 @@ class Precision:
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+
+@contextlib.contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """So many of PyTorch's; afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def pick(name: str = "auto") -> torch.device:
