@@ -243,18 +243,19 @@ def tested(model: Artifact | Ensemble, split: Split) -> dict[str, Any]:
         "test_interval": judgement.bounds,
         "test_interval_by": judgement.interval.by if judgement.interval else None,
     }
-    if isinstance(model, Artifact) and isinstance(model.inputs, Lookback):
-        return told | {"columns": _by_column(judgement, model.inputs)}
-    if isinstance(model, Artifact) and isinstance(model.inputs, Cells) and model.inputs.std:
-        errors = {name: model.inputs.std * judgement.scores[name] for name in ("rmse", "mae")}
-        return told | {"in_units": {"column": model.inputs.target, **errors}}
-    if isinstance(model, Artifact) and isinstance(model.inputs, Paired):
-        pairs = paired(split.x)[:TRANSLATED]
-        said = model.translate([source for source, _ in pairs])
-        score = bleu(said, [target for _, target in pairs])
-        return told | {"bleu": {"score": score, "pairs": len(pairs)}}
-    if isinstance(model, Artifact) and isinstance(model.config.task, BoxTask):
-        return told | {"boxes": _by_class(judgement, model.config.task, labels)}
+    match model:
+        case Artifact(inputs=Lookback() as inputs):
+            return told | {"columns": _by_column(judgement, inputs)}
+        case Artifact(inputs=Cells() as inputs) if inputs.std:
+            errors = {name: inputs.std * judgement.scores[name] for name in ("rmse", "mae")}
+            return told | {"in_units": {"column": inputs.target, **errors}}
+        case Artifact(inputs=Paired()):
+            pairs = paired(split.x)[:TRANSLATED]
+            said = model.translate([source for source, _ in pairs])
+            score = bleu(said, [target for _, target in pairs])
+            return told | {"bleu": {"score": score, "pairs": len(pairs)}}
+        case Artifact(config=Config(task=BoxTask() as task)):
+            return told | {"boxes": _by_class(judgement, task, labels)}
     if judgement.logits is None:
         return told
     return told | {
