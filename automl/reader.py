@@ -194,17 +194,13 @@ class Reader:
             self.fail(node, place, f"got {worded(hole)} inside a hole; want plain values")
         return fill(read, "", (), never, {})
 
-    def flag(self, entries: dict[str, yaml.Node], key: str, place: Place) -> bool:
-        value = self.plain(entries[key], place) if key in entries else False
-        if not isinstance(value, bool):
-            self.fail(entries[key], place, f"{key}: got {shown(value)}; want true or false")
-        return value
-
     def number(self, entries: dict[str, yaml.Node], place: Place) -> Int | Float:
         kind = "int" if "int" in entries else "float"
         at = entries[kind]
         low, high = self.range(at, place, kind)
-        log = self.flag(entries, "log", place)
+        log = self.plain(entries["log"], place) if "log" in entries else False
+        if not isinstance(log, bool):
+            self.fail(entries["log"], place, f"log: got {shown(log)}; want true or false")
         if log and low <= 0:
             self.fail(at, place, f"got the lowest {low}; log: true wants it above 0")
         step = self.plain(entries["step"], place) if "step" in entries else None
