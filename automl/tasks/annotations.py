@@ -396,10 +396,10 @@ def _xml(where: str, raw: bytes) -> Element:
 
 
 def _text(where: str, element: Element, path: str) -> str:
-    found = element.find(path)
-    if found is None or not (found.text or "").strip():
+    told = (element.findtext(path) or "").strip()
+    if not told:
         raise DataError(f"{where}: got no {path}")
-    return (found.text or "").strip()
+    return told
 
 
 def _number(where: str, element: Element, path: str) -> float:
