@@ -108,24 +108,25 @@ class Counter(TorchDispatchMode):
         if run in NORMS or (run is LAYER_NORM and args[0].shape[-len(args[1]) :] == (*args[1],)):
             means = deviations = args[0].new_empty(0)  # for a backward pass
             return args[0].detach(), means, deviations
+        kwargs = kwargs or {}
         if isinstance(run, HigherOrderOperator):  # as torch.cond, of which the larger branch counts
             with FlopCounterMode(display=False) as whole:
-                out = run(*args, **(kwargs or {}))
+                out = run(*args, **kwargs)
             self.flops += whole.get_total_flops()
             return out
         if _makes(run):
-            return run(*args, **{**(kwargs or {}), "device": META})
+            return run(*args, **{**kwargs, "device": META})
         if run is aten.lift_fresh.default:  # of torch.tensor
             return args[0].to(META)
         if not _gives_one(run):
-            out, flops = self._ask(run, args, kwargs or {})
+            out, flops = self._ask(run, args, kwargs)
             self.flops += flops
             return out
-        asked = run, _plain(args), _plain(kwargs or {})
+        asked = run, _plain(args), _plain(kwargs)
         if asked not in self.seen:
             if len(self.seen) == SEEN:
                 self.seen.clear()
-            self.seen[asked] = self._ask(run, args, kwargs or {})
+            self.seen[asked] = self._ask(run, args, kwargs)
         out, flops = self.seen[asked]
         self.flops += flops
         return out.detach()
