@@ -311,9 +311,8 @@ class Model(Part):
     """A family of architectures."""
 
     home: ClassVar[str] = "automl.models"
-    reads: ClassVar[frozenset[str]] = frozenset(
-        {"maps"}
-    )  # or pictures, tokens, next tokens, series, columns
+    # maps, or pictures, tokens, next tokens, series, columns
+    reads: ClassVar[frozenset[str]] = frozenset({"maps"})
     free: ClassVar[set[str]] = set()  # knobs that cost nothing: its size is the same with any value
     origin: ClassVar[str] = ""  # of weights that it begins with, and their licence
 

@@ -86,9 +86,7 @@ class Detection:
 
     label: str
     score: float  # how sure it is, and how well the box fits, 0 to 1
-    box: tuple[
-        float, float, float, float
-    ]  # x1, y1, x2, y2 in pixels of the picture as it was given
+    box: tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels of the picture as given
 
 
 LEAST = 0.4  # score of a box that is told; on blood cells 0.4 to 0.45 has the best F1 (validation)

@@ -33,13 +33,8 @@ from automl.tasks.source import PURPOSES, TEST, Parts, readable, repeated
 log = logging.getLogger("automl")
 
 SIDE = 2**16  # pixels of a picture, at most
-LARGEST = {
-    ".xml": 2**20,
-    ".txt": 2**26,
-    ".json": 2**29,
-    ".yaml": 2**18,
-    ".names": 2**18,
-}  # bytes of a file
+# bytes of a file
+LARGEST = {".xml": 2**20, ".txt": 2**26, ".json": 2**29, ".yaml": 2**18, ".names": 2**18}
 BOXES = 1000  # of a picture, and classes of a data set, at most
 LISTS = {"train": "train", "valid": "val", "test": "test"}  # of names in VOC's ImageSets/Main
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
