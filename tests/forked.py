@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -48,12 +49,14 @@ class Forked:
         self.stdout, tells = pipe()
         if stdin != subprocess.PIPE:
             self.stdin.close()
-        errors = open(os.devnull, "wb") if isinstance(stderr, int) else stderr  # noqa: SIM115 # closed below
         told = {"words": command[3:], "folder": os.getcwd(), "env": env or dict(os.environ)}
-        files = [file.fileno() for file in (hears, tells, errors)]
-        socket.send_fds(self.line, [json.dumps(told).encode()], files)
-        for file in (hears, tells, *([errors] if isinstance(stderr, int) else [])):
-            file.close()
+        with contextlib.ExitStack() as stack:
+            for file in (hears, tells):
+                stack.enter_context(file)
+            if isinstance(stderr, int):
+                stderr = stack.enter_context(open(os.devnull, "wb"))
+            files = [file.fileno() for file in (hears, tells, stderr)]
+            socket.send_fds(self.line, [json.dumps(told).encode()], files)
         self.pid = int(self.line.recv(MOST))
         self.returncode: int | None = None
 
@@ -90,16 +93,14 @@ def serve(place: str) -> None:
     """
     gc.disable()
     from automl.config import Task
-    from automl.engines import worker  # noqa: F401 # as much as a worker has when it hears of data
 
     module = WORKER
+    importlib.import_module("automl.engines.worker")  # what one has when it hears of data
     Task.members()  # all parts
     if os.fork() == 0:
-        import typer  # noqa: F401
-
-        from automl.searching import study  # noqa: F401
-
         module = AGAIN
+        for more in ("typer", "automl.searching.study"):
+            importlib.import_module(more)
     gc.freeze()
     gc.enable()
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

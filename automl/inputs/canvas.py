@@ -79,16 +79,19 @@ def fitting(width: float, height: float, shape: tuple[int, int, int]) -> tuple[i
 def upright(file: bytes | Path) -> tuple[int, int]:
     """Width and height of an image file as `placed` has it. Raises one of UNREADABLE."""
     with opened(file) as image:
-        turned = image.getexif().get(ORIENTATION) in TURNED
-        return image.size[::-1] if turned else image.size
+        return _upright(image)
+
+
+def _upright(image: Image.Image) -> tuple[int, int]:
+    return image.size[::-1] if image.getexif().get(ORIENTATION) in TURNED else image.size
 
 
 def framed(file: bytes | Path, shape: tuple[int, int, int]) -> tuple[Tensor, tuple[int, int]]:
     """An image file as `placed` has it. Raises one of UNREADABLE."""
     with opened(file) as image:
-        turned, size = image.getexif().get(ORIENTATION) in TURNED, image.size
+        size = _upright(image)  # a draft has another
         image.draft(None, (2 * shape[2], 2 * shape[1]))  # large JPEGs: no more pixels than needed
-        return placed(image, shape)[0], size[::-1] if turned else size
+        return placed(image, shape)[0], size
 
 
 def placed(image: Image.Image, shape: tuple[int, int, int]) -> tuple[Tensor, tuple[int, int]]:
