@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,17 +19,27 @@ from xml.parsers import expat
 
 import torch
 import yaml
+from pydantic import Field
 from torch import Tensor
 
 from automl.boxes import PADDING
 from automl.config import nearest
 from automl.data import Split
 from automl.errors import DataError
-from automl.inputs.canvas import STEP, fitting, framed, upright
+from automl.inputs.canvas import STEP, Canvas, fitting, framed, upright
 from automl.inputs.images import UNREADABLE, looking
 from automl.places import regular
-from automl.tasks.boxes import held_out
-from automl.tasks.source import PURPOSES, TEST, Parts, readable, repeated
+from automl.tasks.boxes import BoxTask, held_out
+from automl.tasks.source import (
+    PURPOSES,
+    TEST,
+    Parts,
+    Source,
+    elsewhere,
+    readable,
+    repeated,
+    traces,
+)
 
 log = logging.getLogger("automl")
 
@@ -52,6 +63,44 @@ class Picture:
     file: bytes | Path
     size: tuple[int, int]  # width and height
     boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Marked:
+    """Pictures of a user as they were found."""
+
+    place: Path  # the folder, or the file
+    named: Path  # where their classes are from, for messages
+    parts: dict[str, list[Picture]]
+    files: list[Path]  # all that is read
+
+
+class MarkedTask(BoxTask):
+    """A user's own pictures with boxes."""
+
+    path: str = Field(
+        ".", min_length=1, description="the folder; relative to --data or to the working folder"
+    )
+
+    @abstractmethod
+    def marked(self, root: Path | None) -> Marked:
+        """What is told of the pictures, which are not read yet. Raises DataError."""
+
+    def shape(self, root: Path | None) -> tuple[Canvas, tuple[str, ...]]:
+        return self._shape(self.marked(root))
+
+    def source(self, root: Path | None) -> Source:
+        found = self.marked(root)
+        elsewhere(self.name, root, Path(self.path), found.place)
+        inputs, known = self._shape(found)
+        return Source(
+            [inputs.shape, traces(found.files)],
+            lambda: splits(found.place, found.parts, known, inputs.shape),
+        )
+
+    def _shape(self, found: Marked) -> tuple[Canvas, tuple[str, ...]]:
+        sizes = [picture.size for part in found.parts.values() for picture in part]
+        return Canvas(canvas(self.size, sizes)), labels(found.named, found.parts["train"])
 
 
 def voc(where: str, raw: bytes, file: bytes | Path) -> Picture:

@@ -10,13 +10,11 @@ from typing import Literal
 from pydantic import Field
 
 from automl.errors import DataError
-from automl.inputs.canvas import Canvas
-from automl.tasks.annotations import Picture, canvas, coco, labels, splits
-from automl.tasks.boxes import BoxTask
-from automl.tasks.source import SPELLED, Source, elsewhere, sought, traces
+from automl.tasks.annotations import Marked, MarkedTask, Picture, coco
+from automl.tasks.source import SPELLED, sought, traces
 
 
-class Coco(BoxTask):
+class Coco(MarkedTask):
     """A JSON file of COCO and a folder of pictures, or such files for each part.
 
     `path` is the file, with its pictures in `images/` beside it or beside it themselves. Or it is a
@@ -35,22 +33,12 @@ class Coco(BoxTask):
         description="the file or the folder; relative to --data or to the working folder",
     )
 
-    def shape(self, root: Path | None) -> tuple[Canvas, tuple[str, ...]]:
-        _, files = self._files(root)
-        parts = _read(files)
-        sizes = [picture.size for part in parts.values() for picture in part]
-        return Canvas(canvas(self.size, sizes)), labels(files["train"][0], parts["train"])
-
-    def source(self, root: Path | None) -> Source:
+    def marked(self, root: Path | None) -> Marked:
         place, files = self._files(root)
-        elsewhere(self.name, root, Path(self.path), place)
-        inputs, known = self.shape(root)
         parts = _read(files)
         pictures = [one.file for part in parts.values() for one in part]
         paths = [path for path, _ in files.values()] + [p for p in pictures if isinstance(p, Path)]
-        return Source(
-            [inputs.shape, traces(paths)], lambda: splits(place, parts, known, inputs.shape)
-        )
+        return Marked(place, files["train"][0], parts, paths)
 
     def _files(self, root: Path | None) -> tuple[Path, dict[str, tuple[Path, Path]]]:
         """What was found, and of each part the file and the folder of its pictures."""

@@ -11,26 +11,23 @@ from typing import Literal
 from pydantic import Field
 
 from automl.errors import DataError
-from automl.inputs.canvas import Canvas
 from automl.tasks.annotations import (
     LISTS,
+    Marked,
+    MarkedTask,
     Picture,
-    canvas,
     content,
-    labels,
     listed,
-    splits,
     visible,
     voc,
 )
-from automl.tasks.boxes import BoxTask
 from automl.tasks.images import SUFFIXES
-from automl.tasks.source import Source, elsewhere, sought, text, traces
+from automl.tasks.source import sought, text, traces
 
 log = logging.getLogger("automl")
 
 
-class Voc(BoxTask):
+class Voc(MarkedTask):
     """`path/Annotations/*.xml`, with pictures of the same names in `path/JPEGImages/`.
 
     Which are to train, to validate and to test is told by `path/ImageSets/Main/train.txt`,
@@ -47,19 +44,10 @@ class Voc(BoxTask):
         description="the folder with Annotations/; relative to --data or to the working folder",
     )
 
-    def shape(self, root: Path | None) -> tuple[Canvas, tuple[str, ...]]:
+    def marked(self, root: Path | None) -> Marked:
         place = self._place(root)
-        parts = _parts(place, json.dumps(traces(_files(place))))
-        sizes = [picture.size for part in parts.values() for picture in part]
-        return Canvas(canvas(self.size, sizes)), labels(place, parts["train"])
-
-    def source(self, root: Path | None) -> Source:
-        place = self._place(root)
-        elsewhere(self.name, root, Path(self.path), place)
-        inputs, known = self.shape(root)
-        changed = traces(_files(place))
-        parts = _parts(place, json.dumps(changed))
-        return Source([inputs.shape, changed], lambda: splits(place, parts, known, inputs.shape))
+        files = _files(place)
+        return Marked(place, place, _parts(place, json.dumps(traces(files))), files)
 
     def _place(self, root: Path | None) -> Path:
         places = sought(self.name, self.path, root)

@@ -8,25 +8,20 @@ import logging
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
-
 from automl.errors import DataError
-from automl.inputs.canvas import Canvas
 from automl.inputs.images import UNREADABLE, looking
 from automl.tasks.annotations import (
     BAD,
+    Marked,
+    MarkedTask,
     Picture,
-    canvas,
     classes,
     content,
-    labels,
-    splits,
     visible,
     yolo,
 )
-from automl.tasks.boxes import BoxTask
 from automl.tasks.images import SUFFIXES
-from automl.tasks.source import SPELLED, Source, elsewhere, sought, text, traces
+from automl.tasks.source import SPELLED, sought, text, traces
 
 log = logging.getLogger("automl")
 
@@ -35,7 +30,7 @@ NAMES = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names")  # files with 
 Folders = tuple[Path, Path]  # of pictures, and of the text files that tell of them
 
 
-class Yolo(BoxTask):
+class Yolo(MarkedTask):
     """Pictures, and for each a text file of the same name with a line for each box.
 
     A line has the number of the class, then the middle of the box, its width and its height in
@@ -49,25 +44,12 @@ class Yolo(BoxTask):
     """
 
     name: Literal["yolo"] = "yolo"
-    path: str = Field(
-        ".",
-        min_length=1,
-        description="the folder; relative to --data or to the working folder",
-    )
 
-    def shape(self, root: Path | None) -> tuple[Canvas, tuple[str, ...]]:
+    def marked(self, root: Path | None) -> Marked:
         place, folders = self._folders(root)
-        parts = _parts(place, folders)
-        sizes = [picture.size for part in parts.values() for picture in part]
-        return Canvas(canvas(self.size, sizes)), labels(place, parts["train"])
-
-    def source(self, root: Path | None) -> Source:
-        place, folders = self._folders(root)
-        elsewhere(self.name, root, Path(self.path), place)
-        inputs, known = self.shape(root)
-        parts = _parts(place, folders)
-        identity = [inputs.shape, traces(_files(place, folders))]
-        return Source(identity, lambda: splits(place, parts, known, inputs.shape))
+        files = _files(place, folders)
+        parts = _read(place, tuple(folders.items()), json.dumps(traces(files)))
+        return Marked(place, place, parts, files)
 
     def _folders(self, root: Path | None) -> tuple[Path, dict[str, Folders]]:
         """What was found, and of each part the folders."""
@@ -117,11 +99,6 @@ def _files(place: Path, folders: dict[str, Folders]) -> list[Path]:
     for images, told in folders.values():
         names += [*visible(images, SUFFIXES), *(visible(told, (".txt",)) if told.exists() else [])]
     return names
-
-
-def _parts(place: Path, folders: dict[str, Folders]) -> dict[str, list[Picture]]:
-    changed = json.dumps(traces(_files(place, folders)))
-    return _read(place, tuple(folders.items()), changed)
 
 
 @functools.lru_cache(maxsize=2)  # asked for often, and it takes reading all files
