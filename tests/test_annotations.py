@@ -375,6 +375,22 @@ def test_all_may_lie_side_by_side(tmp_path: Path) -> None:
     assert len(data.train) + len(data.valid) + data.sealed == 9
 
 
+@pytest.mark.parametrize("kind", ["voc", "coco", "yolo"])
+def test_data_of_the_working_folder_is_said_to_be_that(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if kind == "yolo":
+        task = yolo(tmp_path / "mine", lined(10))
+    elif kind == "voc":
+        task = voc(tmp_path / "mine", marked(8))
+    else:
+        task = coco(tmp_path / "mine", told(*map(image, range(8))), "train.json")
+    monkeypatch.chdir(tmp_path)
+    relative = Path(task.path).relative_to(tmp_path)
+    task.model_copy(update={"path": str(relative)}).load(tmp_path / "other")
+    assert f"{kind}: not in {tmp_path / 'other' / relative}; reading " in caplog.text
+
+
 def test_an_outline_is_the_box_around_it(tmp_path: Path) -> None:
     corners = "0 0.25 0.25 0.75 0.25 0.5 0.5"
     task = yolo(tmp_path, lined(10, corners))
