@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from automl.config import Config as Whole
 from automl.data import Epoch, Metric
-from automl.engines import Event, Job, Refused, Request
+from automl.engines import Event, Job, Refused, Request, Save
 from automl.holes import Choice, Float, Int, random_value, share_of, value_at
 from automl.searching.driver import Closed, Paused, Trained
 from automl.searching.encoder import Encoder
@@ -512,6 +512,47 @@ def test_nothing_new_begins_that_could_not_end_in_time(seconds: int, tmp_path: P
     assert max(event.trial for event in again.run() if isinstance(event, Trained)) > max(begun)
 
 
+class Uneven(Clocked):
+    """Epochs take a quarter of a second to a whole one. It keeps which epochs were saved."""
+
+    def __init__(self) -> None:
+        super().__init__(rising)
+        self.saved, self.saves = dict[int, int](), 0
+
+    def send(self, slot: int, request: Request) -> None:
+        super().send(slot, request)
+        if isinstance(request, Save):
+            job, epoch = self.at[slot]
+            self.saved[job.trial] = epoch
+            self.saves += 1
+        if isinstance(told := self.pending[slot], Epoch):
+            self.pending[slot] = replace(told, seconds=self.random.uniform(0.25, 1.0))
+
+    def wait(self, timeout: float) -> list[tuple[int, Event]]:
+        slot, told = next(iter(self.pending.items()))
+        if isinstance(told, Epoch):
+            if told.seconds > timeout:
+                self.clock += timeout
+                return []
+            self.clock += told.seconds
+        del self.pending[slot]
+        return [(slot, told)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_when_time_is_up_the_weights_are_those_of_the_last_epoch_told(
+    seed: int, tmp_path: Path
+) -> None:
+    table = Uneven()
+    table.random.seed(seed)
+    driver = opened(tmp_path / "s", table, 9, text=SPACE + "search: {pruner: none}\n")
+    driver.deadline = 6.0
+    list(driver.run())
+    (active,) = driver.active.values()
+    assert table.saved == {active.trial.number: active.reported}
+    assert 0 < table.saves < active.reported, "not each epoch: only when time is nearly up"
+
+
 def test_what_is_paused_waits_for_another_day_where_nothing_new_could_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -538,9 +579,9 @@ class Warming(Table):
         super().send(slot, request)
         job, epoch = self.at[slot]
         seconds = 0.5 if slot in self.due else 10.0
-        told = cast(Epoch, self.pending[slot])
-        self.pending[slot] = replace(told, seconds=seconds)
-        again = (job.trial, epoch) in self.trained  # from its checkpoint
+        if isinstance(told := self.pending[slot], Epoch):
+            self.pending[slot] = replace(told, seconds=seconds)
+        again = (job.trial, epoch) in self.trained  # from its checkpoint, or only to be saved
         self.due[slot] = self.clock + (0.0 if again else seconds)
         self.trained.add((job.trial, epoch))
 

@@ -70,7 +70,7 @@ class Go:
 
 @dataclass(frozen=True)
 class Save:
-    """Write a checkpoint, for the job will go on another day."""
+    """Write a checkpoint: no other epoch may come, or not today. Then `Go` may follow."""
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ BATCH = "train.batch_size"  # where this is a knob, what an epoch takes depends 
 HOPELESS = 2  # a config foretold to take more than so many times the limit is not proposed
 ATTEMPTS = 3  # workers a trial may lose over one epoch before it is given up
 STARTS = 30  # starts that may fail in a row once a worker has started; ATTEMPTS before that
+NEAR = 3  # epochs before the end of the time from which on each is saved
 KEPT = 3  # finished trials whose weights stay on disk, whatever they take
 MORE, ROOM = 10, 2**29  # for an ensemble as many may stay as fit into so many bytes
 
@@ -431,10 +432,12 @@ class Driver:
                 yield from self._timed(slot, event)
             case Epoch():
                 yield from self._judge(slot, event)
-            case Saved():
+            case Saved() if self.leave():
                 active = self._release(slot)
                 self._note_seconds(active)
                 self.waiting.append(active)
+            case Saved():
+                self.engine.send(slot, Go())
             case Refused():
                 if slot not in self.active:
                     raise DataError(event.detail)  # as it starts: no trial can be trained
@@ -515,7 +518,8 @@ class Driver:
             self.paused[number] = active
             yield Paused(number, epoch.number)
         else:
-            self.engine.send(slot, Save() if self.leave() else Go())
+            near = self.remaining < NEAR * entry.seconds  # or its weights are those of before
+            self.engine.send(slot, Save() if near or self.leave() else Go())
 
     def _excess(self, active: Active) -> tuple[Reason, str] | None:
         """Which limit the training of a trial breaks, as its epochs tell, and by how much."""
